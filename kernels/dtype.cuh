@@ -1,0 +1,109 @@
+// The stored types of logits and gradients, and how 16 bytes of them become f32 and back.
+//
+// Invariants: every conversion to f32 is exact; every conversion from f32 rounds once, to nearest
+// even. No other header names __half or __nv_bfloat16.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "abi.h"
+
+namespace xent {
+
+template <typename T>
+struct Dtype;
+
+template <>
+struct Dtype<float> {
+    static constexpr bool kReachesHugeLogits = true;
+
+    static __device__ __forceinline__ float widen(float x) { return x; }
+    static __device__ __forceinline__ float narrow(float x) { return x; }
+
+    static __device__ __forceinline__ void unpack(uint4 pack, float (&x)[4]) {
+        x[0] = __uint_as_float(pack.x);
+        x[1] = __uint_as_float(pack.y);
+        x[2] = __uint_as_float(pack.z);
+        x[3] = __uint_as_float(pack.w);
+    }
+    static __device__ __forceinline__ uint4 pack(const float (&x)[4]) {
+        return make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                          __float_as_uint(x[3]));
+    }
+};
+
+template <>
+struct Dtype<__half> {
+    static constexpr bool kReachesHugeLogits = false;
+
+    static __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
+    static __device__ __forceinline__ __half narrow(float x) { return __float2half_rn(x); }
+
+    static __device__ __forceinline__ float2 unpack2(unsigned bits) {
+        return __half22float2(*reinterpret_cast<const __half2 *>(&bits));
+    }
+    static __device__ __forceinline__ unsigned pack2(float low, float high) {
+        const __half2 both = __floats2half2_rn(low, high);
+        return *reinterpret_cast<const unsigned *>(&both);
+    }
+};
+
+template <>
+struct Dtype<__nv_bfloat16> {
+    static constexpr bool kReachesHugeLogits = true;
+
+    static __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+    static __device__ __forceinline__ __nv_bfloat16 narrow(float x) {
+        return __float2bfloat16_rn(x);
+    }
+
+    // A bf16 is the upper half of an f32: two integer instructions, on every architecture.
+    static __device__ __forceinline__ float2 unpack2(unsigned bits) {
+        return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
+    }
+    static __device__ __forceinline__ unsigned pack2(float low, float high) {
+        const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+        return *reinterpret_cast<const unsigned *>(&both);
+    }
+};
+
+// The two half precisions share the shape of a pack: eight elements, two to a register.
+template <typename T>
+__device__ __forceinline__ void unpack(uint4 pack, float (&x)[8]) {
+    const unsigned words[4] = {pack.x, pack.y, pack.z, pack.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const float2 both = Dtype<T>::unpack2(words[i]);
+        x[2 * i] = both.x;
+        x[2 * i + 1] = both.y;
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ uint4 pack(const float (&x)[8]) {
+    return make_uint4(Dtype<T>::pack2(x[0], x[1]), Dtype<T>::pack2(x[2], x[3]),
+                      Dtype<T>::pack2(x[4], x[5]), Dtype<T>::pack2(x[6], x[7]));
+}
+
+template <typename T>
+__device__ __forceinline__ void unpack(uint4 pack, float (&x)[4]) {
+    Dtype<T>::unpack(pack, x);
+}
+
+template <typename T>
+__device__ __forceinline__ uint4 pack(const float (&x)[4]) {
+    return Dtype<T>::pack(x);
+}
+
+template <typename T>
+__device__ __forceinline__ float load_one(const T *from) {
+    return Dtype<T>::widen(*from);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_one(T *to, float x) {
+    *to = Dtype<T>::narrow(x);
+}
+
+}  // namespace xent

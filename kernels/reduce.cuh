@@ -1,0 +1,79 @@
+// Reductions within a warp and a block, in an order that depends on nothing but the thread count,
+// so that the same launch gives the same bits.
+#pragma once
+
+#include <stdint.h>
+
+#include "softmax_state.cuh"
+
+namespace xent {
+
+constexpr uint32_t kWarpSize = 32;
+constexpr uint32_t kMaxWarps = XENT_MAX_THREADS / kWarpSize;
+constexpr uint32_t kFullMask = 0xffffffffu;
+
+// Every lane gets the result: max and + of two operands do not depend on their order.
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(kFullMask, x, offset));
+    }
+    return x;
+}
+
+template <typename T>
+__device__ __forceinline__ T warp_sum(T x) {
+#pragma unroll
+    for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
+        x += __shfl_xor_sync(kFullMask, x, offset);
+    }
+    return x;
+}
+
+// The state of all elements that the warp's lanes took in; every lane gets it.
+template <class Shift>
+__device__ __forceinline__ SoftmaxState<Shift> warp_merge(SoftmaxState<Shift> state) {
+    state.raise(warp_max(state.max));
+    state.sum = warp_sum(state.sum);
+    state.shifted_sum = warp_sum(state.shifted_sum);
+    state.count = warp_sum(state.count);
+    return state;
+}
+
+// One slot a warp, in static shared memory.
+struct BlockMergeStorage {
+    float max[kMaxWarps];
+    float sum[kMaxWarps];
+    float shifted_sum[kMaxWarps];
+    uint32_t count[kMaxWarps];
+};
+
+// The state of all elements that the block's threads took in; every thread gets it. Called by all
+// threads of a block of whole warps. The caller separates two uses of one storage by a barrier.
+template <class Shift>
+__device__ __forceinline__ SoftmaxState<Shift> block_merge(SoftmaxState<Shift> state,
+                                                           BlockMergeStorage &storage) {
+    const uint32_t lane = threadIdx.x % kWarpSize;
+    const uint32_t warp = threadIdx.x / kWarpSize;
+    const uint32_t warps = blockDim.x / kWarpSize;
+    state = warp_merge(state);
+    if (warps == 1) return state;
+    if (lane == 0) {
+        storage.max[warp] = state.max;
+        storage.sum[warp] = state.sum;
+        storage.shifted_sum[warp] = state.shifted_sum;
+        storage.count[warp] = state.count;
+    }
+    // Lane 0 of each warp wrote its slot; below every warp reads all slots.
+    __syncthreads();
+    // Each warp merges all slots by itself, in the same order: no second barrier, same bits.
+    SoftmaxState<Shift> merged(lane < warps ? storage.max[lane] : -INFINITY);
+    if (lane < warps) {
+        merged.sum = storage.sum[lane];
+        merged.shifted_sum = storage.shifted_sum[lane];
+        merged.count = storage.count[lane];
+    }
+    return warp_merge(merged);
+}
+
+}  // namespace xent

@@ -1,0 +1,108 @@
+// The loss of one row and the gradient of each of its elements, from a finished softmax state.
+//
+// Computes, with p = softmax(row), y the target, a = nll_weight, b = smoothing_weight and V the
+// number of classes:
+//     loss          = a * -log p_y + b * sum_k -log p_k
+//     gradient[k]   = scale * ((a + b V) p_k - b)                 for k != y
+//     gradient[y]   = scale * ((a + b V) (p_y - 1) + b (V - 1))
+// 1 - p_y is others / (others + e_y) and -log p_y is log1p(others / e_y), where `others` sums the
+// exponentials of all classes but y: nothing cancels as p_y -> 1.
+//
+// Invariants: a weight of 0 makes its term 0, also where a logit is -inf; a row that holds NaN or
+// +inf, or nothing but -inf, gives NaN in loss, lse and every gradient.
+#pragma once
+
+#include <stdint.h>
+
+#include "abi.h"
+#include "softmax_state.cuh"
+
+namespace xent {
+
+// The softmax of a whole row, its target included.
+template <class Shift>
+struct RowSoftmax {
+    float max;
+    Shift shift;
+    float others;          // sum of exponentials without the target
+    float target;          // the target's exponential
+    float sum;             // others + target
+    float target_exponent; // log2 of the target's exponential
+    float shifted_sum;     // of the others, in units of Shift::kShiftedUnit
+    float others_count;
+
+    // `state` holds every element but the target.
+    __device__ __forceinline__ RowSoftmax(SoftmaxState<Shift> state, float target_logit)
+        : max(0.0f), shift(0.0f) {
+        state.raise(target_logit);
+        max = state.max;
+        shift = state.shift;
+        others = state.sum;
+        target_exponent = shift.exponent(target_logit);
+        target = exp2_approx(target_exponent);
+        sum = __fadd_rn(others, target);
+        shifted_sum = state.shifted_sum;
+        others_count = float(state.count);
+    }
+};
+
+// Whether a row's values are beyond what the fused shift can express.
+__device__ __forceinline__ bool needs_exact_shift(const RowSoftmax<FusedShift> &row,
+                                                  float smoothing_weight) {
+    return !(fabsf(row.max) <= FusedShift::kLargestMax) || row.target_exponent == -INFINITY ||
+           (smoothing_weight != 0.0f && row.shifted_sum == -INFINITY);
+}
+
+__device__ __forceinline__ float minus_log_target(const RowSoftmax<FusedShift> &row, float) {
+    const float ratio = __fdiv_rn(row.others, row.target);
+    return ratio <= 1.0f ? log1pf(ratio) : kLn2 * (log2f(row.sum) - row.target_exponent);
+}
+
+__device__ __forceinline__ float minus_log_target(const RowSoftmax<ExactShift> &row,
+                                                  float target_logit) {
+    const float ratio = __fdiv_rn(row.others, row.target);
+    return ratio <= 1.0f ? log1pf(ratio) : (row.max - target_logit) + kLn2 * log2f(row.sum);
+}
+
+// exponent(max) is the residual by which rounding the reference moved every exponent.
+template <class Shift>
+__device__ __forceinline__ float log_sum_exp(const RowSoftmax<Shift> &row) {
+    return row.max + kLn2 * (log2f(row.sum) - row.shift.exponent(row.max));
+}
+
+template <class Shift>
+__device__ __forceinline__ float row_loss(const RowSoftmax<Shift> &row, float target_logit,
+                                          float nll_weight, float smoothing_weight) {
+    const float nll = minus_log_target(row, target_logit);
+    float loss = nll_weight == 0.0f ? 0.0f : nll_weight * nll;
+    if (smoothing_weight != 0.0f) {
+        // sum over k != y of -log p_k; both terms are of one sign, up to rounding.
+        const float log_sum = kLn2 * log2f(row.sum);
+        loss += smoothing_weight * (row.others_count * log_sum + nll) -
+                (smoothing_weight * Shift::kShiftedUnit) * row.shifted_sum;
+    }
+    // A NaN row stays NaN when all its weights are 0.
+    return row.sum == row.sum ? loss : row.sum;
+}
+
+// gradient[k] = probability_weight * 2^t(x_k) - constant for k != y; gradient[y] = target.
+struct RowGradient {
+    float probability_weight;
+    float constant;
+    float target;
+
+    template <class Shift>
+    __device__ __forceinline__ RowGradient(const RowSoftmax<Shift> &row, float total_weight,
+                                           float smoothing_weight, float others_weight,
+                                           float scale)
+        : probability_weight(scale * __fdiv_rn(total_weight, row.sum)),
+          constant(scale * smoothing_weight),
+          target(scale * (others_weight - total_weight * __fdiv_rn(row.others, row.sum))) {}
+
+    template <class Shift>
+    __device__ __forceinline__ float at(float x, const Shift &shift) const {
+        return __fmaf_rn(exp2_approx(shift.exponent(x)), probability_weight, -constant);
+    }
+};
+
+}  // namespace xent

@@ -1,0 +1,63 @@
+// Reading a row's target, and recording the ones that name no class.
+//
+// Invariants: the target is compared with ignore_index before any other use; only a target that
+// was found to be in [0, classes) is ever used as an index.
+#pragma once
+
+#include <stdint.h>
+
+#include "abi.h"
+
+namespace xent {
+
+enum class TargetKind { kClass, kIgnored, kBad };
+
+struct Target {
+    TargetKind kind;
+    int64_t value;
+};
+
+__device__ __forceinline__ int64_t target_value(const XentTargets &targets, uint64_t row) {
+    switch (targets.type) {
+        case XENT_TARGET_I32:
+            return static_cast<const int32_t *>(targets.indices)[row];
+        case XENT_TARGET_U32:
+            return static_cast<const uint32_t *>(targets.indices)[row];
+        default:
+            return static_cast<const int64_t *>(targets.indices)[row];
+    }
+}
+
+__device__ __forceinline__ bool is_ignored(const XentTargets &targets, int64_t value) {
+    return targets.has_ignore_index != 0 && value == targets.ignore_index;
+}
+
+__device__ __forceinline__ Target load_target(const XentTargets &targets, uint64_t row,
+                                              uint32_t classes) {
+    const int64_t value = target_value(targets, row);
+    if (is_ignored(targets, value)) return {TargetKind::kIgnored, value};
+    // As unsigned, a negative target is larger than any number of classes.
+    if (uint64_t(value) >= classes) return {TargetKind::kBad, value};
+    return {TargetKind::kClass, value};
+}
+
+// Called by one thread for each bad row. Three fields have to agree, so a lock guards them: bad
+// targets are an error of the caller, the cost does not matter. The lowest row wins, whatever the
+// order of blocks.
+__device__ __forceinline__ void record_bad_target(XentStatus &status, uint64_t row, int64_t value,
+                                                      uint32_t classes) {
+    while (atomicCAS(&status.lock, 0u, 1u) != 0u) {
+    }
+    __threadfence();  // the fields are read after the lock is taken
+    volatile XentStatus &fields = status;
+    fields.bad_targets = fields.bad_targets + 1;
+    if (row < fields.first_row) {
+        fields.first_row = row;
+        fields.first_target = value;
+        fields.first_classes = classes;
+    }
+    __threadfence();  // the fields are written before the lock is free
+    atomicExch(&status.lock, 0u);
+}
+
+}  // namespace xent
