@@ -1,1 +1,369 @@
-fn main() {}
+//! Compiles each `kernels/<stem>.cu` with nvcc to `$OUT_DIR/<stem>.fatbin`, which the crate embeds.
+//!
+//! * `SMOOTHXENT_CUDA_ARCHS` chooses the architectures: `all` (the default), `native`, a list such
+//!   as `80,90`, or `none`.
+//! * nvcc is taken from `NVCC`, `PATH`, `CUDA_HOME`, `CUDA_PATH`, the usual folders, or the toolchain
+//!   that `cargo xtask toolchain` fetched, in this order. `NVCC_CCBIN` or `CXX` names the host compiler.
+//! * Without nvcc the images are empty: the crate builds, and loading a kernel is a typed error.
+//! * A compilation that fails fails the build, with nvcc's command line and output.
+//!
+//! The crate learns the result from two compile-time variables: `SMOOTHXENT_IMAGE_ARCHS` lists what
+//! every image holds ("sm_80,sm_90,compute_90"; empty if nothing), and `SMOOTHXENT_IMAGE_ABSENCE`
+//! says why the images are empty (empty if they are not).
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+use std::thread;
+
+#[path = "build/nvcc.rs"]
+mod nvcc;
+
+const ARCHS_VARIABLE: &str = "SMOOTHXENT_CUDA_ARCHS";
+
+/// What `all` stands for, as far as the nvcc at hand knows it: machine code for the GPUs in use,
+/// and PTX, which a driver can translate for every GPU from that capability up.
+const ALL_MACHINE_CODE: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
+const ALL_PTX: [u32; 3] = [75, 80, 90];
+
+/// `--no-compress` because the emulated driver reads the PTX out of the image, and `-lineinfo` so
+/// that profilers and the emulated driver can name lines of the source.
+const NVCC_FLAGS: [&str; 7] =
+    ["-fatbin", "-lineinfo", "--no-compress", "-std=c++17", "-O3", "-Werror", "all-warnings"];
+
+/// Everything but `PATH`, for which see [`watch_for_nvcc`].
+const WATCHED_VARIABLES: [&str; 8] = [
+    ARCHS_VARIABLE,
+    "NVCC",
+    "NVCC_CCBIN",
+    "NVCC_PREPEND_FLAGS",
+    "NVCC_APPEND_FLAGS",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "DOCS_RS",
+];
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("\n{message}\n");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<(), String> {
+    watch("kernels");
+    for variable in WATCHED_VARIABLES {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+    let out_dir = PathBuf::from(required_variable("OUT_DIR")?);
+    let kernels = find_kernels(Path::new("kernels"))?;
+
+    if env::var_os("DOCS_RS").is_some() {
+        return write_empty_images(&kernels, &out_dir, "docs.rs");
+    }
+    let request = Request::parse(&env::var(ARCHS_VARIABLE).unwrap_or_default())?;
+    if request == Request::Nothing {
+        let reason = format!("{ARCHS_VARIABLE}=none");
+        return write_empty_images(&kernels, &out_dir, &reason);
+    }
+    let folder = required_variable("CARGO_MANIFEST_DIR")?;
+    let Some(nvcc) = nvcc::find(Path::new(&folder))? else {
+        watch_for_nvcc();
+        println!(
+            "cargo:warning=nvcc was not found, so smoothxent is built without its GPU kernels and \
+             says so when they are loaded. Run `cargo xtask toolchain` in a checkout, or install the \
+             CUDA toolkit and put nvcc on PATH, or set NVCC or CUDA_HOME; \
+             {ARCHS_VARIABLE}=none builds without kernels on purpose."
+        );
+        let reason = "nvcc was not found when smoothxent was built";
+        return write_empty_images(&kernels, &out_dir, reason);
+    };
+    watch(&nvcc.path.display().to_string());
+
+    let targets = Targets::choose(&request, &known_capabilities(&nvcc.path)?)?;
+    let compiler =
+        Compiler { nvcc: nvcc.path, host_compiler: find_host_compiler()?, targets, out_dir };
+    compiler.compile_all(&kernels)?;
+    publish(&compiler.targets.names().join(","), "");
+    Ok(())
+}
+
+/// The `.cu` files in `folder`, sorted.
+fn find_kernels(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(folder)
+        .map_err(|error| format!("cannot list the kernels in {}: {error}", folder.display()))?;
+    let mut kernels: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
+        .collect();
+    kernels.sort();
+    Ok(kernels)
+}
+
+fn write_empty_images(kernels: &[PathBuf], out_dir: &Path, reason: &str) -> Result<(), String> {
+    for kernel in kernels {
+        let image = image_path(kernel, out_dir);
+        fs::write(&image, [])
+            .map_err(|error| format!("cannot write {}: {error}", image.display()))?;
+    }
+    publish("", reason);
+    Ok(())
+}
+
+/// Tells the crate what its images hold, or why they hold nothing.
+fn publish(archs: &str, absence: &str) {
+    println!("cargo:rustc-env=SMOOTHXENT_IMAGE_ARCHS={archs}");
+    println!("cargo:rustc-env=SMOOTHXENT_IMAGE_ABSENCE={absence}");
+}
+
+fn image_path(kernel: &Path, out_dir: &Path) -> PathBuf {
+    let stem = kernel.file_stem().unwrap_or_default();
+    out_dir.join(stem).with_extension("fatbin")
+}
+
+fn watch(path: &str) {
+    println!("cargo:rerun-if-changed={path}");
+}
+
+/// Looks again when an nvcc may have appeared.
+///
+/// `PATH` is watched only while nothing is found: it differs between shells and editors, and images
+/// that one nvcc wrote need no second compilation because a later `PATH` would have found another.
+fn watch_for_nvcc() {
+    println!("cargo:rerun-if-env-changed=PATH");
+    // Only a checkout, which has xtask, can get this file. A missing file counts as changed.
+    if Path::new("xtask").is_dir() {
+        watch(nvcc::FETCHED);
+    }
+}
+
+fn required_variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|error| format!("cargo should have set {name} for build.rs: {error}"))
+}
+
+/// What `SMOOTHXENT_CUDA_ARCHS` asks for. Capabilities are written as nvcc does: 80 is 8.0.
+#[derive(PartialEq)]
+enum Request {
+    All,
+    Native,
+    List(BTreeSet<u32>),
+    Nothing,
+}
+
+impl Request {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "" | "all" => Ok(Self::All),
+            "native" => Ok(Self::Native),
+            "none" => Ok(Self::Nothing),
+            list => list
+                .split(',')
+                .map(|item| item.trim().parse::<u32>())
+                .collect::<Result<_, _>>()
+                .map(Self::List)
+                .map_err(|_| {
+                    format!(
+                        "{ARCHS_VARIABLE}=\"{text}\" is not understood: give `all` (the default), \
+                         `native` (the GPUs of this machine), `none` (no kernels), or compute \
+                         capabilities without the dot, such as `80` or `80,90`"
+                    )
+                }),
+        }
+    }
+}
+
+/// The contents of every image.
+struct Targets {
+    machine_code: BTreeSet<u32>,
+    ptx: BTreeSet<u32>,
+}
+
+impl Targets {
+    fn choose(request: &Request, known: &BTreeSet<u32>) -> Result<Self, String> {
+        let list = match request {
+            Request::Nothing => BTreeSet::new(),
+            Request::All => {
+                return Ok(Self {
+                    machine_code: known & &BTreeSet::from(ALL_MACHINE_CODE),
+                    ptx: known & &BTreeSet::from(ALL_PTX),
+                });
+            }
+            Request::Native => installed_capabilities()?,
+            Request::List(list) => list.clone(),
+        };
+        let unknown: BTreeSet<u32> = &list - known;
+        if !unknown.is_empty() {
+            return Err(format!(
+                "{ARCHS_VARIABLE} asks for compute capability {}, which this nvcc does not \
+                 compile for. It knows {}. Choose among these, or use another nvcc (set NVCC).",
+                join(&unknown),
+                join(known),
+            ));
+        }
+        Ok(Self { machine_code: list.clone(), ptx: list })
+    }
+
+    fn capabilities(&self) -> BTreeSet<u32> {
+        &self.machine_code | &self.ptx
+    }
+
+    fn gencode_flags(&self) -> Vec<String> {
+        let flag = |capability: u32| {
+            let mut codes = Vec::new();
+            if self.machine_code.contains(&capability) {
+                codes.push(format!("sm_{capability}"));
+            }
+            if self.ptx.contains(&capability) {
+                codes.push(format!("compute_{capability}"));
+            }
+            format!("-gencode=arch=compute_{capability},code=[{}]", codes.join(","))
+        };
+        self.capabilities().into_iter().map(flag).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let machine_code = self.machine_code.iter().map(|c| format!("sm_{c}"));
+        let ptx = self.ptx.iter().map(|c| format!("compute_{c}"));
+        machine_code.chain(ptx).collect()
+    }
+}
+
+/// The capabilities for which `nvcc` can write machine code.
+fn known_capabilities(nvcc: &Path) -> Result<BTreeSet<u32>, String> {
+    let list = output_of(Command::new(nvcc).arg("--list-gpu-code"))?;
+    let known: BTreeSet<u32> =
+        list.lines().filter_map(|line| line.trim().strip_prefix("sm_")?.parse().ok()).collect();
+    if known.is_empty() {
+        return Err(format!(
+            "{} --list-gpu-code names no architecture, but printed: {list}",
+            nvcc.display()
+        ));
+    }
+    Ok(known)
+}
+
+/// The capabilities of the GPUs in this machine.
+fn installed_capabilities() -> Result<BTreeSet<u32>, String> {
+    let advice = format!(
+        "{ARCHS_VARIABLE}=native needs a GPU and its driver on the machine that compiles; \
+         name the architectures instead, such as {ARCHS_VARIABLE}=80,90"
+    );
+    let mut query = Command::new("nvidia-smi");
+    query.args(["--query-gpu=compute_cap", "--format=csv,noheader"]);
+    let answer = output_of(&mut query).map_err(|error| format!("{advice}\n\n{error}"))?;
+    let capabilities: Option<BTreeSet<u32>> =
+        answer.lines().map(|line| line.trim().replace('.', "").parse().ok()).collect();
+    match capabilities {
+        Some(capabilities) if !capabilities.is_empty() => Ok(capabilities),
+        _ => Err(format!("{advice}\n\nnvidia-smi answered: {answer}")),
+    }
+}
+
+fn join(capabilities: &BTreeSet<u32>) -> String {
+    let words: Vec<String> = capabilities.iter().map(u32::to_string).collect();
+    words.join(", ")
+}
+
+struct Compiler {
+    nvcc: PathBuf,
+    host_compiler: Option<PathBuf>,
+    targets: Targets,
+    out_dir: PathBuf,
+}
+
+impl Compiler {
+    /// Compiles every kernel, as many at a time as cargo allows, and reports every failure.
+    fn compile_all(&self, kernels: &[PathBuf]) -> Result<(), String> {
+        let jobs: usize = required_variable("NUM_JOBS")?
+            .parse()
+            .map_err(|error| format!("NUM_JOBS is not a number: {error}"))?;
+        // nvcc can compile for several architectures at a time; the rest goes to other kernels.
+        let threads_each = jobs.clamp(1, self.targets.capabilities().len().max(1));
+        let workers = (jobs / threads_each).clamp(1, kernels.len().max(1));
+
+        let queue = Mutex::new(kernels.iter());
+        let failures = Mutex::new(Vec::new());
+        let next = || queue.lock().ok()?.next();
+        let work = || {
+            while let Some(kernel) = next() {
+                if let Err(message) = self.compile(kernel, threads_each)
+                    && let Ok(mut failures) = failures.lock()
+                {
+                    failures.push(message);
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(work);
+            }
+        });
+        let failures =
+            failures.into_inner().map_err(|_| "a compiling thread panicked".to_owned())?;
+        if failures.is_empty() { Ok(()) } else { Err(failures.join("\n\n")) }
+    }
+
+    /// Compiles one kernel and watches every file that it includes.
+    fn compile(&self, kernel: &Path, threads: usize) -> Result<(), String> {
+        let image = image_path(kernel, &self.out_dir);
+        let dependencies = image.with_extension("d");
+        let mut command = Command::new(&self.nvcc);
+        command
+            .args(NVCC_FLAGS)
+            .args(self.targets.gencode_flags())
+            .arg(format!("--threads={threads}"));
+        if let Some(host_compiler) = &self.host_compiler {
+            command.arg("-ccbin").arg(host_compiler);
+        }
+        command.arg("-MD").arg("-MF").arg(&dependencies);
+        command.arg("-o").arg(&image).arg(kernel);
+        output_of(&mut command)?;
+
+        let rule = fs::read_to_string(&dependencies)
+            .map_err(|error| format!("cannot read {}: {error}", dependencies.display()))?;
+        for file in prerequisites(&rule) {
+            watch(&file);
+        }
+        Ok(())
+    }
+}
+
+/// The C++ compiler that nvcc shall preprocess with, or `None` where `NVCC_CCBIN` tells nvcc itself.
+fn find_host_compiler() -> Result<Option<PathBuf>, String> {
+    if env::var_os("NVCC_CCBIN").is_some() {
+        return Ok(None);
+    }
+    let compiler = cc::Build::new().cpp(true).try_get_compiler().map_err(|error| {
+        format!("nvcc needs a host C++ compiler (install g++, or set CXX): {error}")
+    })?;
+    Ok(Some(compiler.path().to_path_buf()))
+}
+
+/// The files after the colon of a make rule, where `\ ` is a space and `\` ends a line.
+fn prerequisites(rule: &str) -> Vec<String> {
+    const SPACE: &str = "\0";
+    let files = rule.split_once(" :").map_or("", |(_, files)| files);
+    files
+        .replace("\\\n", " ")
+        .replace("\\ ", SPACE)
+        .split_whitespace()
+        .map(|file| file.replace(SPACE, " "))
+        .collect()
+}
+
+/// Runs `command` and returns what it printed, or the command line and its complaint.
+fn output_of(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("cannot run {command:?}: {error}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(stdout);
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{command:?}\nfailed ({}):\n{stdout}{stderr}", output.status))
+}

@@ -18,6 +18,9 @@
 /* Largest block that the kernels are compiled for. */
 #define XENT_MAX_THREADS 1024u
 
+/* Static shared memory of a fused block kernel; the rest of the device's limit can hold the row. */
+#define XENT_BLOCK_STATIC_SHARED_BYTES 512u
+
 /* Rows whose losses are summed together; part of the definition of the scalar loss's last bits. */
 #define XENT_CHUNK_ROWS 1024u
 
@@ -36,12 +39,12 @@ enum XentTargetType {
 
 /* Class indices, and which of them are to be ignored. */
 struct XentTargets {
-    /* `rows` indices of type `type`. */
+    /* `rows` indices of type `index_type`. */
     const void *indices;
     /* Compared before any other use of a target; any value. Meaningful if `has_ignore_index`. */
     int64_t ignore_index;
     /* An `XentTargetType`. */
-    uint32_t type;
+    uint32_t index_type;
     /* 0 or 1. */
     uint32_t has_ignore_index;
 };

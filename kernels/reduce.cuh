@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+#include "abi.h"
 #include "softmax_state.cuh"
 
 namespace xent {
@@ -47,6 +48,8 @@ struct BlockMergeStorage {
     float shifted_sum[kMaxWarps];
     uint32_t count[kMaxWarps];
 };
+static_assert(sizeof(BlockMergeStorage) == XENT_BLOCK_STATIC_SHARED_BYTES,
+              "the plan leaves this much of a block's shared memory alone");
 
 // The state of all elements that the block's threads took in; every thread gets it. Called by all
 // threads of a block of whole warps. The caller separates two uses of one storage by a barrier.

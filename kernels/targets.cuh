@@ -18,7 +18,7 @@ struct Target {
 };
 
 __device__ __forceinline__ int64_t target_value(const XentTargets &targets, uint64_t row) {
-    switch (targets.type) {
+    switch (targets.index_type) {
         case XENT_TARGET_I32:
             return static_cast<const int32_t *>(targets.indices)[row];
         case XENT_TARGET_U32:

@@ -1,0 +1,69 @@
+//! Fused CUDA kernels for row-wise log-softmax with a label-smoothing cross-entropy loss and its
+//! gradient: one read of the logits, one write of the gradient, nothing else of that size.
+//!
+//! Row i has logits x of C classes and a target y. With `p = softmax(x)` and smoothing e,
+//!
+//! ```text
+//! loss_i        = (1 - e) * -log p_y + e/C * sum_k -log p_k
+//! gradient_i[k] = upstream_i / D * (p_k - e/C - (1 - e) * [k = y])
+//! ```
+//!
+//! where D is 1, or for a mean the number of rows that are not ignored. Logits and gradient are
+//! f32, f16 or bf16; arithmetic, losses and log-sum-exps are f32.
+//!
+//! ```no_run
+//! use smoothxent::{Kernels, LossInputs, LossOutputs, Workspace, loss};
+//! use smoothxent::{LossConfig, Shape};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let context = smoothxent::open(0)?;
+//! let stream = context.default_stream();
+//! let kernels = Kernels::load(&context)?;
+//!
+//! let shape = Shape::contiguous(2, 3);
+//! let logits = stream.clone_htod(&[0.5f32, 2.0, -1.0, 0.0, 0.1, 0.2])?;
+//! let targets = stream.clone_htod(&[1i64, -100])?;
+//! let mut gradient = stream.alloc_zeros::<f32>(6)?;
+//! let mut loss = stream.alloc_zeros::<f32>(1)?;
+//! let mut workspace = Workspace::new(&stream, shape.rows)?;
+//!
+//! let config = LossConfig {
+//!     label_smoothing: 0.1,
+//!     ignore_index: Some(-100),
+//!     ..LossConfig::default()
+//! };
+//! let inputs = LossInputs::new(&logits, &targets);
+//! let outputs = LossOutputs { loss: Some(&mut loss), ..LossOutputs::new(&mut gradient) };
+//! loss::forward_backward(&kernels, &stream, config, shape, inputs, outputs, &mut workspace)?;
+//!
+//! workspace.take_status(&stream)?; // waits; an error if a target named no class
+//! println!("{:?} {:?}", stream.clone_dtoh(&loss)?, stream.clone_dtoh(&gradient)?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A call is checked, planned and launched: [`loss::forward_backward`] makes a
+//! [`Problem`](problem::Problem), [`plan::choose`] turns it into launches, and [`Kernels`] runs
+//! them. It allocates nothing and does not wait for the device. Everything wrong that the host can
+//! see is an [`Error`] before a launch.
+#![deny(missing_docs)]
+
+mod abi;
+mod buffer;
+mod device;
+mod error;
+mod module;
+
+pub mod loss;
+pub mod plan;
+pub mod problem;
+pub mod reference;
+
+pub use buffer::{DeviceRead, DeviceWrite, Logit, TargetIndex, Workspace};
+/// The driver bindings whose buffers this crate takes.
+pub use cudarc;
+pub use device::{device_count, open};
+pub use error::Error;
+pub use loss::{LossInputs, LossOutputs, Upstream};
+pub use module::Kernels;
+pub use problem::{LossConfig, Reduction, Shape};

@@ -1,1 +1,46 @@
-fn main() {}
+//! The project's own commands; `cargo xtask --help` lists them.
+
+mod cargo;
+mod codegen;
+mod demo;
+mod driver;
+mod emulator;
+mod process;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// smoothxent's own commands. None needs a GPU or an installed CUDA.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Toolchain(toolchain::Arguments),
+    Codegen(codegen::Arguments),
+    Emulator(emulator::Arguments),
+    Demo(demo::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Toolchain(arguments) => toolchain::run(&arguments),
+        Command::Codegen(arguments) => codegen::run(&arguments),
+        Command::Emulator(arguments) => emulator::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

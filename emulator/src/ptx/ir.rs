@@ -1,0 +1,751 @@
+//! Instructions as the interpreter executes them: operands are places in a register file, targets
+//! are indexes, modifiers are enums. Immediates, addresses of variables and special registers such
+//! as `%tid.x` are registers that are filled before a warp starts, so an operand is always a slot.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::ast::Location;
+
+/// Place of an operand in the register file of its width.
+pub type Slot = u32;
+
+/// The predicate that is always true: the guard of an unguarded instruction.
+pub const ALWAYS: Slot = 0;
+
+/// A kernel that can be launched.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Symbol.
+    pub name: String,
+    /// The instructions.
+    pub code: Vec<Inst>,
+    /// For each instruction, where it comes from.
+    pub origins: Vec<Origin>,
+    /// Parameters in order.
+    pub parameters: Vec<Parameter>,
+    /// Bytes of all parameters.
+    pub parameter_bytes: u64,
+    /// Shared variables, by offset. The last has the launch's dynamic bytes if `has_dynamic`.
+    pub shared: Vec<SharedVariable>,
+    /// Whether the kernel declares `.extern .shared`.
+    pub has_dynamic_shared: bool,
+    /// Sum of the sizes of the variables that are not `.extern`, aligned.
+    pub static_shared_bytes: u64,
+    /// Local bytes of each thread.
+    pub local_bytes: u64,
+    /// Threads a block at most, 0 if the PTX does not say.
+    pub max_threads: u32,
+    /// Slots of the files of 32-bit registers, 64-bit registers and predicates.
+    pub slots: SlotCounts,
+    /// Registers that hold immediates.
+    pub constants32: Vec<(Slot, u32)>,
+    /// Registers that hold immediates and addresses.
+    pub constants64: Vec<(Slot, u64)>,
+    /// 32-bit registers that stand for special registers.
+    pub specials: Vec<(Slot, Special)>,
+    /// The module's text, for reports.
+    pub text: Arc<str>,
+    /// Names of source files, by the number in [`Location`].
+    pub files: Arc<[(u32, String)]>,
+}
+
+/// How many registers of each file a kernel uses.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SlotCounts {
+    /// 16-bit and 32-bit registers.
+    pub b32: u32,
+    /// 64-bit registers.
+    pub b64: u32,
+    /// Predicates.
+    pub pred: u32,
+}
+
+/// Where an instruction comes from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Bytes of the module's text.
+    pub span: Range<usize>,
+    /// Source line, and the call sites it was inlined at, innermost first.
+    pub location: Option<Arc<[Location]>>,
+}
+
+/// A kernel parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// Offset in parameter space.
+    pub offset: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// A shared variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedVariable {
+    /// Symbol.
+    pub name: String,
+    /// Address in shared space.
+    pub offset: u64,
+    /// Size in bytes; 0 for the dynamic one until launch.
+    pub bytes: u64,
+}
+
+/// Special registers that do not change while a block runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Special {
+    /// `%tid`, by axis
+    Tid(usize),
+    /// `%ntid`
+    Ntid(usize),
+    /// `%ctaid`
+    Ctaid(usize),
+    /// `%nctaid`
+    Nctaid(usize),
+    /// `%laneid`
+    LaneId,
+    /// `%warpid`
+    WarpId,
+    /// `%nwarpid`
+    WarpCount,
+    /// `%smid`: the emulator's worker runs as multiprocessor 0
+    SmId,
+    /// `%nsmid`
+    SmCount,
+    /// `%lanemask_eq` and its kin
+    LaneMask(Relation),
+    /// `%dynamic_smem_size`
+    DynamicSharedBytes,
+    /// `%total_smem_size`
+    TotalSharedBytes,
+}
+
+/// How lanes of `%lanemask_*` relate to the reading lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// `eq`
+    Equal,
+    /// `lt`
+    Less,
+    /// `le`
+    LessEqual,
+    /// `gt`
+    Greater,
+    /// `ge`
+    GreaterEqual,
+}
+
+/// One instruction.
+#[derive(Debug)]
+pub struct Inst {
+    /// Predicate that selects the lanes that execute it.
+    pub guard: Slot,
+    /// All ones if the lanes are those where `guard` is false.
+    pub guard_flip: u32,
+    /// What it does.
+    pub op: Op,
+}
+
+/// What an instruction does. `d` is the destination, `s` the sources in PTX order.
+#[derive(Debug)]
+pub enum Op {
+    /// All operands in the 32-bit file.
+    Alu32 { op: Alu32, d: Slot, s: [Slot; 4] },
+    /// All operands in the 64-bit file.
+    Alu64 { op: Alu64, d: Slot, s: [Slot; 3] },
+    /// Shifts, bit fields: 64-bit values, 32-bit positions.
+    Bits64 { op: Bits64, d: Slot, values: [Slot; 2], positions: [Slot; 2] },
+    /// 32-bit sources (and a 64-bit addend), 64-bit result.
+    Widen { op: Widen, d: Slot, s: [Slot; 2], addend: Slot },
+    /// 64-bit source, 32-bit result.
+    Narrow { op: Narrow, d: Slot, s: Slot },
+    /// `setp` on 32-bit operands.
+    Compare32 { test: Test, s: [Slot; 2], result: CompareResult },
+    /// `setp` on 64-bit operands.
+    Compare64 { test: Test, s: [Slot; 2], result: CompareResult },
+    /// `selp`
+    Select32 { d: Slot, s: [Slot; 2], pred: Slot },
+    /// `selp`
+    Select64 { d: Slot, s: [Slot; 2], pred: Slot },
+    /// `and.pred` and its kin.
+    Pred { op: BoolOp, d: Slot, s: [Slot; 2] },
+    /// `isspacep`
+    IsSpace { space: Space, d: Slot, s: Slot },
+    /// Branch.
+    Branch { target: u32 },
+    /// Branch to the target that a register selects.
+    BranchIndexed { index: Slot, targets: Box<[u32]> },
+    /// `ret`, `exit`
+    Exit,
+    /// `trap`
+    Trap,
+    /// Load.
+    Load(Box<Access>),
+    /// Store.
+    Store(Box<Access>),
+    /// `atom`, `red`
+    Atomic(Box<Atomic>),
+    /// `shfl.sync`
+    Shuffle(Box<Shuffle>),
+    /// `vote.sync`
+    Vote { mode: Vote, d: Slot, source: Slot, flip: u32, mask: Slot },
+    /// `match.sync`
+    Match(Box<Match>),
+    /// `redux.sync`
+    Redux { op: Redux, d: Slot, s: Slot, mask: Slot },
+    /// `bar.warp.sync`
+    WarpSync { mask: Slot },
+    /// `elect.sync`
+    Elect { d: Slot, pred: Slot, mask: Slot },
+    /// `activemask`
+    ActiveMask { d: Slot },
+    /// `bar`, `barrier`
+    Barrier(Box<Barrier>),
+    /// `membar`, `fence`
+    Fence,
+    /// `%clock64`, `%globaltimer` and their kin.
+    Clock { d: Register },
+    /// Nothing that an emulator shows: `nanosleep`, `prefetch`.
+    Nothing,
+}
+
+/// Rounding of a floating-point result, or of a float made an integer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Round {
+    /// To nearest, ties to even.
+    Nearest,
+    /// Toward zero.
+    Zero,
+    /// Toward negative infinity.
+    Down,
+    /// Toward positive infinity.
+    Up,
+}
+
+/// Modifiers of f32 arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FloatMode {
+    /// Rounding of the result.
+    pub round: Round,
+    /// Subnormal inputs and results become zero of their sign.
+    pub ftz: bool,
+    /// The result is clamped to [0, 1], NaN to 0.
+    pub sat: bool,
+}
+
+/// Which of the two 16-bit float formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HalfKind {
+    /// IEEE binary16
+    F16,
+    /// bfloat16
+    Bf16,
+}
+
+/// Arithmetic on 16-bit floats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HalfOp {
+    /// `add`
+    Add,
+    /// `sub`
+    Sub,
+    /// `mul`
+    Mul,
+    /// `fma`
+    Fma,
+    /// `min`
+    Min,
+    /// `max`
+    Max,
+    /// `min.NaN`
+    MinNan,
+    /// `max.NaN`
+    MaxNan,
+    /// `neg`
+    Neg,
+    /// `abs`
+    Abs,
+    /// `ex2.approx`
+    Ex2,
+    /// `tanh.approx`
+    Tanh,
+}
+
+/// Arithmetic on 16-bit floats, with its modifiers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Half {
+    /// The operation.
+    pub op: HalfOp,
+    /// The format.
+    pub kind: HalfKind,
+    /// Two to a register.
+    pub packed: bool,
+    /// Subnormals become zero.
+    pub ftz: bool,
+    /// Clamped to [0, 1].
+    pub sat: bool,
+    /// Negative results become zero.
+    pub relu: bool,
+}
+
+/// A number's type in a register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Number {
+    /// Unsigned integer of so many bits.
+    Unsigned(u32),
+    /// Signed integer of so many bits.
+    Signed(u32),
+    /// 16-bit float.
+    Half(HalfKind),
+    /// f32
+    F32,
+    /// f64
+    F64,
+}
+
+/// `cvt`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Convert {
+    /// Source type.
+    pub from: Number,
+    /// Result type.
+    pub to: Number,
+    /// Rounding where the result cannot hold the source.
+    pub round: Round,
+    /// The result is an integer even if its type is a float's.
+    pub to_integral: bool,
+    /// Subnormal f32 become zero.
+    pub ftz: bool,
+    /// Integers clamp to the result's range, floats to [0, 1].
+    pub sat: bool,
+    /// Bits of the destination register: narrower integers are extended to it.
+    pub register_bits: u32,
+}
+
+/// Lane-wise operations on 32-bit registers. 16-bit values have zeros above them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Alu32 {
+    Mov,
+    Add,
+    Sub,
+    Mul,
+    MulHiU,
+    MulHiS,
+    Mad,
+    MadHiU,
+    MadHiS,
+    DivU,
+    DivS,
+    RemU,
+    RemS,
+    MinU,
+    MinS,
+    MaxU,
+    MaxS,
+    AbsS,
+    Neg,
+    And,
+    Or,
+    Xor,
+    Not,
+    CNot,
+    Shl,
+    ShrU,
+    ShrS,
+    /// Funnel shifts; `true` clamps the count to 32, `false` wraps it.
+    ShfL(bool),
+    ShfR(bool),
+    Prmt(Prmt),
+    BfeU,
+    BfeS,
+    Bfi,
+    BfindU(bool),
+    BfindS(bool),
+    Clz,
+    Popc,
+    Brev,
+    Lop3(u8),
+    SadU,
+    SadS,
+    AddSatS,
+    SubSatS,
+    Dp4aUU,
+    Dp4aSS,
+    /// Two 16-bit halves, low first.
+    Pack16,
+    Low16,
+    High16,
+    SignExtend16,
+    AddF(FloatMode),
+    SubF(FloatMode),
+    MulF(FloatMode),
+    FmaF(FloatMode),
+    DivF(FloatMode),
+    RcpF(FloatMode),
+    SqrtF(FloatMode),
+    MinF { ftz: bool, nan: bool },
+    MaxF { ftz: bool, nan: bool },
+    AbsF { ftz: bool },
+    NegF { ftz: bool },
+    CopySign,
+    /// `approx` operations, `true` with ftz.
+    DivApprox(bool),
+    RcpApprox(bool),
+    RsqrtApprox(bool),
+    SqrtApprox(bool),
+    Ex2(bool),
+    Lg2(bool),
+    Sin(bool),
+    Cos(bool),
+    Tanh,
+    Half(Half),
+    F32FromF16,
+    F16FromF32,
+    F32FromBf16,
+    Bf16FromF32,
+    /// `cvt.rn.f16x2.f32 d, high, low`; `relu` clamps negative values to zero.
+    PackHalf { kind: HalfKind, relu: bool },
+    Convert(Convert),
+}
+
+/// Modes of `prmt`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Prmt {
+    Index,
+    F4e,
+    B4e,
+    Rc8,
+    Ecl,
+    Ecr,
+    Rc16,
+}
+
+/// Lane-wise operations on 64-bit registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Alu64 {
+    Mov,
+    Add,
+    Sub,
+    Mul,
+    MulHiU,
+    MulHiS,
+    Mad,
+    DivU,
+    DivS,
+    RemU,
+    RemS,
+    MinU,
+    MinS,
+    MaxU,
+    MaxS,
+    AbsS,
+    Neg,
+    And,
+    Or,
+    Xor,
+    Not,
+    CNot,
+    Brev,
+    AddF,
+    SubF,
+    MulF,
+    FmaF,
+    DivF,
+    RcpF,
+    SqrtF,
+    MinF,
+    MaxF,
+    AbsF,
+    NegF,
+    CopySignF,
+    Convert(Convert),
+}
+
+/// 64-bit operations with 32-bit positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Bits64 {
+    Shl,
+    ShrU,
+    ShrS,
+    BfeU,
+    BfeS,
+    Bfi,
+}
+
+/// Operations from 32 to 64 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Widen {
+    MulU,
+    MulS,
+    MadU,
+    MadS,
+    /// Two 32-bit halves, low first.
+    Pack,
+    ZeroExtend,
+    SignExtend,
+    Convert(Convert),
+}
+
+/// Operations from 64 to 32 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Narrow {
+    Low,
+    High,
+    Popc,
+    Clz,
+    BfindU(bool),
+    BfindS(bool),
+    Convert(Convert),
+}
+
+/// How `setp` compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Test {
+    /// The relation.
+    pub relation: Compare,
+    /// The operands' type.
+    pub number: Number,
+    /// Subnormal f32 compare as zero.
+    pub ftz: bool,
+}
+
+/// Relations of `setp`. Those that end in `u` are true if an operand is NaN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Compare {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    Equ,
+    Neu,
+    Ltu,
+    Leu,
+    Gtu,
+    Geu,
+    Num,
+    Nan,
+}
+
+/// Where the result of `setp` goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompareResult {
+    /// `p`
+    pub d: Slot,
+    /// `q`, the result for the negated comparison.
+    pub q: Option<Slot>,
+    /// Combined with this predicate; all ones in the last place negate it.
+    pub with: Option<(BoolOp, Slot, u32)>,
+}
+
+/// Operations on predicates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum BoolOp {
+    And,
+    Or,
+    Xor,
+    Not,
+    Mov,
+}
+
+/// Where an access goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// Found from the address.
+    Generic,
+    /// Device memory.
+    Global,
+    /// Device memory that the module declares `.const`.
+    Const,
+    /// Memory of the block.
+    Shared,
+    /// Memory of the thread.
+    Local,
+    /// Kernel parameters.
+    Param,
+}
+
+/// A register of either width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Register {
+    /// In the 32-bit file.
+    B32(Slot),
+    /// In the 64-bit file.
+    B64(Slot),
+}
+
+/// Address of an access: a register plus an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// The register.
+    pub base: Register,
+    /// Added to it.
+    pub offset: i64,
+}
+
+/// A load or store.
+#[derive(Debug)]
+pub struct Access {
+    /// Where.
+    pub space: Space,
+    /// The address.
+    pub address: Address,
+    /// Bytes of one element: 1, 2, 4 or 8.
+    pub element_bytes: u32,
+    /// Whether a load into a wider register extends the sign.
+    pub signed: bool,
+    /// One register for each element; `None` where the PTX has `_`.
+    pub registers: Box<[Option<Register>]>,
+}
+
+/// Read-modify-write operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum AtomicOp {
+    Add,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Exchange,
+    CompareExchange,
+    Inc,
+    Dec,
+}
+
+/// Types of read-modify-write operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum AtomicType {
+    U16,
+    U32,
+    S32,
+    U64,
+    S64,
+    F32,
+    F64,
+    Half(HalfKind),
+    Half2(HalfKind),
+}
+
+/// `atom` or `red`
+#[derive(Debug)]
+pub struct Atomic {
+    /// Where.
+    pub space: Space,
+    /// The address.
+    pub address: Address,
+    /// The operation.
+    pub op: AtomicOp,
+    /// The type.
+    pub kind: AtomicType,
+    /// Old value; `None` for `red`.
+    pub d: Option<Register>,
+    /// Operand, and the new value of `cas`.
+    pub sources: [Option<Register>; 2],
+}
+
+/// `shfl.sync`
+#[derive(Debug)]
+pub struct Shuffle {
+    /// Mode.
+    pub mode: ShuffleMode,
+    /// Result.
+    pub d: Slot,
+    /// Whether the source lane was in range.
+    pub pred: Option<Slot>,
+    /// Value.
+    pub a: Slot,
+    /// Lane or offset.
+    pub b: Slot,
+    /// Clamp and segment.
+    pub c: Slot,
+    /// Members.
+    pub mask: Slot,
+}
+
+/// Modes of `shfl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum ShuffleMode {
+    Up,
+    Down,
+    Butterfly,
+    Index,
+}
+
+/// Modes of `vote`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Vote {
+    All,
+    Any,
+    Uniform,
+    Ballot,
+}
+
+/// `match.sync`
+#[derive(Debug)]
+pub struct Match {
+    /// `all` rather than `any`.
+    pub all: bool,
+    /// Mask of equal lanes.
+    pub d: Slot,
+    /// Whether all are equal.
+    pub pred: Option<Slot>,
+    /// Value.
+    pub source: Register,
+    /// Members.
+    pub mask: Slot,
+}
+
+/// Operations of `redux`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Redux {
+    Add,
+    MinU,
+    MaxU,
+    MinS,
+    MaxS,
+    And,
+    Or,
+    Xor,
+}
+
+/// `bar` and `barrier`
+#[derive(Debug)]
+pub struct Barrier {
+    /// What the thread does.
+    pub kind: BarrierKind,
+    /// Which barrier.
+    pub id: Slot,
+    /// Threads that take part; all of the block if `None`.
+    pub threads: Option<Slot>,
+    /// Whether all threads of the warp have to execute it together.
+    pub aligned: bool,
+}
+
+/// What a thread does at a barrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BarrierKind {
+    /// Arrives and waits.
+    Sync,
+    /// Arrives and goes on.
+    Arrive,
+    /// Arrives, waits, gets the number of threads whose predicate is true.
+    Popc { d: Slot, source: Slot, flip: u32 },
+    /// Arrives, waits, gets whether all predicates are true.
+    And { d: Slot, source: Slot, flip: u32 },
+    /// Arrives, waits, gets whether any predicate is true.
+    Or { d: Slot, source: Slot, flip: u32 },
+}

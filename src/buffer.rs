@@ -1,0 +1,260 @@
+//! Device memory that kernels may touch: sealed traits over cudarc's buffers, and the workspace.
+//!
+//! The traits are sealed because cudarc's own `DevicePtr` is a safe trait that any type can
+//! implement with any address; a safe launch can only trust buffers that cudarc allocated.
+
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut,
+    DeviceSlice, SyncOnDrop, sys::CUdeviceptr,
+};
+use half::{bf16, f16};
+
+use crate::{
+    abi,
+    error::Error,
+    plan::WorkspaceLayout,
+    problem::{Dtype, TargetType},
+};
+
+mod sealed {
+    use super::{Arc, CUdeviceptr, CudaContext, CudaStream, SyncOnDrop};
+
+    pub trait Read {
+        fn elements(&self) -> usize;
+        fn context(&self) -> &Arc<CudaContext>;
+        /// Makes `stream` wait for writers; the guard tells later writers to wait for `stream`.
+        fn read<'a>(&'a self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>);
+    }
+
+    pub trait Write: Read {
+        /// Makes `stream` wait for readers and writers; the guard tells later users to wait.
+        fn write<'a>(&'a mut self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>);
+    }
+
+    pub trait Element {}
+}
+
+/// A device buffer of `T` to read: `CudaSlice<T>`, `CudaView<T>` or `CudaViewMut<T>`.
+pub trait DeviceRead<T>: sealed::Read {}
+
+/// A device buffer of `T` to write: `CudaSlice<T>` or `CudaViewMut<T>`.
+pub trait DeviceWrite<T>: DeviceRead<T> + sealed::Write {}
+
+macro_rules! readable {
+    ($buffer:ty) => {
+        impl<T> sealed::Read for $buffer {
+            fn elements(&self) -> usize {
+                DeviceSlice::len(self)
+            }
+            fn context(&self) -> &Arc<CudaContext> {
+                DeviceSlice::stream(self).context()
+            }
+            fn read<'a>(&'a self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+                self.device_ptr(stream)
+            }
+        }
+        impl<T> DeviceRead<T> for $buffer {}
+    };
+}
+
+macro_rules! writable {
+    ($buffer:ty) => {
+        impl<T> sealed::Write for $buffer {
+            fn write<'a>(&'a mut self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+                self.device_ptr_mut(stream)
+            }
+        }
+        impl<T> DeviceWrite<T> for $buffer {}
+    };
+}
+
+readable!(CudaSlice<T>);
+readable!(CudaView<'_, T>);
+readable!(CudaViewMut<'_, T>);
+writable!(CudaSlice<T>);
+writable!(CudaViewMut<'_, T>);
+
+/// Element type of logits and gradient: `f32`, [`half::f16`] or [`half::bf16`].
+pub trait Logit: sealed::Element {
+    /// The same as a value.
+    const DTYPE: Dtype;
+}
+
+/// Integer type of class indices: `i32`, `u32` or `i64`.
+pub trait TargetIndex: sealed::Element {
+    /// The same as a value.
+    const TYPE: TargetType;
+}
+
+macro_rules! elements {
+    ($trait:ident, $constant:ident: $kind:ty, $($element:ty => $value:expr),*) => {$(
+        impl sealed::Element for $element {}
+        impl $trait for $element {
+            const $constant: $kind = $value;
+        }
+    )*};
+}
+
+// `f32` and `i32` and so on are disjoint, so each gets its one `Element` here.
+elements!(Logit, DTYPE: Dtype, f32 => Dtype::F32, f16 => Dtype::F16, bf16 => Dtype::Bf16);
+elements!(TargetIndex, TYPE: TargetType, i32 => TargetType::I32, u32 => TargetType::U32, i64 => TargetType::I64);
+
+/// The address of a buffer that was checked, and the guard to keep until the launch is enqueued.
+pub(crate) type Guarded<'a> = (CUdeviceptr, SyncOnDrop<'a>);
+
+/// Checks of a buffer against what a problem needs of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Requirement<'a> {
+    pub name: &'static str,
+    pub context: &'a Arc<CudaContext>,
+    pub needed: usize,
+}
+
+impl Requirement<'_> {
+    fn check<B: sealed::Read + ?Sized>(&self, buffer: &B, fits: bool) -> Result<(), Error> {
+        same_context(self.name, self.context, buffer.context())?;
+        if fits {
+            Ok(())
+        } else {
+            Err(Error::Length { buffer: self.name, len: buffer.elements(), needed: self.needed })
+        }
+    }
+
+    /// At least as long as needed: matrices may end in padding.
+    pub fn at_least<B: sealed::Read + ?Sized>(&self, buffer: &B) -> Result<(), Error> {
+        self.check(buffer, buffer.elements() >= self.needed)
+    }
+
+    /// Exactly as long as needed: anything else is a mix-up of rows.
+    pub fn exactly<B: sealed::Read + ?Sized>(&self, buffer: &B) -> Result<(), Error> {
+        self.check(buffer, buffer.elements() == self.needed)
+    }
+}
+
+/// Compares the objects, not the devices: two contexts of one device do not order each other's
+/// streams.
+pub(crate) fn same_context(
+    buffer: &'static str,
+    expected: &Arc<CudaContext>,
+    found: &Arc<CudaContext>,
+) -> Result<(), Error> {
+    if Arc::ptr_eq(expected, found) {
+        Ok(())
+    } else {
+        Err(Error::OtherContext { buffer, expected: expected.ordinal(), found: found.ordinal() })
+    }
+}
+
+/// Device memory that the kernels need between and during calls; made once and reused.
+///
+/// It serves problems of up to [`capacity`](Self::capacity) rows of any number of classes and any
+/// dtype: `64 + 4 * rows + 8 * ceil(rows / 1024)` bytes. It also holds the sticky record of bad
+/// targets. One workspace serves one call at a time; calls that share it are ordered by `&mut`, and
+/// on the device by the streams and cudarc's events.
+#[derive(Debug)]
+pub struct Workspace {
+    words: CudaSlice<u32>,
+    layout: WorkspaceLayout,
+}
+
+/// Device addresses within a workspace.
+pub(crate) struct WorkspaceAddresses {
+    pub head: *mut abi::XentWorkspace,
+    pub chunk_tickets: *mut u32,
+    pub chunk_losses: *mut f32,
+    pub row_losses: *mut f32,
+}
+
+const STATUS_WORDS: usize = size_of::<abi::XentStatus>() / size_of::<u32>();
+
+impl Workspace {
+    /// Allocates on `stream`, for problems of up to `rows` rows.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] if there is no memory left.
+    pub fn new(stream: &Arc<CudaStream>, rows: usize) -> Result<Self, Error> {
+        let layout = WorkspaceLayout::new(rows);
+        let words = stream
+            .alloc_zeros::<u32>(layout.words)
+            .map_err(Error::driver("allocate the workspace"))?;
+        let mut workspace = Self { words, layout };
+        workspace.clear_status(stream)?;
+        Ok(workspace)
+    }
+
+    /// Rows that it can serve.
+    pub fn capacity(&self) -> usize {
+        self.layout.capacity
+    }
+
+    /// Reports targets outside `0..classes` that were not `ignore_index`, seen by any call that
+    /// used this workspace since the last time, and forgets them.
+    ///
+    /// Waits for `stream`: the one call of this crate that does. A training loop asks now and then,
+    /// not every step.
+    ///
+    /// # Errors
+    /// [`Error::BadTargets`] names the lowest such row; [`Error::Driver`] if an earlier launch
+    /// failed; [`Error::OtherContext`] if `stream` is not of this workspace's context.
+    pub fn take_status(&mut self, stream: &Arc<CudaStream>) -> Result<(), Error> {
+        same_context("stream", self.words.context(), stream.context())?;
+        let mut words = [0u32; STATUS_WORDS];
+        stream
+            .memcpy_dtoh(&self.words.slice(..STATUS_WORDS), &mut words)
+            .and_then(|()| stream.synchronize())
+            .map_err(Error::driver("read the status"))?;
+        // SAFETY: both are plain integers of the same size; `read_unaligned` asks for no alignment.
+        let status = unsafe { words.as_ptr().cast::<abi::XentStatus>().read_unaligned() };
+        if status.bad_targets == 0 {
+            return Ok(());
+        }
+        self.clear_status(stream)?;
+        Err(Error::BadTargets {
+            count: status.bad_targets,
+            row: status.first_row,
+            target: status.first_target,
+            classes: status.first_classes,
+        })
+    }
+
+    fn clear_status(&mut self, stream: &Arc<CudaStream>) -> Result<(), Error> {
+        let clear = abi::XentStatus {
+            bad_targets: 0,
+            first_row: abi::XENT_NO_ROW,
+            first_target: 0,
+            first_classes: 0,
+            lock: 0,
+            reserved: 0,
+        };
+        // SAFETY: plain integers, without padding (XentStatus::reserved), of the same size.
+        let words: [u32; STATUS_WORDS] = unsafe { std::mem::transmute(clear) };
+        stream
+            .memcpy_htod(&words, &mut self.words.slice_mut(..STATUS_WORDS))
+            .map_err(Error::driver("clear the status"))
+    }
+
+    /// Addresses for a problem of `rows` rows, and the guard to keep until the last launch.
+    pub(crate) fn guarded<'a>(
+        &'a mut self,
+        context: &Arc<CudaContext>,
+        stream: &'a CudaStream,
+        rows: usize,
+    ) -> Result<(WorkspaceAddresses, SyncOnDrop<'a>), Error> {
+        same_context("workspace", context, self.words.context())?;
+        let layout = self.layout;
+        if rows > layout.capacity {
+            return Err(Error::Workspace { capacity: layout.capacity, rows });
+        }
+        let (base, guard) = self.words.device_ptr_mut(stream);
+        let at = |word: usize| base + (word * size_of::<u32>()) as CUdeviceptr;
+        let addresses = WorkspaceAddresses {
+            head: base as *mut _,
+            chunk_tickets: at(layout.chunk_tickets) as *mut _,
+            chunk_losses: at(layout.chunk_losses) as *mut _,
+            row_losses: at(layout.row_losses) as *mut _,
+        };
+        Ok((addresses, guard))
+    }
+}

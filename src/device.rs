@@ -1,0 +1,51 @@
+//! Finding a device without ever panicking: cudarc's own entry points panic where libcuda is absent.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, DriverError, sys::CUresult};
+use libloading::Library;
+
+use crate::error::Error;
+
+/// How many CUDA devices there are; at least 1 on success.
+///
+/// # Errors
+/// [`Error::NoDriver`], [`Error::NoDevice`], or [`Error::Driver`] if the driver does not start.
+pub fn device_count() -> Result<usize, Error> {
+    load_driver()?;
+    match CudaContext::device_count() {
+        Ok(count @ 1..) => Ok(count as usize),
+        Ok(_) | Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Err(Error::NoDevice),
+        Err(error) => Err(Error::driver("count its devices")(error)),
+    }
+}
+
+/// A context on device `ordinal`, counted from 0.
+///
+/// The same as [`CudaContext::new`], with errors where that panics.
+///
+/// # Errors
+/// Those of [`device_count`]; [`Error::DeviceOrdinal`].
+pub fn open(ordinal: usize) -> Result<Arc<CudaContext>, Error> {
+    let count = device_count()?;
+    if ordinal >= count {
+        return Err(Error::DeviceOrdinal { ordinal, count });
+    }
+    CudaContext::new(ordinal).map_err(Error::driver("create a context"))
+}
+
+/// Loads the library under any of the names that cudarc would try, so that cudarc finds it.
+fn load_driver() -> Result<(), Error> {
+    let mut reason = String::new();
+    for name in ["cuda", "nvcuda"].into_iter().flat_map(cudarc::get_lib_name_candidates) {
+        // SAFETY: loading runs the initialisers of the CUDA driver, which cudarc is about to load
+        // in the same way.
+        match unsafe { Library::new(&name) } {
+            // The handle may close: cudarc opens its own before it calls anything.
+            Ok(_) => return Ok(()),
+            Err(error) if reason.is_empty() => reason = error.to_string(),
+            Err(_) => {}
+        }
+    }
+    Err(Error::NoDriver { reason })
+}

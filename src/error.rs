@@ -1,0 +1,179 @@
+//! Everything that can go wrong, with the numbers that did.
+
+use cudarc::driver::{DriverError, sys::CUresult};
+
+/// Why an operation was refused or failed.
+///
+/// Everything that the host can know is reported before anything is launched. What only the device
+/// can see, a target that names no class, is recorded there and reported by
+/// [`Workspace::take_status`](crate::Workspace::take_status).
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The CUDA driver library could not be loaded.
+    #[error(
+        "no CUDA driver: libcuda could not be loaded ({reason}). Install the NVIDIA driver; in a \
+         container, start it with the GPU passed through"
+    )]
+    NoDriver {
+        /// What the dynamic loader said.
+        reason: String,
+    },
+
+    /// The driver works and sees no device.
+    #[error("the CUDA driver sees no device; check nvidia-smi and CUDA_VISIBLE_DEVICES")]
+    NoDevice,
+
+    /// A device was asked for that is not there.
+    #[error("device {ordinal} was asked for, but the driver sees {count} device(s)")]
+    DeviceOrdinal {
+        /// The device asked for, counted from 0.
+        ordinal: usize,
+        /// How many there are.
+        count: usize,
+    },
+
+    /// The crate was built without its kernels.
+    #[error(
+        "smoothxent was built without kernels: {reason}. Install the CUDA toolkit or point NVCC at \
+         an nvcc, then build again"
+    )]
+    NoKernels {
+        /// Why there are none.
+        reason: &'static str,
+    },
+
+    /// The crate holds kernels, but none that this device can run.
+    #[error(
+        "no kernel image fits this device of compute capability {major}.{minor}: the build holds \
+         {images}. Build again with SMOOTHXENT_CUDA_ARCHS={major}{minor} (or all, or native)"
+    )]
+    NoImage {
+        /// Major compute capability of the device.
+        major: u32,
+        /// Minor compute capability of the device.
+        minor: u32,
+        /// The architectures that were compiled, comma-separated.
+        images: &'static str,
+    },
+
+    /// A driver call failed.
+    #[error("the CUDA driver refused to {action}: {code}")]
+    Driver {
+        /// What was being done.
+        action: &'static str,
+        /// The driver's name for the error, such as `CUDA_ERROR_OUT_OF_MEMORY`.
+        code: String,
+    },
+
+    /// `label_smoothing` is NaN or outside 0..=1.
+    #[error("label_smoothing is {value}, which is not within 0..=1")]
+    LabelSmoothing {
+        /// The value given.
+        value: f64,
+    },
+
+    /// The number of classes is zero or more than the kernels count.
+    #[error("{classes} classes were given; a row has 1 to {max} of them")]
+    Classes {
+        /// The number given.
+        classes: usize,
+        /// The largest that is supported.
+        max: usize,
+    },
+
+    /// Rows would overlap.
+    #[error(
+        "the row stride of the {buffer} is {row_stride} elements, less than its {classes} classes"
+    )]
+    RowStride {
+        /// Which matrix.
+        buffer: &'static str,
+        /// The stride given, in elements.
+        row_stride: usize,
+        /// Classes of a row.
+        classes: usize,
+    },
+
+    /// A shape spans more elements than can be addressed.
+    #[error(
+        "{rows} rows with a stride of {row_stride} elements span more than this machine can address"
+    )]
+    Size {
+        /// Rows given.
+        rows: usize,
+        /// Stride given, in elements.
+        row_stride: usize,
+    },
+
+    /// A buffer is shorter than its shape says, or longer where it must match.
+    #[error("the {buffer} buffer holds {len} elements; the problem needs {needed}")]
+    Length {
+        /// Which buffer.
+        buffer: &'static str,
+        /// Elements it holds.
+        len: usize,
+        /// Elements it has to hold.
+        needed: usize,
+    },
+
+    /// A buffer or stream was made with another [`CudaContext`](cudarc::driver::CudaContext).
+    ///
+    /// Two contexts that cudarc made for one device count as different: each orders only its own
+    /// streams.
+    #[error(
+        "the {buffer} belongs to another CudaContext than the kernels (theirs: device {expected}, \
+         its own: device {found}); use one Arc<CudaContext> for kernels, streams and buffers"
+    )]
+    OtherContext {
+        /// Which buffer, or `stream`.
+        buffer: &'static str,
+        /// Device ordinal of the kernels.
+        expected: usize,
+        /// Device ordinal of the buffer.
+        found: usize,
+    },
+
+    /// The workspace was made for fewer rows.
+    #[error("the workspace was made for {capacity} rows; the problem has {rows}")]
+    Workspace {
+        /// Rows that the workspace can serve.
+        capacity: usize,
+        /// Rows of the problem.
+        rows: usize,
+    },
+
+    /// A scalar loss was asked for without a reduction that gives one.
+    #[error(
+        "a scalar loss was asked for with Reduction::None; ask for row_losses, or reduce by sum or mean"
+    )]
+    LossWithoutReduction,
+
+    /// Targets were met on the device that are neither a class nor `ignore_index`.
+    #[error(
+        "{count} target(s) name no class: the first is {target} in row {row}, where targets are \
+         within 0..{classes} or ignore_index. Those rows got a NaN loss and a zero gradient"
+    )]
+    BadTargets {
+        /// How many rows since the last time the status was taken.
+        count: u64,
+        /// The lowest such row.
+        row: u64,
+        /// Its target.
+        target: i64,
+        /// Classes of its problem.
+        classes: u64,
+    },
+}
+
+impl Error {
+    /// `DriverError`'s own `Display` asks the driver for a text, which panics while none is
+    /// loaded; the code's name needs no driver.
+    pub(crate) fn driver(action: &'static str) -> impl FnOnce(DriverError) -> Self {
+        move |DriverError(code)| Self::from_code(action, code)
+    }
+
+    pub(crate) fn from_code(action: &'static str, code: CUresult) -> Self {
+        Self::Driver { action, code: format!("{code:?}") }
+    }
+}

@@ -1,0 +1,214 @@
+//! The loss and its gradient, in one pass over the logits.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaStream, SyncOnDrop, sys::CUdeviceptr};
+
+pub use crate::problem::{LossConfig, Reduction, Shape};
+use crate::{
+    abi,
+    buffer::{DeviceRead, DeviceWrite, Guarded, Logit, Requirement, TargetIndex, Workspace},
+    error::Error,
+    module::Kernels,
+    plan::{self, Plan},
+    problem::{Problem, TargetType},
+};
+
+/// What flows back into the loss from behind it: the gradient of everything later with respect to
+/// it. Stays on the device.
+#[derive(Clone, Copy, Default)]
+pub enum Upstream<'a> {
+    /// 1: the loss is what is minimised.
+    #[default]
+    One,
+    /// One number for all rows, such as a loss scale.
+    Scalar(&'a dyn DeviceRead<f32>),
+    /// One for each row.
+    PerRow(&'a dyn DeviceRead<f32>),
+}
+
+/// What [`forward_backward`] reads.
+#[derive(Clone, Copy)]
+pub struct LossInputs<'a, T, I> {
+    /// `[rows, classes]` with a row stride.
+    pub logits: &'a dyn DeviceRead<T>,
+    /// `[rows]` class indices.
+    pub targets: &'a dyn DeviceRead<I>,
+    /// What multiplies the gradient.
+    pub upstream: Upstream<'a>,
+}
+
+impl<'a, T, I> LossInputs<'a, T, I> {
+    /// With an upstream gradient of 1.
+    pub fn new(logits: &'a dyn DeviceRead<T>, targets: &'a dyn DeviceRead<I>) -> Self {
+        Self { logits, targets, upstream: Upstream::One }
+    }
+}
+
+/// What [`forward_backward`] writes. All losses are f32, whatever the logits are.
+pub struct LossOutputs<'a, T> {
+    /// `[rows, classes]` with a row stride: the gradient with respect to the logits.
+    pub gradient: &'a mut dyn DeviceWrite<T>,
+    /// One element: the reduced loss, not multiplied by the upstream gradient.
+    pub loss: Option<&'a mut dyn DeviceWrite<f32>>,
+    /// `[rows]`: each row's loss, not divided by anything; 0 for ignored rows.
+    pub row_losses: Option<&'a mut dyn DeviceWrite<f32>>,
+    /// `[rows]`: each row's log-sum-exp; 0 for ignored rows, whose logits are never read.
+    pub row_lse: Option<&'a mut dyn DeviceWrite<f32>>,
+}
+
+impl<'a, T> LossOutputs<'a, T> {
+    /// The gradient alone; further outputs are added as fields.
+    pub fn new(gradient: &'a mut dyn DeviceWrite<T>) -> Self {
+        Self { gradient, loss: None, row_losses: None, row_lse: None }
+    }
+}
+
+/// Enqueues loss and gradient on `stream`; allocates nothing, waits for nothing.
+///
+/// Reads each logit once and writes each gradient once where a row fits shared memory (up to about
+/// 116,000 classes in half precision on an H200, 58,000 in f32); a part of longer rows is read a
+/// second time. All arithmetic is f32. The same call twice gives the same bits.
+///
+/// A target that is neither a class nor `ignore_index` gives its row a NaN loss and a zero gradient,
+/// leaves its neighbours alone, and is reported by [`Workspace::take_status`].
+///
+/// # Errors
+/// Before anything is enqueued: those of [`Problem::new`]; [`Error::Length`] (matrices may be
+/// longer than needed, vectors may not); [`Error::OtherContext`]; [`Error::Workspace`];
+/// [`Error::LossWithoutReduction`]. [`Error::Driver`] if the launch is refused.
+pub fn forward_backward<T: Logit, I: TargetIndex>(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    config: LossConfig,
+    shape: Shape,
+    inputs: LossInputs<'_, T, I>,
+    mut outputs: LossOutputs<'_, T>,
+    workspace: &mut Workspace,
+) -> Result<(), Error> {
+    let problem = Problem::new(T::DTYPE, I::TYPE, shape, config)?;
+    if config.reduction == Reduction::None && outputs.loss.is_some() {
+        return Err(Error::LossWithoutReduction);
+    }
+    check_buffers(kernels, &problem, &inputs, &outputs)?;
+    kernels.enter(stream)?;
+    let (addresses, _workspace) = workspace.guarded(kernels.context(), stream, shape.rows)?;
+
+    // The guards order this stream with others that use the same buffers; they end after the last
+    // launch, at the end of this function.
+    let (logits, _logits) = inputs.logits.read(stream);
+    let (targets, _targets) = inputs.targets.read(stream);
+    let (gradient, _gradient) = outputs.gradient.write(stream);
+    let (upstream, upstream_stride, _upstream) = match inputs.upstream {
+        Upstream::One => (0, 0, None),
+        Upstream::Scalar(one) => split(one.read(stream), 0),
+        Upstream::PerRow(all) => split(all.read(stream), 1),
+    };
+    let (loss, _loss) = optional(&mut outputs.loss, stream);
+    let (row_losses, _row_losses) = optional(&mut outputs.row_losses, stream);
+    let (row_lse, _row_lse) = optional(&mut outputs.row_lse, stream);
+
+    let (normalizer, fused, cached_packs) = match plan::choose(&problem, kernels.properties()) {
+        // SAFETY: `check_buffers` found one element, and its guard orders other streams.
+        Plan::Empty { loss: value } if loss != 0 => unsafe {
+            return kernels.fill_one(stream, loss, value);
+        },
+        Plan::Empty { .. } => return Ok(()),
+        Plan::Fused { normalizer, fused, cached_packs } => (normalizer, fused, cached_packs),
+    };
+    let targets = abi::XentTargets {
+        indices: targets as *const _,
+        ignore_index: config.ignore_index.unwrap_or_default(),
+        index_type: match problem.target_type() {
+            TargetType::I32 => abi::XENT_TARGET_I32,
+            TargetType::U32 => abi::XENT_TARGET_U32,
+            TargetType::I64 => abi::XENT_TARGET_I64,
+        },
+        has_ignore_index: config.ignore_index.is_some().into(),
+    };
+    let rows = shape.rows as u64;
+    if let Some(launch) = normalizer {
+        let argument = abi::XentNormalizer { targets, rows, workspace: addresses.head };
+        // SAFETY: `check_buffers` found `rows` targets; the workspace has its head; guards order
+        // other streams.
+        unsafe { kernels.launch(stream, launch, &argument)? };
+    }
+    let weights = problem.weights();
+    let argument = abi::XentFused {
+        logits: logits as *const _,
+        gradient: gradient as *mut _,
+        targets,
+        upstream: upstream as *const f32,
+        row_losses: if row_losses == 0 { addresses.row_losses } else { row_losses as *mut f32 },
+        row_lse: row_lse as *mut f32,
+        loss: loss as *mut f32,
+        chunk_losses: addresses.chunk_losses,
+        chunk_tickets: addresses.chunk_tickets,
+        workspace: addresses.head,
+        rows,
+        logits_row_stride: shape.logits_row_stride as u64,
+        gradient_row_stride: shape.gradient_row_stride as u64,
+        upstream_stride,
+        classes: problem.classes(),
+        cached_packs,
+        nll_weight: weights.nll,
+        smoothing_weight: weights.smoothing,
+        total_weight: weights.total,
+        others_weight: weights.others,
+        inverse_normalizer: problem.host_normalizer().unwrap_or_default(),
+        device_normalizer: normalizer.is_some().into(),
+    };
+    // SAFETY: `check_buffers` compared every length with what the shape spans, in this context;
+    // `guarded` did so for the workspace; `&mut` keeps outputs apart from inputs and each other; the
+    // plan was made from the same problem.
+    unsafe { kernels.launch(stream, fused, &argument) }
+}
+
+fn check_buffers<T, I>(
+    kernels: &Kernels,
+    problem: &Problem,
+    inputs: &LossInputs<'_, T, I>,
+    outputs: &LossOutputs<'_, T>,
+) -> Result<(), Error> {
+    let context = kernels.context();
+    let require = |name, needed| Requirement { name, context, needed };
+    let rows = problem.shape().rows;
+    require("logits", problem.logits_len()).at_least(inputs.logits)?;
+    require("targets", rows).exactly(inputs.targets)?;
+    match inputs.upstream {
+        Upstream::One => {}
+        Upstream::Scalar(one) => require("upstream", 1).exactly(one)?,
+        Upstream::PerRow(all) => require("upstream", rows).exactly(all)?,
+    }
+    require("gradient", problem.gradient_len()).at_least(&*outputs.gradient)?;
+    if let Some(loss) = &outputs.loss {
+        require("loss", 1).exactly(&**loss)?;
+    }
+    if let Some(row_losses) = &outputs.row_losses {
+        require("row_losses", rows).exactly(&**row_losses)?;
+    }
+    if let Some(row_lse) = &outputs.row_lse {
+        require("row_lse", rows).exactly(&**row_lse)?;
+    }
+    Ok(())
+}
+
+type Guard<'a> = Option<SyncOnDrop<'a>>;
+
+fn split((address, guard): Guarded<'_>, stride: u64) -> (CUdeviceptr, u64, Guard<'_>) {
+    (address, stride, Some(guard))
+}
+
+/// Address 0 where an output is not asked for.
+fn optional<'a>(
+    output: &'a mut Option<&mut dyn DeviceWrite<f32>>,
+    stream: &'a CudaStream,
+) -> (CUdeviceptr, Guard<'a>) {
+    match output {
+        None => (0, None),
+        Some(buffer) => {
+            let (address, guard) = buffer.write(stream);
+            (address, Some(guard))
+        }
+    }
+}

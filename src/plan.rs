@@ -1,0 +1,273 @@
+//! From a [`Problem`] and a device's properties to the launches that solve it. Pure: a plan for any
+//! GPU can be asked for anywhere.
+
+mod tuning;
+
+use crate::{
+    abi,
+    problem::{Dtype, Problem, Reduction},
+};
+
+/// What a plan has to know of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeviceProperties {
+    /// Major and minor compute capability.
+    pub compute_capability: (u32, u32),
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Shared memory that one block can have when it asks for more than the default 48 KiB.
+    pub shared_bytes_per_block: u32,
+    /// Shared memory of one multiprocessor.
+    pub shared_bytes_per_multiprocessor: u32,
+}
+
+/// A loaded kernel's name. `Kernel::symbol` is the only place that spells the symbols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// Loss and gradient in one pass, one block a row.
+    FusedBlock(Dtype),
+    /// What a mean divides by, when the targets decide it.
+    Normalizer,
+}
+
+impl Kernel {
+    /// All of them, in the order of [`Kernel::index`].
+    pub const ALL: [Self; 4] = [
+        Self::FusedBlock(Dtype::F32),
+        Self::FusedBlock(Dtype::F16),
+        Self::FusedBlock(Dtype::Bf16),
+        Self::Normalizer,
+    ];
+
+    /// Position in [`Kernel::ALL`].
+    pub const fn index(self) -> usize {
+        match self {
+            Self::FusedBlock(Dtype::F32) => 0,
+            Self::FusedBlock(Dtype::F16) => 1,
+            Self::FusedBlock(Dtype::Bf16) => 2,
+            Self::Normalizer => 3,
+        }
+    }
+
+    /// Its name in the image.
+    pub const fn symbol(self) -> &'static str {
+        match self {
+            Self::FusedBlock(Dtype::F32) => "xent_fused_block_f32",
+            Self::FusedBlock(Dtype::F16) => "xent_fused_block_f16",
+            Self::FusedBlock(Dtype::Bf16) => "xent_fused_block_bf16",
+            Self::Normalizer => "xent_normalizer",
+        }
+    }
+}
+
+/// One kernel launch; grids and blocks have one dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Launch {
+    /// Which kernel.
+    pub kernel: Kernel,
+    /// Blocks.
+    pub grid: u32,
+    /// Threads of a block.
+    pub block: u32,
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
+}
+
+/// How a problem is solved on a device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Plan {
+    /// There are no rows: nothing is launched, and this is the scalar loss.
+    Empty {
+        /// 0 for a sum, NaN for a mean.
+        loss: f32,
+    },
+    /// One or two launches.
+    Fused {
+        /// Counts the rows that a mean divides by, where the host cannot.
+        normalizer: Option<Launch>,
+        /// Loss and gradient.
+        fused: Launch,
+        /// 16-byte packs of a row that stay in shared memory between its two passes.
+        cached_packs: u32,
+    },
+}
+
+/// The fastest plan that the tuning table knows.
+pub fn choose(problem: &Problem, device: &DeviceProperties) -> Plan {
+    let rows = problem.shape().rows;
+    if rows == 0 {
+        let mean = problem.config().reduction == Reduction::Mean;
+        return Plan::Empty { loss: if mean { f32::NAN } else { 0.0 } };
+    }
+    let packs = row_packs(problem);
+    let cached_packs = cached_packs(packs, device);
+    Plan::Fused {
+        normalizer: problem.host_normalizer().is_none().then(|| normalizer(rows, device)),
+        fused: Launch {
+            kernel: Kernel::FusedBlock(problem.dtype()),
+            grid: clamp_grid(rows, MAX_GRID),
+            block: tuning::block_threads(packs),
+            shared_bytes: cached_packs * abi::XENT_PACK_BYTES,
+        },
+        cached_packs,
+    }
+}
+
+/// A grid's first dimension ends here; the kernels step over further rows.
+const MAX_GRID: u32 = i32::MAX as u32;
+
+fn clamp_grid(blocks: usize, max: u32) -> u32 {
+    u32::try_from(blocks).unwrap_or(u32::MAX).min(max)
+}
+
+/// Packs of a row whose start is aligned: an upper bound for one whose start is not.
+fn row_packs(problem: &Problem) -> u32 {
+    let pack_elements = abi::XENT_PACK_BYTES / problem.dtype().bytes() as u32;
+    problem.classes() / pack_elements
+}
+
+/// The whole row if a block can have it, else as much of it as fits.
+fn cached_packs(packs: u32, device: &DeviceProperties) -> u32 {
+    let available =
+        device.shared_bytes_per_block.saturating_sub(abi::XENT_BLOCK_STATIC_SHARED_BYTES);
+    packs.min(available / abi::XENT_PACK_BYTES)
+}
+
+fn normalizer(rows: usize, device: &DeviceProperties) -> Launch {
+    let rows_per_block =
+        (abi::XENT_NORMALIZER_THREADS * tuning::NORMALIZER_ROWS_PER_THREAD) as usize;
+    Launch {
+        kernel: Kernel::Normalizer,
+        grid: clamp_grid(
+            rows.div_ceil(rows_per_block),
+            device.multiprocessors * tuning::NORMALIZER_BLOCKS_PER_MULTIPROCESSOR,
+        ),
+        block: abi::XENT_NORMALIZER_THREADS,
+        shared_bytes: 0,
+    }
+}
+
+/// Where things lie in a workspace that serves up to `capacity` rows, in 4-byte words.
+///
+/// Places depend on the capacity, not on the problem at hand: tickets have to be found at zero by
+/// the next problem, whatever its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WorkspaceLayout {
+    /// Rows that it serves.
+    pub capacity: usize,
+    pub chunk_tickets: usize,
+    pub chunk_losses: usize,
+    pub row_losses: usize,
+    /// Words in all.
+    pub words: usize,
+}
+
+impl WorkspaceLayout {
+    pub fn new(capacity: usize) -> Self {
+        let chunks = capacity.div_ceil(abi::XENT_CHUNK_ROWS as usize);
+        let chunk_tickets = size_of::<abi::XentWorkspace>() / size_of::<u32>();
+        let chunk_losses = chunk_tickets + chunks;
+        let row_losses = chunk_losses + chunks;
+        Self { capacity, chunk_tickets, chunk_losses, row_losses, words: row_losses + capacity }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::{LossConfig, Shape, TargetType};
+
+    const H200: DeviceProperties = DeviceProperties {
+        compute_capability: (9, 0),
+        multiprocessors: 132,
+        shared_bytes_per_block: 232_448,
+        shared_bytes_per_multiprocessor: 233_472,
+    };
+
+    fn plan(dtype: Dtype, rows: usize, classes: usize, config: LossConfig) -> Plan {
+        let shape = Shape::contiguous(rows, classes);
+        choose(&Problem::new(dtype, TargetType::I64, shape, config).unwrap(), &H200)
+    }
+
+    #[test]
+    fn symbols_are_distinct_and_indexed_in_order() {
+        for (position, kernel) in Kernel::ALL.iter().enumerate() {
+            assert_eq!(kernel.index(), position);
+            let same = Kernel::ALL.iter().filter(|other| other.symbol() == kernel.symbol());
+            assert_eq!(same.count(), 1, "{}", kernel.symbol());
+        }
+    }
+
+    #[test]
+    fn no_rows_launch_nothing() {
+        let mean = plan(Dtype::F32, 0, 10, LossConfig::default());
+        assert!(matches!(mean, Plan::Empty { loss } if loss.is_nan()));
+        let sum = LossConfig { reduction: Reduction::Sum, ..LossConfig::default() };
+        assert_eq!(plan(Dtype::F32, 0, 10, sum), Plan::Empty { loss: 0.0 });
+    }
+
+    #[test]
+    fn only_a_mean_with_ignored_rows_needs_the_device_to_count() {
+        let launches_normalizer = |config| match plan(Dtype::F16, 5, 7, config) {
+            Plan::Fused { normalizer, .. } => normalizer.is_some(),
+            Plan::Empty { .. } => panic!("five rows are not empty"),
+        };
+        for reduction in [Reduction::None, Reduction::Sum, Reduction::Mean] {
+            for ignore_index in [None, Some(-100)] {
+                let config = LossConfig { reduction, ignore_index, ..LossConfig::default() };
+                assert_eq!(
+                    launches_normalizer(config),
+                    reduction == Reduction::Mean && ignore_index.is_some()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_plan_is_launchable() {
+        for classes in [1, 2, 7, 8, 31, 32, 33, 1000, 4097, 50_257, 128_256, 1 << 24] {
+            for rows in [1, 5, 1 << 31, 1 << 33] {
+                for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+                    let Plan::Fused { fused, cached_packs, .. } =
+                        plan(dtype, rows, classes, LossConfig::default())
+                    else {
+                        panic!("{rows} rows are not empty")
+                    };
+                    assert!((1..=i32::MAX as u32).contains(&fused.grid));
+                    assert!(
+                        fused.block % 32 == 0
+                            && (32..=abi::XENT_MAX_THREADS).contains(&fused.block)
+                    );
+                    let limit = H200.shared_bytes_per_block - abi::XENT_BLOCK_STATIC_SHARED_BYTES;
+                    assert!(fused.shared_bytes <= limit);
+                    assert_eq!(fused.shared_bytes, cached_packs * 16);
+                    assert!(cached_packs as usize * 16 <= classes * dtype.bytes());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_fits_shared_memory_is_read_once() {
+        let cached = |classes| match plan(Dtype::Bf16, 64, classes, LossConfig::default()) {
+            Plan::Fused { cached_packs, .. } => cached_packs,
+            Plan::Empty { .. } => panic!("64 rows are not empty"),
+        };
+        assert_eq!(cached(50_257), 50_257 / 8);
+        let fits = (232_448 - 512) / 16;
+        assert_eq!(cached(8 * fits), fits as u32);
+        assert_eq!(cached(128_256), fits as u32);
+    }
+
+    #[test]
+    fn workspace_places_do_not_overlap() {
+        for capacity in [0, 1, 1023, 1024, 1025, 1 << 23] {
+            let layout = WorkspaceLayout::new(capacity);
+            let chunks = capacity.div_ceil(1024);
+            assert_eq!(layout.chunk_tickets * 4, size_of::<abi::XentWorkspace>());
+            assert_eq!(layout.chunk_losses - layout.chunk_tickets, chunks);
+            assert_eq!(layout.row_losses - layout.chunk_losses, chunks);
+            assert_eq!(layout.words - layout.row_losses, capacity);
+        }
+    }
+}

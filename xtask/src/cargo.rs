@@ -1,0 +1,117 @@
+//! Cargo as a child process, and what it built.
+
+use std::env;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::{Artifact, Message, Metadata, MetadataCommand, TargetKind};
+
+use crate::workspace;
+
+/// Tests, demo and emulated driver are built in release: the emulator and the f64 reference are the
+/// hot loops of a test run, and one profile builds every dependency once.
+pub const PROFILE: &str = "--release";
+
+/// Everything but xtask, which already runs, in the profile that cargo built it in.
+pub const WORKSPACE: [&str; 3] = ["--workspace", "--exclude", "xtask"];
+
+/// `cargo <subcommand>` in the workspace's folder.
+pub fn command(subcommand: &str) -> Command {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(workspace::root()).arg(subcommand);
+    command
+}
+
+/// What one cargo invocation built, or found up to date.
+pub struct Built {
+    artifacts: Vec<Artifact>,
+    script_folders: Vec<PathBuf>,
+}
+
+/// Runs `command` (a build, or a test with `--no-run`) and collects what it reports.
+pub fn build(mut command: Command) -> Result<Built> {
+    command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
+    let stdout = child.stdout.take().context("cargo's stdout is piped")?;
+    let mut built = Built { artifacts: Vec::new(), script_folders: Vec::new() };
+    for message in Message::parse_stream(BufReader::new(stdout)) {
+        match message.context("cannot read cargo's messages")? {
+            Message::CompilerArtifact(artifact) => built.artifacts.push(artifact),
+            Message::BuildScriptExecuted(script) => {
+                built.script_folders.push(script.out_dir.into_std_path_buf());
+            }
+            _ => {}
+        }
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    if !status.success() {
+        bail!("the build failed; its messages are above");
+    }
+    Ok(built)
+}
+
+/// A program that cargo built to be run.
+pub struct Program {
+    pub name: String,
+    pub kind: TargetKind,
+    pub path: PathBuf,
+    /// Folder of its package, where cargo would run it.
+    pub folder: PathBuf,
+}
+
+impl Built {
+    /// Programs in the order of their packages' folders and names.
+    pub fn programs(&self) -> Vec<Program> {
+        let program = |artifact: &Artifact| {
+            let path = artifact.executable.clone()?.into_std_path_buf();
+            Some(Program {
+                name: artifact.target.name.clone(),
+                kind: artifact.target.kind.first()?.clone(),
+                path,
+                folder: artifact.manifest_path.parent()?.into(),
+            })
+        };
+        let mut programs: Vec<Program> = self.artifacts.iter().filter_map(program).collect();
+        programs.sort_by(|a, b| (&a.folder, &a.name).cmp(&(&b.folder, &b.name)));
+        programs
+    }
+
+    /// The program called `name`.
+    pub fn program(&self, name: &str) -> Result<PathBuf> {
+        self.programs()
+            .into_iter()
+            .find(|program| program.name == name)
+            .map(|program| program.path)
+            .with_context(|| format!("cargo built no program named {name}"))
+    }
+
+    /// The file called `name` among the libraries.
+    pub fn library(&self, name: &str) -> Result<PathBuf> {
+        self.artifacts
+            .iter()
+            .flat_map(|artifact| &artifact.filenames)
+            .find(|file| file.file_name() == Some(name))
+            .map(|file| file.clone().into_std_path_buf())
+            .with_context(|| format!("cargo built no {name}"))
+    }
+
+    /// Where the crate's build.rs put its images.
+    pub fn image_folder(&self) -> Result<PathBuf> {
+        self.script_folders
+            .iter()
+            .find(|folder| {
+                let script = folder.parent().and_then(Path::file_name);
+                script.is_some_and(|name| name.to_string_lossy().starts_with("smoothxent-"))
+            })
+            .cloned()
+            .context("cargo did not run smoothxent's build.rs")
+    }
+}
+
+/// The resolved packages of the workspace for this kind of machine.
+pub fn metadata() -> Result<Metadata> {
+    MetadataCommand::new().current_dir(workspace::root()).exec().context("cargo metadata failed")
+}

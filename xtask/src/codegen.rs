@@ -1,0 +1,197 @@
+//! `cargo xtask codegen`: kernels/abi.h -> src/abi.rs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use bindgen::callbacks::{IntKind, ParseCallbacks};
+use similar::{ChangeTag, TextDiff};
+
+use crate::{toolchain, workspace};
+
+const HEADER: &str = "kernels/abi.h";
+const GENERATED: &str = "src/abi.rs";
+
+const HEAD: &str = "//! Parameters, limits and status records shared with the kernels.
+//!
+//! Generated from `kernels/abi.h`; do not edit. `cargo xtask codegen` writes it anew.
+";
+
+/// Generates src/abi.rs from kernels/abi.h
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Only check that src/abi.rs is what would be generated
+    #[arg(long)]
+    check: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let generated = generate()?;
+    let path = workspace::root().join(GENERATED);
+    let present = fs::read_to_string(&path).unwrap_or_default();
+    if present == generated {
+        println!("{GENERATED} is up to date with {HEADER}");
+        return Ok(());
+    }
+    if arguments.check {
+        bail!(
+            "{GENERATED} does not fit {HEADER}; run `cargo xtask codegen` and commit the result:\n{}",
+            changed_lines(&present, &generated)
+        );
+    }
+    fs::write(&path, generated).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("wrote {GENERATED} from {HEADER}");
+    Ok(())
+}
+
+fn generate() -> Result<String> {
+    let libclang = toolchain::ensure_libclang()?;
+    // SAFETY: no other thread of this program runs yet, so none reads the environment now.
+    unsafe { env::set_var("LIBCLANG_PATH", &libclang) };
+
+    let header = workspace::root().join(HEADER);
+    let source =
+        fs::read_to_string(&header).with_context(|| format!("cannot read {}", header.display()))?;
+    let bindings = bindgen::Builder::default()
+        .header(header.display().to_string())
+        .clang_arg("-fparse-all-comments")
+        // For macros made of other macros, such as UINT64_MAX.
+        .clang_macro_fallback()
+        .clang_macro_fallback_build_dir(workspace::target())
+        .allowlist_item("[Xx][Ee][Nn][Tt].*")
+        .default_enum_style(bindgen::EnumVariation::Consts)
+        .prepend_enum_name(false)
+        .rust_target(minimum_rust()?)
+        .rust_edition(bindgen::RustEdition::Edition2024)
+        .use_core()
+        .derive_debug(true)
+        .layout_tests(true)
+        .parse_callbacks(Box::new(WideMacros { signed: signed_macros(&source) }))
+        .disable_header_comment()
+        .formatter(bindgen::Formatter::Rustfmt)
+        .generate()
+        .with_context(|| format!("bindgen cannot translate {HEADER}"))?
+        .to_string();
+    let documented = write_comments(&bindings, &comments_of_macros(&source));
+    let missing = macros_without_constant(&source, &documented);
+    if !missing.is_empty() {
+        bail!(
+            "{HEADER}: bindgen makes no constant of {}; write the value as a plain literal",
+            missing.join(", ")
+        );
+    }
+    Ok(format!("{HEAD}\n{documented}"))
+}
+
+/// The crate's minimum Rust, which the workspace states for all members.
+fn minimum_rust() -> Result<bindgen::RustTarget> {
+    let version = env!("CARGO_PKG_RUST_VERSION");
+    version.parse().with_context(|| format!("bindgen does not know Rust {version}"))
+}
+
+/// The names of the object-like macros that have a value.
+fn macros(source: &str) -> impl Iterator<Item = (usize, &str)> {
+    source.lines().enumerate().filter_map(|(number, line)| {
+        let mut words = line.strip_prefix("#define ")?.split_whitespace();
+        let name = words.next()?;
+        words.next()?;
+        Some((number, name))
+    })
+}
+
+/// The comment that ends on the line above each macro; libclang attaches none to macros.
+fn comments_of_macros(source: &str) -> BTreeMap<&str, String> {
+    let lines: Vec<&str> = source.lines().collect();
+    let comment_above = |number: usize| {
+        let end = number.checked_sub(1)?;
+        lines[end].trim_end().strip_suffix("*/")?;
+        let start = (0..=end).rev().find(|&line| lines[line].contains("/*"))?;
+        let words = lines[start..=end]
+            .iter()
+            .map(|line| line.trim().trim_start_matches("/*"))
+            .map(|line| line.trim_end_matches("*/").trim_start_matches("* ").trim())
+            .filter(|line| !line.is_empty());
+        Some(words.collect::<Vec<_>>().join(" "))
+    };
+    macros(source).filter_map(|(number, name)| Some((name, comment_above(number)?))).collect()
+}
+
+/// bindgen carries macros as i64; this gives those beyond it their true type back.
+#[derive(Debug)]
+struct WideMacros {
+    /// Macros that are meant to be negative.
+    signed: BTreeSet<String>,
+}
+
+impl ParseCallbacks for WideMacros {
+    fn int_macro(&self, name: &str, value: i64) -> Option<IntKind> {
+        (value < 0 && !self.signed.contains(name)).then_some(IntKind::U64)
+    }
+}
+
+fn signed_macros(source: &str) -> BTreeSet<String> {
+    let lines: Vec<&str> = source.lines().collect();
+    macros(source)
+        .filter(|&(number, _)| lines[number].contains('-'))
+        .map(|(_, name)| name.to_owned())
+        .collect()
+}
+
+/// Puts the macros' comments in front of their constants, and writes `#[doc]` as `///`.
+fn write_comments(bindings: &str, of_macros: &BTreeMap<&str, String>) -> String {
+    let mut documented = String::new();
+    for line in bindings.lines() {
+        if let Some(comment) = constant_name(line).and_then(|name| of_macros.get(name)) {
+            documented.push_str(&format!("/// {comment}\n"));
+        }
+        match doc_attribute(line) {
+            Some(comment) => {
+                let indent = &line[..line.len() - line.trim_start().len()];
+                for text in comment.lines() {
+                    documented.push_str(&format!("{indent}///{text}\n"));
+                }
+            }
+            None => documented.push_str(&format!("{line}\n")),
+        }
+    }
+    documented
+}
+
+/// The text of a line `#[doc = "text"]`.
+fn doc_attribute(line: &str) -> Option<String> {
+    let literal = line.trim().strip_prefix("#[doc = ")?.strip_suffix(']')?;
+    let text: syn::LitStr = syn::parse_str(literal).ok()?;
+    Some(text.value())
+}
+
+fn macros_without_constant<'a>(source: &'a str, bindings: &str) -> Vec<&'a str> {
+    macros(source)
+        .map(|(_, name)| name)
+        .filter(|name| !bindings.lines().any(|line| constant_name(line) == Some(name)))
+        .collect()
+}
+
+fn constant_name(line: &str) -> Option<&str> {
+    let (name, _) = line.strip_prefix("pub const ")?.split_once(':')?;
+    Some(name)
+}
+
+fn changed_lines(present: &str, generated: &str) -> String {
+    const SHOWN: usize = 40;
+    let diff = TextDiff::from_lines(present, generated);
+    let changes: Vec<String> = diff
+        .iter_all_changes()
+        .filter_map(|change| match change.tag() {
+            ChangeTag::Equal => None,
+            ChangeTag::Delete => Some(format!("-{}", change.value().trim_end())),
+            ChangeTag::Insert => Some(format!("+{}", change.value().trim_end())),
+        })
+        .collect();
+    let rest = changes.len().saturating_sub(SHOWN);
+    let mut shown = changes[..changes.len() - rest].join("\n");
+    if rest > 0 {
+        shown.push_str(&format!("\n... and {rest} more lines"));
+    }
+    shown
+}

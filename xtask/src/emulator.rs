@@ -1,0 +1,40 @@
+//! `cargo xtask emulator`: the emulated CUDA driver under the name that programs look for.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::{cargo, driver, workspace};
+
+/// Builds the emulated driver and prints how to use it
+///
+/// Programs that load libcuda.so.1 then run their kernels on the CPU, every access checked.
+#[derive(clap::Args)]
+pub struct Arguments {}
+
+pub fn run(_: &Arguments) -> Result<()> {
+    let folder = build()?;
+    println!(
+        "The emulated driver is {}. Run a program on it with",
+        workspace::relative(&folder.join(driver::LIBRARY))
+    );
+    println!("    {}={}", driver::SEARCH_PATH, folder.display());
+    Ok(())
+}
+
+/// Builds it and returns the folder that holds it as libcuda.so.1.
+pub fn build() -> Result<PathBuf> {
+    let mut command = cargo::command("build");
+    command.args([cargo::PROFILE, "--package=cuda-emulator"]);
+    let library = cargo::build(command)?.library("libcuda_emulator.so")?;
+    let folder = workspace::target().join("emulator");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let link = folder.join(driver::LIBRARY);
+    if link.is_symlink() {
+        fs::remove_file(&link).with_context(|| format!("cannot replace {}", link.display()))?;
+    }
+    symlink(&library, &link).with_context(|| format!("cannot link {}", link.display()))?;
+    Ok(folder)
+}
