@@ -47,7 +47,7 @@ const _: () = {
     ["Offset of field: XentTargets::has_ignore_index"]
         [::core::mem::offset_of!(XentTargets, has_ignore_index) - 20usize];
 };
-/// Targets outside [0, classes) that kernels met since the host last took this record.
+/// Targets outside \[0, classes) that kernels met since the host last took this record.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct XentStatus {
@@ -138,31 +138,33 @@ const _: () = {
 };
 /// Argument of `xent_fused_*`: per row i of `logits`, with p = softmax(row) and y its target,
 ///
-///     loss_i = nll_weight * -log p_y + smoothing_weight * sum_k -log p_k
-///     gradient_i[k] = g_i * n * ((nll_weight + classes * smoothing_weight) * p_k
-///                                - smoothing_weight - nll_weight * [k = y])
+/// ```text
+/// loss_i = nll_weight * -log p_y + smoothing_weight * sum_k -log p_k
+/// gradient_i[k] = g_i * n * ((nll_weight + classes * smoothing_weight) * p_k
+///                            - smoothing_weight - nll_weight * [k = y])
+/// ```
 ///
 /// with g_i the upstream gradient and n the inverse normalizer.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct XentFused {
-    /// [rows, classes] in the kernel's dtype; row i starts at element i * logits_row_stride.
+    /// \[rows, classes\] in the kernel's dtype; row i starts at element i * logits_row_stride.
     pub logits: *const ::core::ffi::c_void,
-    /// [rows, classes] in the kernel's dtype; row i starts at element i * gradient_row_stride.
+    /// \[rows, classes\] in the kernel's dtype; row i starts at element i * gradient_row_stride.
     pub gradient: *mut ::core::ffi::c_void,
-    /// [rows] class indices.
+    /// \[rows\] class indices.
     pub targets: XentTargets,
-    /// g_i is upstream[i * upstream_stride]; null means 1.
+    /// g_i is upstream\[i * upstream_stride\]; null means 1.
     pub upstream: *const f32,
-    /// [rows], never null: loss_i.
+    /// \[rows\], never null: loss_i.
     pub row_losses: *mut f32,
-    /// [rows] or null: logsumexp of each row; 0 for ignored rows.
+    /// \[rows\] or null: logsumexp of each row; 0 for ignored rows.
     pub row_lse: *mut f32,
     /// One element or null: n * sum_i loss_i, summed in an order that depends on `rows` alone.
     pub loss: *mut f32,
-    /// [ceil(rows / XENT_CHUNK_ROWS)]: sums over chunks; used if `loss` is not null.
+    /// \[ceil(rows / XENT_CHUNK_ROWS)\]: sums over chunks; used if `loss` is not null.
     pub chunk_losses: *mut f32,
-    /// [ceil(rows / XENT_CHUNK_ROWS)]: rows of each chunk that are done; 0 between launches.
+    /// \[ceil(rows / XENT_CHUNK_ROWS)\]: rows of each chunk that are done; 0 between launches.
     pub chunk_tickets: *mut u32,
     /// Status, tickets and the normalizer.
     pub workspace: *mut XentWorkspace,

@@ -43,9 +43,14 @@ fn load_driver() -> Result<(), Error> {
         match unsafe { Library::new(&name) } {
             // The handle may close: cudarc opens its own before it calls anything.
             Ok(_) => return Ok(()),
-            Err(error) if reason.is_empty() => reason = error.to_string(),
+            Err(error) if reason.is_empty() => reason = describe(&error),
             Err(_) => {}
         }
     }
     Err(Error::NoDriver { reason })
+}
+
+/// libloading keeps the loader's own words in the source of its error.
+fn describe(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }

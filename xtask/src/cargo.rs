@@ -62,27 +62,36 @@ pub struct Program {
     pub folder: PathBuf,
 }
 
+impl Program {
+    fn of(artifact: &Artifact) -> Option<Self> {
+        Some(Self {
+            name: artifact.target.name.clone(),
+            kind: artifact.target.kind.first()?.clone(),
+            path: artifact.executable.clone()?.into_std_path_buf(),
+            folder: artifact.manifest_path.parent()?.into(),
+        })
+    }
+}
+
 impl Built {
-    /// Programs in the order of their packages' folders and names.
-    pub fn programs(&self) -> Vec<Program> {
-        let program = |artifact: &Artifact| {
-            let path = artifact.executable.clone()?.into_std_path_buf();
-            Some(Program {
-                name: artifact.target.name.clone(),
-                kind: artifact.target.kind.first()?.clone(),
-                path,
-                folder: artifact.manifest_path.parent()?.into(),
-            })
-        };
-        let mut programs: Vec<Program> = self.artifacts.iter().filter_map(program).collect();
-        programs.sort_by(|a, b| (&a.folder, &a.name).cmp(&(&b.folder, &b.name)));
-        programs
+    /// The test programs, in the order of their packages' folders and names.
+    pub fn tests(&self) -> Vec<Program> {
+        let mut tests: Vec<Program> = self
+            .artifacts
+            .iter()
+            .filter(|artifact| artifact.profile.test)
+            .filter_map(Program::of)
+            .collect();
+        tests.sort_by(|a, b| (&a.folder, &a.name).cmp(&(&b.folder, &b.name)));
+        tests
     }
 
-    /// The program called `name`.
+    /// The program called `name`, tests aside.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
-        self.programs()
-            .into_iter()
+        self.artifacts
+            .iter()
+            .filter(|artifact| !artifact.profile.test)
+            .filter_map(Program::of)
             .find(|program| program.name == name)
             .map(|program| program.path)
             .with_context(|| format!("cargo built no program named {name}"))

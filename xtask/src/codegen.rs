@@ -143,19 +143,51 @@ fn write_comments(bindings: &str, of_macros: &BTreeMap<&str, String>) -> String 
     let mut documented = String::new();
     for line in bindings.lines() {
         if let Some(comment) = constant_name(line).and_then(|name| of_macros.get(name)) {
-            documented.push_str(&format!("/// {comment}\n"));
+            documented.push_str(&format!("/// {}\n", escape_brackets(comment)));
         }
         match doc_attribute(line) {
             Some(comment) => {
                 let indent = &line[..line.len() - line.trim_start().len()];
-                for text in comment.lines() {
-                    documented.push_str(&format!("{indent}///{text}\n"));
+                for text in as_markdown(&comment) {
+                    documented.push_str(format!("{indent}/// {text}").trim_end());
+                    documented.push('\n');
                 }
             }
             None => documented.push_str(&format!("{line}\n")),
         }
     }
     documented
+}
+
+/// A C comment's lines for rustdoc, which takes indented text for Rust and brackets for links.
+fn as_markdown(comment: &str) -> Vec<String> {
+    const FENCE: &str = "```";
+    let mut lines: Vec<String> = Vec::new();
+    let mut in_formula = false;
+    for line in comment.trim().lines() {
+        let line = line.strip_prefix(' ').unwrap_or(line);
+        let formula = line.strip_prefix("    ");
+        if formula.is_some() && !in_formula {
+            lines.push(format!("{FENCE}text"));
+        } else if formula.is_none() && in_formula {
+            lines.push(FENCE.to_owned());
+        }
+        in_formula = formula.is_some();
+        lines.push(formula.map_or_else(|| escape_brackets(line), str::to_owned));
+    }
+    if in_formula {
+        lines.push(FENCE.to_owned());
+    }
+    lines
+}
+
+fn escape_brackets(line: &str) -> String {
+    let escape = |(position, part): (usize, &str)| {
+        let is_code = position % 2 == 1;
+        if is_code { part.to_owned() } else { part.replace('[', "\\[").replace(']', "\\]") }
+    };
+    let parts: Vec<String> = line.split('`').enumerate().map(escape).collect();
+    parts.join("`")
 }
 
 /// The text of a line `#[doc = "text"]`.

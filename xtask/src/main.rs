@@ -6,6 +6,11 @@ mod demo;
 mod driver;
 mod emulator;
 mod process;
+mod sass;
+mod suite;
+mod table;
+mod test;
+mod tidy;
 mod toolchain;
 mod workspace;
 
@@ -27,6 +32,9 @@ enum Command {
     Codegen(codegen::Arguments),
     Emulator(emulator::Arguments),
     Demo(demo::Arguments),
+    Test(test::Arguments),
+    Sass(sass::Arguments),
+    Tidy(tidy::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +43,9 @@ fn main() -> ExitCode {
         Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Emulator(arguments) => emulator::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Sass(arguments) => sass::run(&arguments),
+        Command::Tidy(arguments) => tidy::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

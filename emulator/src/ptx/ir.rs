@@ -390,6 +390,7 @@ pub enum Alu32 {
     CopySign,
     /// `approx` operations, `true` with ftz.
     DivApprox(bool),
+    DivFull(bool),
     RcpApprox(bool),
     RsqrtApprox(bool),
     SqrtApprox(bool),
@@ -749,3 +750,15 @@ pub enum BarrierKind {
     /// Arrives, waits, gets whether any predicate is true.
     Or { d: Slot, source: Slot, flip: u32 },
 }
+
+/// Generic address of shared address 0. Shared addresses themselves are 32-bit offsets.
+pub const SHARED_WINDOW: u64 = 0x0000_5100_0000_0000;
+/// Address of the first local byte, in local space and in generic space alike.
+pub const LOCAL_WINDOW: u64 = 0x0000_5200_0000_0000;
+/// Address of the first parameter byte, in parameter space and in generic space alike.
+pub const PARAM_WINDOW: u64 = 0x0000_5300_0000_0000;
+/// Bytes of each window.
+pub const WINDOW_BYTES: u64 = 1 << 32;
+/// Unused bytes between two shared variables, so that an overrun of one is not a legal access to
+/// the next.
+pub const SHARED_GUARD_BYTES: u64 = 256;

@@ -1,0 +1,790 @@
+//! Lane-wise arithmetic: one instruction on the registers of 32 lanes.
+//!
+//! Every operation is computed for all lanes and written to the active ones, so that the compiler
+//! can turn the loops over lanes into vector code. Nothing here can fail.
+
+use half::slice::HalfFloatSliceExt;
+
+use super::float::{
+    add_directed, add_odd, bf16_from_f32, canonical, convert, div_approx, div_odd, exp2, flush,
+    fma_directed, half_to_f64, holds, max_f32, min_f32, min_max_f64, round_f32, round_half, saturate,
+    sqrt_odd,
+};
+use crate::ptx::ir::{
+    Alu32, Alu64, Bits64, BoolOp, Compare, CompareResult, FloatMode, Half, HalfKind, HalfOp, Narrow,
+    Number, Op, Prmt, Round, Slot, Test, Widen,
+};
+
+/// Lanes of a warp.
+pub const LANES: usize = 32;
+/// All lanes.
+pub const FULL: u32 = u32::MAX;
+
+/// The register files of one warp, a row of 32 lanes for each register.
+#[derive(Debug, Default)]
+pub struct Registers {
+    /// 16-bit and 32-bit registers.
+    pub b32: Vec<[u32; LANES]>,
+    /// 64-bit registers.
+    pub b64: Vec<[u64; LANES]>,
+    /// Predicates, a bit for each lane.
+    pub pred: Vec<u32>,
+}
+
+/// Executes an arithmetic instruction for the lanes of a mask.
+pub type Step = fn(&mut Registers, &Op, u32);
+
+/// The fastest [`Step`] for this processor.
+pub fn step() -> Step {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: the features that `step_avx2` is compiled for were just found.
+        return |registers, op, mask| unsafe { step_avx2(registers, op, mask) };
+    }
+    step_portable
+}
+
+fn step_portable(registers: &mut Registers, op: &Op, mask: u32) {
+    execute(registers, op, mask);
+}
+
+/// The same code compiled for processors with fused multiply-add, without which Rust's `mul_add` is
+/// a slow call.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+fn step_avx2(registers: &mut Registers, op: &Op, mask: u32) {
+    execute(registers, op, mask);
+}
+
+impl Registers {
+    #[inline(always)]
+    fn r(&self, slot: Slot) -> &[u32; LANES] {
+        &self.b32[slot as usize]
+    }
+
+    #[inline(always)]
+    fn r64(&self, slot: Slot) -> &[u64; LANES] {
+        &self.b64[slot as usize]
+    }
+
+    /// Writes the active lanes.
+    #[inline(always)]
+    pub fn write32(&mut self, d: Slot, mask: u32, values: &[u32; LANES]) {
+        let row = &mut self.b32[d as usize];
+        if mask == FULL {
+            *row = *values;
+        } else {
+            for lane in 0..LANES {
+                let keep = (mask >> lane & 1).wrapping_sub(1);
+                row[lane] = row[lane] & keep | values[lane] & !keep;
+            }
+        }
+    }
+
+    /// Writes the active lanes.
+    #[inline(always)]
+    pub fn write64(&mut self, d: Slot, mask: u32, values: &[u64; LANES]) {
+        let row = &mut self.b64[d as usize];
+        if mask == FULL {
+            *row = *values;
+        } else {
+            for lane in 0..LANES {
+                let keep = u64::from(mask >> lane & 1).wrapping_sub(1);
+                row[lane] = row[lane] & keep | values[lane] & !keep;
+            }
+        }
+    }
+
+    /// Writes the active lanes.
+    #[inline(always)]
+    pub fn write_pred(&mut self, d: Slot, mask: u32, bits: u32) {
+        let row = &mut self.pred[d as usize];
+        *row = *row & !mask | bits & mask;
+    }
+
+    #[inline(always)]
+    fn map1(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(u32) -> u32) {
+        let a = self.r(s[0]);
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = f(a[lane]);
+        }
+        self.write32(d, mask, &out);
+    }
+
+    #[inline(always)]
+    fn map2(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(u32, u32) -> u32) {
+        let (a, b) = (self.r(s[0]), self.r(s[1]));
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = f(a[lane], b[lane]);
+        }
+        self.write32(d, mask, &out);
+    }
+
+    #[inline(always)]
+    fn map3(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(u32, u32, u32) -> u32) {
+        let (a, b, c) = (self.r(s[0]), self.r(s[1]), self.r(s[2]));
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = f(a[lane], b[lane], c[lane]);
+        }
+        self.write32(d, mask, &out);
+    }
+
+    #[inline(always)]
+    fn float1(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(f32) -> f32) {
+        self.map1(d, s, mask, |a| f(f32::from_bits(a)).to_bits());
+    }
+
+    #[inline(always)]
+    fn float2(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(f32, f32) -> f32) {
+        self.map2(d, s, mask, |a, b| f(f32::from_bits(a), f32::from_bits(b)).to_bits());
+    }
+
+    #[inline(always)]
+    fn float3(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(f32, f32, f32) -> f32) {
+        self.map3(d, s, mask, |a, b, c| {
+            f(f32::from_bits(a), f32::from_bits(b), f32::from_bits(c)).to_bits()
+        });
+    }
+
+    #[inline(always)]
+    fn wide1(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(u64) -> u64) {
+        let a = self.r64(s[0]);
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = f(a[lane]);
+        }
+        self.write64(d, mask, &out);
+    }
+
+    #[inline(always)]
+    fn wide2(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(u64, u64) -> u64) {
+        let (a, b) = (self.r64(s[0]), self.r64(s[1]));
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = f(a[lane], b[lane]);
+        }
+        self.write64(d, mask, &out);
+    }
+
+    #[inline(always)]
+    fn wide3(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(u64, u64, u64) -> u64) {
+        let (a, b, c) = (self.r64(s[0]), self.r64(s[1]), self.r64(s[2]));
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = f(a[lane], b[lane], c[lane]);
+        }
+        self.write64(d, mask, &out);
+    }
+
+    #[inline(always)]
+    fn double2(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(f64, f64) -> f64) {
+        self.wide2(d, s, mask, |a, b| f(f64::from_bits(a), f64::from_bits(b)).to_bits());
+    }
+
+    #[inline(always)]
+    fn shift64(&mut self, d: Slot, s: Slot, count: Slot, mask: u32, f: impl Fn(u64, u32) -> u64) {
+        let (a, b) = (self.r64(s), self.r(count));
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = f(a[lane], b[lane]);
+        }
+        self.write64(d, mask, &out);
+    }
+
+    #[inline(always)]
+    fn widen2(&mut self, d: Slot, s: [Slot; 2], mask: u32, f: impl Fn(u32, u32) -> u64) {
+        let (a, b) = (self.r(s[0]), self.r(s[1]));
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = f(a[lane], b[lane]);
+        }
+        self.write64(d, mask, &out);
+    }
+
+    #[inline(always)]
+    fn narrow(&mut self, d: Slot, s: Slot, mask: u32, f: impl Fn(u64) -> u32) {
+        let a = self.r64(s);
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = f(a[lane]);
+        }
+        self.write32(d, mask, &out);
+    }
+}
+
+#[inline(always)]
+fn execute(regs: &mut Registers, op: &Op, mask: u32) {
+    match op {
+        Op::Alu32 { op, d, s } => execute32(regs, *op, *d, s, mask),
+        Op::Alu64 { op, d, s } => execute64(regs, *op, *d, s, mask),
+        Op::Bits64 { op, d, values, positions } => bits64(regs, *op, *d, values, positions, mask),
+        Op::Widen { op, d, s, addend } => widen(regs, *op, *d, *s, *addend, mask),
+        Op::Narrow { op, d, s } => narrow(regs, *op, *d, *s, mask),
+        Op::Compare32 { test, s, result } => {
+            let bits = compare32(regs, *test, s);
+            store_comparison(regs, *result, bits, mask);
+        }
+        Op::Compare64 { test, s, result } => {
+            let bits = compare64(regs, *test, s);
+            store_comparison(regs, *result, bits, mask);
+        }
+        Op::Select32 { d, s, pred } => {
+            let chosen = regs.pred[*pred as usize];
+            let (a, b) = (regs.r(s[0]), regs.r(s[1]));
+            let mut out = [0; LANES];
+            for lane in 0..LANES {
+                let other = (chosen >> lane & 1).wrapping_sub(1);
+                out[lane] = a[lane] & !other | b[lane] & other;
+            }
+            regs.write32(*d, mask, &out);
+        }
+        Op::Select64 { d, s, pred } => {
+            let chosen = regs.pred[*pred as usize];
+            let (a, b) = (regs.r64(s[0]), regs.r64(s[1]));
+            let mut out = [0; LANES];
+            for lane in 0..LANES {
+                let other = u64::from(chosen >> lane & 1).wrapping_sub(1);
+                out[lane] = a[lane] & !other | b[lane] & other;
+            }
+            regs.write64(*d, mask, &out);
+        }
+        Op::Pred { op, d, s } => {
+            let (a, b) = (regs.pred[s[0] as usize], regs.pred[s[1] as usize]);
+            regs.write_pred(*d, mask, combine(*op, a, b));
+        }
+        _ => unreachable!("only arithmetic is sent here"),
+    }
+}
+
+#[inline(always)]
+fn combine(op: BoolOp, a: u32, b: u32) -> u32 {
+    match op {
+        BoolOp::And => a & b,
+        BoolOp::Or => a | b,
+        BoolOp::Xor => a ^ b,
+        BoolOp::Not => !a,
+        BoolOp::Mov => a,
+    }
+}
+
+fn store_comparison(regs: &mut Registers, result: CompareResult, bits: u32, mask: u32) {
+    let combined = |bits, regs: &Registers| match result.with {
+        Some((op, slot, flip)) => combine(op, bits, regs.pred[slot as usize] ^ flip),
+        None => bits,
+    };
+    let (p, q) = (combined(bits, regs), combined(!bits, regs));
+    regs.write_pred(result.d, mask, p);
+    if let Some(slot) = result.q {
+        regs.write_pred(slot, mask, q);
+    }
+}
+
+#[inline(always)]
+fn collect32(a: &[u32; LANES], b: &[u32; LANES], f: impl Fn(u32, u32) -> bool) -> u32 {
+    let mut bits = 0;
+    for lane in 0..LANES {
+        bits |= u32::from(f(a[lane], b[lane])) << lane;
+    }
+    bits
+}
+
+#[inline(always)]
+fn compare32(regs: &Registers, test: Test, s: &[Slot; 2]) -> u32 {
+    let (a, b) = (regs.r(s[0]), regs.r(s[1]));
+    let Test { relation, number, ftz } = test;
+    match (number, relation) {
+        (Number::Unsigned(_), Compare::Eq) => collect32(a, b, |a, b| a == b),
+        (Number::Unsigned(_), Compare::Ne) => collect32(a, b, |a, b| a != b),
+        (Number::Unsigned(_), Compare::Lt) => collect32(a, b, |a, b| a < b),
+        (Number::Unsigned(_), Compare::Ge) => collect32(a, b, |a, b| a >= b),
+        (Number::Unsigned(_), _) => collect32(a, b, |a, b| holds(relation, a, b)),
+        (Number::Signed(16), _) => {
+            collect32(a, b, |a, b| holds(relation, a as u16 as i16, b as u16 as i16))
+        }
+        (Number::Signed(_), Compare::Eq) => collect32(a, b, |a, b| a == b),
+        (Number::Signed(_), Compare::Ne) => collect32(a, b, |a, b| a != b),
+        (Number::Signed(_), _) => collect32(a, b, |a, b| holds(relation, a as i32, b as i32)),
+        (Number::Half(kind), _) => collect32(a, b, |a, b| {
+            holds(relation, half_to_f64(a as u16, kind), half_to_f64(b as u16, kind))
+        }),
+        (Number::F32 | Number::F64, _) => collect32(a, b, |a, b| {
+            holds(relation, flush(f32::from_bits(a), ftz), flush(f32::from_bits(b), ftz))
+        }),
+    }
+}
+
+#[inline(always)]
+fn compare64(regs: &Registers, test: Test, s: &[Slot; 2]) -> u32 {
+    let (a, b) = (regs.r64(s[0]), regs.r64(s[1]));
+    let mut bits = 0;
+    for lane in 0..LANES {
+        let (a, b) = (a[lane], b[lane]);
+        let holds = match test.number {
+            Number::Signed(_) => holds(test.relation, a as i64, b as i64),
+            Number::F64 => holds(test.relation, f64::from_bits(a), f64::from_bits(b)),
+            Number::Unsigned(_) | Number::Half(_) | Number::F32 => holds(test.relation, a, b),
+        };
+        bits |= u32::from(holds) << lane;
+    }
+    bits
+}
+
+#[inline(always)]
+fn finish(x: f32, mode: FloatMode) -> f32 {
+    saturate(flush(canonical(x), mode.ftz), mode.sat)
+}
+
+#[inline(always)]
+fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32) {
+    let r = regs;
+    match op {
+        Alu32::Mov => r.map1(d, s, mask, |a| a),
+        Alu32::Add => r.map2(d, s, mask, u32::wrapping_add),
+        Alu32::Sub => r.map2(d, s, mask, u32::wrapping_sub),
+        Alu32::Mul => r.map2(d, s, mask, u32::wrapping_mul),
+        Alu32::MulHiU => r.map2(d, s, mask, high_unsigned),
+        Alu32::MulHiS => r.map2(d, s, mask, high_signed),
+        Alu32::Mad => r.map3(d, s, mask, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
+        Alu32::MadHiU => r.map3(d, s, mask, |a, b, c| high_unsigned(a, b).wrapping_add(c)),
+        Alu32::MadHiS => r.map3(d, s, mask, |a, b, c| high_signed(a, b).wrapping_add(c)),
+        // The manual leaves division by zero open; these are the results of GPUs.
+        Alu32::DivU => r.map2(d, s, mask, |a, b| a.checked_div(b).unwrap_or(u32::MAX)),
+        Alu32::RemU => r.map2(d, s, mask, |a, b| a.checked_rem(b).unwrap_or(a)),
+        Alu32::DivS => r.map2(d, s, mask, |a, b| {
+            if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 }
+        }),
+        Alu32::RemS => r.map2(d, s, mask, |a, b| {
+            if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }
+        }),
+        Alu32::MinU => r.map2(d, s, mask, u32::min),
+        Alu32::MaxU => r.map2(d, s, mask, u32::max),
+        Alu32::MinS => r.map2(d, s, mask, |a, b| (a as i32).min(b as i32) as u32),
+        Alu32::MaxS => r.map2(d, s, mask, |a, b| (a as i32).max(b as i32) as u32),
+        Alu32::AbsS => r.map1(d, s, mask, |a| (a as i32).wrapping_abs() as u32),
+        Alu32::Neg => r.map1(d, s, mask, u32::wrapping_neg),
+        Alu32::And => r.map2(d, s, mask, |a, b| a & b),
+        Alu32::Or => r.map2(d, s, mask, |a, b| a | b),
+        Alu32::Xor => r.map2(d, s, mask, |a, b| a ^ b),
+        Alu32::Not => r.map1(d, s, mask, |a| !a),
+        Alu32::CNot => r.map1(d, s, mask, |a| u32::from(a == 0)),
+        Alu32::Shl => r.map2(d, s, mask, |a, b| if b > 31 { 0 } else { a << (b & 31) }),
+        Alu32::ShrU => r.map2(d, s, mask, |a, b| if b > 31 { 0 } else { a >> (b & 31) }),
+        Alu32::ShrS => r.map2(d, s, mask, |a, b| ((a as i32) >> b.min(31)) as u32),
+        Alu32::ShfL(clamp) => r.map3(d, s, mask, |a, b, c| {
+            let count = if clamp { c.min(32) } else { c & 31 };
+            ((u64::from(b) << 32 | u64::from(a)) << count >> 32) as u32
+        }),
+        Alu32::ShfR(clamp) => r.map3(d, s, mask, |a, b, c| {
+            let count = if clamp { c.min(32) } else { c & 31 };
+            ((u64::from(b) << 32 | u64::from(a)) >> count) as u32
+        }),
+        Alu32::Prmt(mode) => r.map3(d, s, mask, |a, b, c| permute(mode, a, b, c)),
+        Alu32::BfeU => {
+            r.map3(d, s, mask, |a, b, c| extract(u64::from(a), 32, b, c, false) as u32);
+        }
+        Alu32::BfeS => r.map3(d, s, mask, |a, b, c| extract(u64::from(a), 32, b, c, true) as u32),
+        Alu32::Bfi => {
+            let (a, b, c, e) = (*r.r(s[0]), *r.r(s[1]), *r.r(s[2]), *r.r(s[3]));
+            let out = std::array::from_fn(|lane| {
+                insert(u64::from(a[lane]), u64::from(b[lane]), 32, c[lane], e[lane]) as u32
+            });
+            r.write32(d, mask, &out);
+        }
+        Alu32::BfindU(amount) => r.map1(d, s, mask, |a| find(u64::from(a), 32, amount)),
+        Alu32::BfindS(amount) => r.map1(d, s, mask, |a| {
+            find(u64::from(if (a as i32) < 0 { !a } else { a }), 32, amount)
+        }),
+        Alu32::Clz => r.map1(d, s, mask, u32::leading_zeros),
+        Alu32::Popc => r.map1(d, s, mask, u32::count_ones),
+        Alu32::Brev => r.map1(d, s, mask, u32::reverse_bits),
+        Alu32::Lop3(table) => r.map3(d, s, mask, |a, b, c| {
+            let mut out = 0;
+            for entry in 0..8 {
+                let pick = |x: u32, bit: u32| if entry & bit != 0 { x } else { !x };
+                let rows = pick(a, 4) & pick(b, 2) & pick(c, 1);
+                out |= if table >> entry & 1 == 1 { rows } else { 0 };
+            }
+            out
+        }),
+        Alu32::SadU => r.map3(d, s, mask, |a, b, c| c.wrapping_add(a.abs_diff(b))),
+        Alu32::SadS => {
+            r.map3(d, s, mask, |a, b, c| c.wrapping_add((a as i32).abs_diff(b as i32)));
+        }
+        Alu32::AddSatS => r.map2(d, s, mask, |a, b| (a as i32).saturating_add(b as i32) as u32),
+        Alu32::SubSatS => r.map2(d, s, mask, |a, b| (a as i32).saturating_sub(b as i32) as u32),
+        Alu32::Dp4aUU => r.map3(d, s, mask, |a, b, c| {
+            let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+            (0..4).fold(c, |sum, i| sum.wrapping_add(u32::from(a[i]) * u32::from(b[i])))
+        }),
+        Alu32::Dp4aSS => r.map3(d, s, mask, |a, b, c| {
+            let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+            (0..4).fold(c, |sum, i| {
+                sum.wrapping_add((i32::from(a[i] as i8) * i32::from(b[i] as i8)) as u32)
+            })
+        }),
+        Alu32::Pack16 => r.map2(d, s, mask, |low, high| low & 0xFFFF | high << 16),
+        Alu32::Low16 => r.map1(d, s, mask, |a| a & 0xFFFF),
+        Alu32::High16 => r.map1(d, s, mask, |a| a >> 16),
+        Alu32::SignExtend16 => r.map1(d, s, mask, |a| a as u16 as i16 as u32),
+        Alu32::AddF(mode) => add(r, d, s, mask, mode, false),
+        Alu32::SubF(mode) => add(r, d, s, mask, mode, true),
+        Alu32::MulF(mode) => {
+            let ftz = mode.ftz;
+            if mode.round == Round::Nearest {
+                r.float2(d, s, mask, |a, b| finish(flush(a, ftz) * flush(b, ftz), mode));
+            } else {
+                r.float2(d, s, mask, |a, b| {
+                    let product = f64::from(flush(a, ftz)) * f64::from(flush(b, ftz));
+                    finish(round_f32(product, mode.round), mode)
+                });
+            }
+        }
+        Alu32::FmaF(mode) => {
+            let ftz = mode.ftz;
+            if mode.round == Round::Nearest {
+                r.float3(d, s, mask, |a, b, c| {
+                    finish(flush(a, ftz).mul_add(flush(b, ftz), flush(c, ftz)), mode)
+                });
+            } else {
+                r.float3(d, s, mask, |a, b, c| {
+                    let (a, b, c) = (flush(a, ftz), flush(b, ftz), flush(c, ftz));
+                    finish(fma_directed(a, b, c, mode.round), mode)
+                });
+            }
+        }
+        Alu32::DivF(mode) => r.float2(d, s, mask, |a, b| {
+            let (a, b) = (flush(a, mode.ftz), flush(b, mode.ftz));
+            finish(round_f32(div_odd(f64::from(a), f64::from(b)), mode.round), mode)
+        }),
+        Alu32::RcpF(mode) => r.float1(d, s, mask, |a| {
+            let a = flush(a, mode.ftz);
+            finish(round_f32(div_odd(1.0, f64::from(a)), mode.round), mode)
+        }),
+        Alu32::SqrtF(mode) => r.float1(d, s, mask, |a| {
+            let a = flush(a, mode.ftz);
+            finish(round_f32(sqrt_odd(f64::from(a)), mode.round), mode)
+        }),
+        Alu32::MinF { ftz, nan } => {
+            r.float2(d, s, mask, |a, b| min_f32(flush(a, ftz), flush(b, ftz), nan));
+        }
+        Alu32::MaxF { ftz, nan } => {
+            r.float2(d, s, mask, |a, b| max_f32(flush(a, ftz), flush(b, ftz), nan));
+        }
+        Alu32::AbsF { ftz } => r.float1(d, s, mask, |a| canonical(flush(a, ftz).abs())),
+        Alu32::NegF { ftz } => r.float1(d, s, mask, |a| canonical(-flush(a, ftz))),
+        Alu32::CopySign => r.map2(d, s, mask, |a, b| a & 0x8000_0000 | b & 0x7FFF_FFFF),
+        Alu32::DivApprox(ftz) => approx2(r, d, s, mask, ftz, div_approx),
+        Alu32::DivFull(ftz) => {
+            approx2(r, d, s, mask, ftz, |a, b| (f64::from(a) / f64::from(b)) as f32);
+        }
+        Alu32::RcpApprox(ftz) => approx1(r, d, s, mask, ftz, |a| (1.0 / f64::from(a)) as f32),
+        Alu32::RsqrtApprox(ftz) => {
+            approx1(r, d, s, mask, ftz, |a| (1.0 / f64::from(a).sqrt()) as f32);
+        }
+        Alu32::SqrtApprox(ftz) => approx1(r, d, s, mask, ftz, f32::sqrt),
+        Alu32::Ex2(ftz) => r.float1(d, s, mask, |a| flush(exp2(flush(a, ftz)), ftz)),
+        Alu32::Lg2(ftz) => approx1(r, d, s, mask, ftz, |a| f64::from(a).log2() as f32),
+        Alu32::Sin(ftz) => approx1(r, d, s, mask, ftz, |a| f64::from(a).sin() as f32),
+        Alu32::Cos(ftz) => approx1(r, d, s, mask, ftz, |a| f64::from(a).cos() as f32),
+        Alu32::Tanh => approx1(r, d, s, mask, false, |a| f64::from(a).tanh() as f32),
+        Alu32::Half(half) => {
+            r.map3(d, s, mask, |a, b, c| {
+                let low = half_op(half, a as u16, b as u16, c as u16);
+                let high = if half.packed {
+                    half_op(half, (a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16)
+                } else {
+                    0
+                };
+                u32::from(high) << 16 | u32::from(low)
+            });
+        }
+        Alu32::F32FromF16 => {
+            let a = r.r(s[0]);
+            let narrow: [half::f16; LANES] =
+                std::array::from_fn(|lane| half::f16::from_bits(a[lane] as u16));
+            let mut wide = [0.0; LANES];
+            narrow.convert_to_f32_slice(&mut wide);
+            r.write32(d, mask, &wide.map(|x| canonical(x).to_bits()));
+        }
+        Alu32::F16FromF32 => {
+            let bits = f16_row(r.r(s[0]));
+            r.write32(d, mask, &bits);
+        }
+        Alu32::F32FromBf16 => r.map1(d, s, mask, |a| canonical(f32::from_bits(a << 16)).to_bits()),
+        Alu32::Bf16FromF32 => r.map1(d, s, mask, |a| u32::from(bf16_from_f32(f32::from_bits(a)))),
+        Alu32::PackHalf { kind, relu } => {
+            let row = |a: &[u32; LANES]| match kind {
+                HalfKind::F16 => f16_row(a),
+                HalfKind::Bf16 => a.map(|a| u32::from(bf16_from_f32(f32::from_bits(a)))),
+            };
+            let clamp = |x: u32| if relu && x & 0x8000 != 0 { 0 } else { x };
+            let (high, low) = (row(r.r(s[0])), row(r.r(s[1])));
+            let out = std::array::from_fn(|lane| clamp(high[lane]) << 16 | clamp(low[lane]));
+            r.write32(d, mask, &out);
+        }
+        Alu32::Convert(c) => r.map1(d, s, mask, |a| convert(c, u64::from(a)) as u32),
+    }
+}
+
+/// A row of f32 as f16 bits, to nearest even.
+#[inline(always)]
+fn f16_row(a: &[u32; LANES]) -> [u32; LANES] {
+    let mut narrow = [half::f16::ZERO; LANES];
+    narrow.convert_from_f32_slice(&a.map(f32::from_bits));
+    std::array::from_fn(|lane| {
+        let nan = f32::from_bits(a[lane]).is_nan();
+        if nan { 0x7FFF } else { u32::from(narrow[lane].to_bits()) }
+    })
+}
+
+#[inline(always)]
+fn add(r: &mut Registers, d: Slot, s: &[Slot], mask: u32, mode: FloatMode, subtract: bool) {
+    let ftz = mode.ftz;
+    let sign = if subtract { 0x8000_0000 } else { 0 };
+    let flip = |b: f32| f32::from_bits(b.to_bits() ^ sign);
+    if mode.round == Round::Nearest {
+        r.float2(d, s, mask, |a, b| finish(flush(a, ftz) + flush(flip(b), ftz), mode));
+    } else {
+        r.float2(d, s, mask, |a, b| {
+            finish(add_directed(flush(a, ftz), flush(flip(b), ftz), mode.round), mode)
+        });
+    }
+}
+
+#[inline(always)]
+fn approx1(r: &mut Registers, d: Slot, s: &[Slot], mask: u32, ftz: bool, f: impl Fn(f32) -> f32) {
+    r.float1(d, s, mask, |a| flush(canonical(f(flush(a, ftz))), ftz));
+}
+
+#[inline(always)]
+fn approx2(
+    r: &mut Registers,
+    d: Slot,
+    s: &[Slot],
+    mask: u32,
+    ftz: bool,
+    f: impl Fn(f32, f32) -> f32,
+) {
+    r.float2(d, s, mask, |a, b| flush(canonical(f(flush(a, ftz), flush(b, ftz))), ftz));
+}
+
+fn high_unsigned(a: u32, b: u32) -> u32 {
+    ((u64::from(a) * u64::from(b)) >> 32) as u32
+}
+
+fn high_signed(a: u32, b: u32) -> u32 {
+    ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32
+}
+
+fn permute(mode: Prmt, a: u32, b: u32, c: u32) -> u32 {
+    let pool = (u64::from(b) << 32 | u64::from(a)).to_le_bytes();
+    let n = (c & 3) as usize;
+    let byte = |i: usize| match mode {
+        Prmt::Index => {
+            let selector = c >> (4 * i) & 0xF;
+            let byte = pool[(selector & 7) as usize];
+            // Bit 3 replicates the byte's sign instead.
+            if selector & 8 == 0 { byte } else { ((byte as i8) >> 7) as u8 }
+        }
+        Prmt::F4e => pool[n + i],
+        Prmt::B4e => pool[(n + 8 - i) & 7],
+        Prmt::Rc8 => pool[n],
+        Prmt::Ecl => pool[i.max(n)],
+        Prmt::Ecr => pool[i.min(n)],
+        Prmt::Rc16 => pool[2 * (n & 1) + (i & 1)],
+    };
+    u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+}
+
+/// Bits of a field; the positions' low 8 bits count.
+fn field(width: u32, position: u32, length: u32) -> (u32, u32, u64) {
+    let (position, length) = (position & 0xFF, length & 0xFF);
+    let taken = length.min(width.saturating_sub(position));
+    let mask = if taken == 0 { 0 } else { u64::MAX >> (64 - taken) };
+    (position.min(63), length, mask)
+}
+
+/// `bfe`
+fn extract(a: u64, width: u32, position: u32, length: u32, signed: bool) -> u64 {
+    let (_, length, mask) = field(width, position, length);
+    let position = position & 0xFF;
+    let value = if mask == 0 { 0 } else { a >> position & mask };
+    let sign_at = (position + length).saturating_sub(1).min(width - 1);
+    if signed && length > 0 && a >> sign_at & 1 == 1 { value | !mask } else { value }
+}
+
+/// `bfi`
+fn insert(a: u64, b: u64, width: u32, position: u32, length: u32) -> u64 {
+    let (position, _, mask) = field(width, position, length);
+    b & !(mask << position) | (a & mask) << position
+}
+
+/// `bfind`
+fn find(a: u64, width: u32, amount: bool) -> u32 {
+    if a == 0 {
+        return u32::MAX;
+    }
+    let position = 63 - a.leading_zeros();
+    if amount { width - 1 - position } else { position }
+}
+
+fn half_op(half: Half, a: u16, b: u16, c: u16) -> u16 {
+    let kind = half.kind;
+    let flush_half = |bits: u16| {
+        let exponent = if kind == HalfKind::F16 { 0x7C00 } else { 0x7F80 };
+        if half.ftz && bits & exponent == 0 { bits & 0x8000 } else { bits }
+    };
+    let value = |bits: u16| half_to_f64(flush_half(bits), kind);
+    let (x, y, z) = (value(a), value(b), value(c));
+    let nan = x.is_nan() || y.is_nan();
+    let exact = match half.op {
+        HalfOp::Add => add_odd(x, y),
+        HalfOp::Sub => add_odd(x, -y),
+        HalfOp::Mul => x * y,
+        HalfOp::Fma => add_odd(x * y, z),
+        HalfOp::Min => min_max_f64(x, y, false),
+        HalfOp::Max => min_max_f64(x, y, true),
+        HalfOp::MinNan => if nan { f64::NAN } else { min_max_f64(x, y, false) },
+        HalfOp::MaxNan => if nan { f64::NAN } else { min_max_f64(x, y, true) },
+        HalfOp::Neg => -x,
+        HalfOp::Abs => x.abs(),
+        HalfOp::Ex2 => x.exp2(),
+        HalfOp::Tanh => x.tanh(),
+    };
+    let clamped = if half.sat { if exact > 0.0 { exact.min(1.0) } else { 0.0 } } else { exact };
+    let positive = if half.relu && clamped < 0.0 { 0.0 } else { clamped };
+    flush_half(round_half(positive, kind, Round::Nearest))
+}
+
+#[inline(always)]
+fn execute64(r: &mut Registers, op: Alu64, d: Slot, s: &[Slot; 3], mask: u32) {
+    match op {
+        Alu64::Mov => r.wide1(d, s, mask, |a| a),
+        Alu64::Add => r.wide2(d, s, mask, u64::wrapping_add),
+        Alu64::Sub => r.wide2(d, s, mask, u64::wrapping_sub),
+        Alu64::Mul => r.wide2(d, s, mask, u64::wrapping_mul),
+        Alu64::MulHiU => {
+            r.wide2(d, s, mask, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64);
+        }
+        Alu64::MulHiS => r.wide2(d, s, mask, |a, b| {
+            ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64
+        }),
+        Alu64::Mad => r.wide3(d, s, mask, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
+        Alu64::DivU => r.wide2(d, s, mask, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
+        Alu64::RemU => r.wide2(d, s, mask, |a, b| a.checked_rem(b).unwrap_or(a)),
+        Alu64::DivS => r.wide2(d, s, mask, |a, b| {
+            if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 }
+        }),
+        Alu64::RemS => r.wide2(d, s, mask, |a, b| {
+            if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }
+        }),
+        Alu64::MinU => r.wide2(d, s, mask, u64::min),
+        Alu64::MaxU => r.wide2(d, s, mask, u64::max),
+        Alu64::MinS => r.wide2(d, s, mask, |a, b| (a as i64).min(b as i64) as u64),
+        Alu64::MaxS => r.wide2(d, s, mask, |a, b| (a as i64).max(b as i64) as u64),
+        Alu64::AbsS => r.wide1(d, s, mask, |a| (a as i64).wrapping_abs() as u64),
+        Alu64::Neg => r.wide1(d, s, mask, u64::wrapping_neg),
+        Alu64::And => r.wide2(d, s, mask, |a, b| a & b),
+        Alu64::Or => r.wide2(d, s, mask, |a, b| a | b),
+        Alu64::Xor => r.wide2(d, s, mask, |a, b| a ^ b),
+        Alu64::Not => r.wide1(d, s, mask, |a| !a),
+        Alu64::CNot => r.wide1(d, s, mask, |a| u64::from(a == 0)),
+        Alu64::Brev => r.wide1(d, s, mask, u64::reverse_bits),
+        Alu64::AddF => r.double2(d, s, mask, |a, b| a + b),
+        Alu64::SubF => r.double2(d, s, mask, |a, b| a - b),
+        Alu64::MulF => r.double2(d, s, mask, |a, b| a * b),
+        Alu64::FmaF => r.wide3(d, s, mask, |a, b, c| {
+            f64::from_bits(a).mul_add(f64::from_bits(b), f64::from_bits(c)).to_bits()
+        }),
+        Alu64::DivF => r.double2(d, s, mask, |a, b| a / b),
+        Alu64::RcpF => r.wide1(d, s, mask, |a| (1.0 / f64::from_bits(a)).to_bits()),
+        Alu64::SqrtF => r.wide1(d, s, mask, |a| f64::from_bits(a).sqrt().to_bits()),
+        Alu64::MinF => r.double2(d, s, mask, |a, b| min_max_f64(a, b, false)),
+        Alu64::MaxF => r.double2(d, s, mask, |a, b| min_max_f64(a, b, true)),
+        Alu64::AbsF => r.wide1(d, s, mask, |a| a & !(1 << 63)),
+        Alu64::NegF => r.wide1(d, s, mask, |a| a ^ 1 << 63),
+        Alu64::CopySignF => r.wide2(d, s, mask, |a, b| a & 1 << 63 | b & !(1 << 63)),
+        Alu64::Convert(c) => r.wide1(d, s, mask, |a| convert(c, a)),
+    }
+}
+
+#[inline(always)]
+fn bits64(
+    r: &mut Registers,
+    op: Bits64,
+    d: Slot,
+    values: &[Slot; 2],
+    positions: &[Slot; 2],
+    mask: u32,
+) {
+    let (a, count) = (values[0], positions[0]);
+    match op {
+        Bits64::Shl => r.shift64(d, a, count, mask, |a, b| if b > 63 { 0 } else { a << (b & 63) }),
+        Bits64::ShrU => r.shift64(d, a, count, mask, |a, b| if b > 63 { 0 } else { a >> (b & 63) }),
+        Bits64::ShrS => {
+            r.shift64(d, a, count, mask, |a, b| ((a as i64) >> b.min(63)) as u64);
+        }
+        Bits64::BfeU | Bits64::BfeS | Bits64::Bfi => {
+            let (a, b) = (*r.r64(values[0]), *r.r64(values[1]));
+            let (position, length) = (*r.r(positions[0]), *r.r(positions[1]));
+            let out = std::array::from_fn(|lane| {
+                let (position, length) = (position[lane], length[lane]);
+                match op {
+                    Bits64::Bfi => insert(a[lane], b[lane], 64, position, length),
+                    _ => extract(a[lane], 64, position, length, op == Bits64::BfeS),
+                }
+            });
+            r.write64(d, mask, &out);
+        }
+    }
+}
+
+#[inline(always)]
+fn widen(r: &mut Registers, op: Widen, d: Slot, s: [Slot; 2], addend: Slot, mask: u32) {
+    let unsigned = |a, b| u64::from(a) * u64::from(b);
+    let signed = |a: u32, b: u32| (i64::from(a as i32) * i64::from(b as i32)) as u64;
+    match op {
+        Widen::MulU => r.widen2(d, s, mask, unsigned),
+        Widen::MulS => r.widen2(d, s, mask, signed),
+        Widen::MadU | Widen::MadS => {
+            let (a, b, c) = (*r.r(s[0]), *r.r(s[1]), *r.r64(addend));
+            let out = std::array::from_fn(|lane| {
+                let product = if op == Widen::MadU {
+                    unsigned(a[lane], b[lane])
+                } else {
+                    signed(a[lane], b[lane])
+                };
+                product.wrapping_add(c[lane])
+            });
+            r.write64(d, mask, &out);
+        }
+        Widen::Pack => r.widen2(d, s, mask, |low, high| u64::from(high) << 32 | u64::from(low)),
+        Widen::ZeroExtend => r.widen2(d, s, mask, |a, _| u64::from(a)),
+        Widen::SignExtend => r.widen2(d, s, mask, |a, _| i64::from(a as i32) as u64),
+        Widen::Convert(c) => r.widen2(d, s, mask, |a, _| convert(c, u64::from(a))),
+    }
+}
+
+#[inline(always)]
+fn narrow(r: &mut Registers, op: Narrow, d: Slot, s: Slot, mask: u32) {
+    match op {
+        Narrow::Low => r.narrow(d, s, mask, |a| a as u32),
+        Narrow::High => r.narrow(d, s, mask, |a| (a >> 32) as u32),
+        Narrow::Popc => r.narrow(d, s, mask, u64::count_ones),
+        Narrow::Clz => r.narrow(d, s, mask, u64::leading_zeros),
+        Narrow::BfindU(amount) => r.narrow(d, s, mask, |a| find(a, 64, amount)),
+        Narrow::BfindS(amount) => {
+            r.narrow(d, s, mask, |a| find(if (a as i64) < 0 { !a } else { a }, 64, amount));
+        }
+        Narrow::Convert(c) => r.narrow(d, s, mask, |a| convert(c, a) as u32),
+    }
+}
+
+/// One 16-bit sum, for atomics on halves.
+pub fn add_half(kind: HalfKind, a: u16, b: u16) -> u16 {
+    let half = Half { op: HalfOp::Add, kind, packed: false, ftz: false, sat: false, relu: false };
+    half_op(half, a, b, 0)
+}

@@ -1,0 +1,10 @@
+//! The interpreter: a launch is blocks, a block is warps that share memory and barriers, a warp is
+//! 32 lanes that execute one instruction together where they can.
+
+mod access;
+pub mod alu;
+mod block;
+mod collective;
+pub mod float;
+pub mod launch;
+pub mod warp;

@@ -1,0 +1,5 @@
+//! What the test programs share.
+
+pub mod compare;
+pub mod inputs;
+pub mod run;

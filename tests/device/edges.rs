@@ -1,0 +1,258 @@
+//! Shapes, places and values at which kernels of this kind break.
+
+use libtest_mimic::Trial;
+use smoothxent::{
+    LossConfig, Reduction, Shape,
+    plan::{self, Plan},
+    problem::{Dtype, Problem, TargetType},
+};
+
+use crate::{
+    common::run::{Case, Placement, Rig, UpstreamCase, check},
+    trial,
+};
+
+pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+
+/// What one thread moves at once.
+const PACK_BYTES: usize = 16;
+
+/// Around packs (4 and 8 elements), warps, and blocks of every size in the tuning table.
+const CLASSES: [usize; 33] = [
+    1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000,
+    1001, 1023, 1024, 1025, 2047, 2049, 4097, 8191, 8193,
+];
+
+/// Vocabularies, odd ones among them.
+const VOCABULARIES: [usize; 5] = [21_841, 32_001, 50_257, 50_304, 128_256];
+
+const ROWS: [usize; 3] = [0, 1, 5];
+
+/// Packed; odd strides; base off by one element; all of it, and the gradient elsewhere.
+const PLACEMENTS: [Placement; 4] = [
+    Placement::PACKED,
+    Placement { logits_padding: 3, gradient_padding: 1, ..Placement::PACKED },
+    Placement { logits_offset: 1, gradient_offset: 1, ..Placement::PACKED },
+    Placement { logits_offset: 1, gradient_offset: 3, logits_padding: 7, gradient_padding: 0 },
+];
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials = vec![];
+    for dtype in DTYPES {
+        for classes in CLASSES.into_iter().chain(VOCABULARIES) {
+            trials.push(trial(format!("edges::classes::{dtype:?}::{classes}"), move || {
+                shapes(dtype, classes)
+            }));
+        }
+        trials.push(trial(format!("edges::shared_memory_limit::{dtype:?}"), move || {
+            shared_memory_limit(dtype)
+        }));
+        trials.push(trial(format!("edges::every_alignment::{dtype:?}"), move || {
+            every_alignment(dtype)
+        }));
+        trials.push(trial(format!("edges::values::{dtype:?}"), move || values(dtype)));
+        trials.push(trial(format!("edges::confident::{dtype:?}"), move || confident(dtype)));
+        trials.push(trial(format!("edges::not_finite::{dtype:?}"), move || not_finite(dtype)));
+        trials.push(trial(format!("edges::many_rows::{dtype:?}"), move || many_rows(dtype)));
+        trials.push(trial(format!("edges::every_target::{dtype:?}"), move || every_target(dtype)));
+    }
+    trials.push(trial("edges::nothing_counts", nothing_counts));
+    trials
+}
+
+fn smoothed(label_smoothing: f64) -> LossConfig {
+    LossConfig { label_smoothing, ..LossConfig::default() }
+}
+
+fn shapes(dtype: Dtype, classes: usize) -> Result<(), String> {
+    for rows in ROWS {
+        for placement in PLACEMENTS {
+            let config = smoothed(0.1);
+            check(&Case { placement, config, ..Case::new(dtype, rows, classes, 1) })?;
+        }
+    }
+    Ok(())
+}
+
+/// Rows that just fit shared memory, and rows of which a part is read twice.
+fn shared_memory_limit(dtype: Dtype) -> Result<(), String> {
+    let pack = PACK_BYTES / dtype.bytes();
+    let endless = Shape::contiguous(1, 1 << 24);
+    let problem = Problem::new(dtype, TargetType::I64, endless, LossConfig::default());
+    let problem = problem.map_err(|error| error.to_string())?;
+    let Plan::Fused { cached_packs, .. } = plan::choose(&problem, Rig::here().kernels.properties())
+    else {
+        return Err("one row is not empty".to_owned());
+    };
+    let fits = cached_packs as usize * pack;
+    for classes in [fits - 1, fits, fits + 1, fits + pack, 2 * fits + pack + 1] {
+        check(&Case { config: smoothed(0.1), ..Case::new(dtype, 2, classes, 2) })?;
+    }
+    // Cut differently: the gradient goes element by element, from shared and from global memory.
+    let placement = Placement { gradient_offset: 1, ..Placement::PACKED };
+    check(&Case { placement, ..Case::new(dtype, 1, fits + 3 * pack + 1, 3) })?;
+    Ok(())
+}
+
+fn every_alignment(dtype: Dtype) -> Result<(), String> {
+    let pack = PACK_BYTES / dtype.bytes();
+    for logits_offset in 0..pack {
+        for gradient_offset in 0..pack {
+            for classes in [5, 33, 1001] {
+                let placement = Placement {
+                    logits_offset,
+                    gradient_offset,
+                    logits_padding: 1,
+                    gradient_padding: 2,
+                };
+                check(&Case {
+                    placement,
+                    config: smoothed(0.2),
+                    ..Case::new(dtype, 3, classes, 4)
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Each place of the target: edges, packs, first and last of each.
+fn every_target(dtype: Dtype) -> Result<(), String> {
+    for classes in [1, 9, 30] {
+        for logits_offset in [0, 1, 3] {
+            let placement =
+                Placement { logits_offset, gradient_offset: logits_offset, ..Placement::PACKED };
+            let mut case =
+                Case { placement, config: smoothed(0.1), ..Case::new(dtype, classes, classes, 5) };
+            case.targets = (0..classes as i64).collect();
+            check(&case)?;
+        }
+    }
+    Ok(())
+}
+
+/// Large, tiny and huge logits, alone and beside ordinary ones.
+fn values(dtype: Dtype) -> Result<(), String> {
+    let huge: &[f32] = match dtype {
+        Dtype::F32 => &[1e4, 1e9, 1e30, 3e38],
+        Dtype::F16 => &[1e4, 65504.0],
+        Dtype::Bf16 => &[1e4, 65504.0, 1e9, 1e30, 3e38],
+    };
+    let tiny: &[f32] = match dtype {
+        Dtype::F32 => &[1e-40, f32::MIN_POSITIVE],
+        Dtype::F16 => &[6e-8, 6.1e-5],
+        Dtype::Bf16 => &[1e-40, f32::MIN_POSITIVE],
+    };
+    for &size in huge.iter().chain(tiny) {
+        for classes in [2, 10, 333] {
+            for label_smoothing in [0.0, 0.1, 1.0] {
+                let mut case =
+                    Case { config: smoothed(label_smoothing), ..Case::new(dtype, 6, classes, 6) };
+                let stored = |x: f32| crate::common::inputs::round(dtype, x);
+                for (row, x) in case.logits.chunks_exact_mut(classes).enumerate() {
+                    let last = classes - 1;
+                    match row {
+                        0 => x[0] = stored(size),
+                        1 => x[last] = stored(-size),
+                        2 => x.fill(stored(size)),
+                        3 => x.fill(stored(-size)),
+                        4 => x
+                            .iter_mut()
+                            .enumerate()
+                            .for_each(|(k, v)| *v = stored(if k % 2 == 0 { size } else { -size })),
+                        _ => {}
+                    }
+                }
+                check(&case)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The target ahead by a gap: 1 - p_y keeps its digits.
+fn confident(dtype: Dtype) -> Result<(), String> {
+    for gap in [5.0, 10.0, 20.0, 50.0] {
+        for classes in [2, 10, 1000] {
+            for label_smoothing in [0.0, 0.1] {
+                let mut case =
+                    Case { config: smoothed(label_smoothing), ..Case::new(dtype, 4, classes, 7) };
+                for (row, x) in case.logits.chunks_exact_mut(classes).enumerate() {
+                    let y = case.targets[row] as usize;
+                    let others = x.iter().enumerate().filter(|&(k, _)| k != y);
+                    let ahead = others.map(|(_, &v)| v).fold(f32::NEG_INFINITY, f32::max) + gap;
+                    x[y] = crate::common::inputs::round(dtype, ahead);
+                }
+                check(&case)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// -inf is a probability of 0; NaN and +inf make their own row NaN, and no other.
+fn not_finite(dtype: Dtype) -> Result<(), String> {
+    for classes in [2, 10, 333] {
+        for label_smoothing in [0.0, 0.1, 1.0] {
+            let reduction = Reduction::None;
+            let config = LossConfig { ignore_index: Some(-1), reduction, label_smoothing };
+            let mut case = Case { config, ..Case::new(dtype, 8, classes, 8) };
+            case.targets[6] = -1;
+            for (row, x) in case.logits.chunks_exact_mut(classes).enumerate() {
+                let y = usize::try_from(case.targets[row]).unwrap_or(0);
+                let other = (y + 1) % classes;
+                match row {
+                    0 => x[other] = f32::NEG_INFINITY,
+                    1 => x[y] = f32::NEG_INFINITY,
+                    2 => x.fill(f32::NEG_INFINITY),
+                    3 => x[other] = f32::INFINITY,
+                    4 => x[y] = f32::NAN,
+                    5 => x[other] = f32::NAN,
+                    6 => x.fill(f32::NAN),
+                    _ => {}
+                }
+            }
+            let found = check(&case)?;
+            let clean = found.gradient[6 * classes..].iter().all(|g| g.is_finite());
+            if !clean || !found.row_losses[6].is_finite() || !found.row_losses[7].is_finite() {
+                return Err(format!("{case}: a NaN left its row"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Around the rows of a chunk, so that every level of the ordered sum is used.
+fn many_rows(dtype: Dtype) -> Result<(), String> {
+    for rows in [31, 32, 33, 1023, 1024, 1025, 2049] {
+        for reduction in [Reduction::Sum, Reduction::Mean] {
+            let config = LossConfig { reduction, ignore_index: Some(1), ..smoothed(0.1) };
+            check(&Case { config, ..Case::new(dtype, rows, 3, 9) })?;
+        }
+    }
+    Ok(())
+}
+
+/// PyTorch's empty mean is NaN, an empty sum 0; gradients are 0.
+fn nothing_counts() -> Result<(), String> {
+    for rows in [0, 3] {
+        for (reduction, nan) in [(Reduction::Mean, true), (Reduction::Sum, false)] {
+            let config = LossConfig { ignore_index: Some(7), reduction, ..smoothed(0.1) };
+            let mut case =
+                Case { config, target_type: TargetType::I32, ..Case::new(Dtype::F16, rows, 9, 10) };
+            case.targets.fill(7);
+            case.upstream = UpstreamCase::Scalar(128.0);
+            let found = case.run().map_err(|error| error.to_string())?;
+            let loss = found.loss.ok_or("a reduced loss was asked for")?;
+            if loss.is_nan() != nan || (!nan && loss != 0.0) {
+                return Err(format!("{case}: the loss of nothing is {loss}"));
+            }
+            if found.gradient.iter().any(|&g| g != 0.0)
+                || found.row_losses.iter().any(|&l| l != 0.0)
+            {
+                return Err(format!("{case}: ignored rows are not 0"));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! Bad input: a typed error with the numbers, or, for targets, a row that harms no other.
+
+use libtest_mimic::{Completion, Trial};
+use smoothxent::{
+    Error, Kernels, LossConfig, LossInputs, LossOutputs, Reduction, Shape, Upstream, Workspace,
+    cudarc::driver::{CudaContext, CudaSlice},
+    loss,
+    problem::Dtype,
+};
+
+use crate::{
+    common::run::{Case, Rig, UpstreamCase},
+    edges::DTYPES,
+    trial,
+};
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("errors::label_smoothing", label_smoothing),
+        trial("errors::lengths", lengths),
+        trial("errors::strides", strides),
+        trial("errors::no_classes", no_classes),
+        trial("errors::loss_without_reduction", loss_without_reduction),
+        trial("errors::workspace_too_small", workspace_too_small),
+        trial("errors::another_context_of_the_same_device", || another_context(0)),
+        Trial::ignorable_test("errors::another_device", || {
+            if smoothxent::device_count().map_err(|error| error.to_string())? < 2 {
+                return Ok(Completion::ignored_with("there is one device"));
+            }
+            another_context(1)?;
+            Ok(Completion::Completed)
+        }),
+        trial("errors::device_ordinal", device_ordinal),
+        trial("errors::bad_targets", bad_targets),
+        trial("errors::bad_targets_are_remembered_across_calls", remembered),
+        trial("errors::ignored_targets_are_not_bad", ignored_targets),
+    ]
+}
+
+/// Device buffers of a small problem; a test breaks one of them.
+struct Buffers {
+    logits: CudaSlice<f32>,
+    targets: CudaSlice<i64>,
+    upstream: CudaSlice<f32>,
+    gradient: CudaSlice<f32>,
+    loss: CudaSlice<f32>,
+    row_losses: CudaSlice<f32>,
+    row_lse: CudaSlice<f32>,
+    workspace: Workspace,
+}
+
+const ROWS: usize = 4;
+const CLASSES: usize = 6;
+const SHAPE: Shape = Shape::contiguous(ROWS, CLASSES);
+
+impl Buffers {
+    fn on(context: &std::sync::Arc<CudaContext>) -> Self {
+        let stream = context.default_stream();
+        let floats = |len: usize| stream.alloc_zeros::<f32>(len).expect("a few bytes are left");
+        Self {
+            logits: floats(ROWS * CLASSES),
+            targets: stream.alloc_zeros::<i64>(ROWS).expect("a few bytes are left"),
+            upstream: floats(ROWS),
+            gradient: floats(ROWS * CLASSES),
+            loss: floats(1),
+            row_losses: floats(ROWS),
+            row_lse: floats(ROWS),
+            workspace: Workspace::new(&stream, ROWS).expect("a few bytes are left"),
+        }
+    }
+
+    fn new() -> Self {
+        Self::on(&Rig::here().context)
+    }
+
+    fn call(&mut self, config: LossConfig, shape: Shape) -> Result<(), Error> {
+        let rig = Rig::here();
+        loss::forward_backward(
+            &rig.kernels,
+            &rig.stream,
+            config,
+            shape,
+            LossInputs {
+                logits: &self.logits,
+                targets: &self.targets,
+                upstream: Upstream::PerRow(&self.upstream),
+            },
+            LossOutputs {
+                gradient: &mut self.gradient,
+                loss: Some(&mut self.loss),
+                row_losses: Some(&mut self.row_losses),
+                row_lse: Some(&mut self.row_lse),
+            },
+            &mut self.workspace,
+        )
+    }
+}
+
+fn expect(what: &str, found: Result<(), Error>, expected: Error) -> Result<(), String> {
+    match found {
+        Err(error) if error == expected => Ok(()),
+        other => Err(format!("{what}: {other:?} instead of {expected:?}")),
+    }
+}
+
+fn label_smoothing() -> Result<(), String> {
+    let mut buffers = Buffers::new();
+    for value in [1.5, -0.1] {
+        let config = LossConfig { label_smoothing: value, ..LossConfig::default() };
+        expect("smoothing", buffers.call(config, SHAPE), Error::LabelSmoothing { value })?;
+    }
+    let config = LossConfig { label_smoothing: f64::NAN, ..LossConfig::default() };
+    match buffers.call(config, SHAPE) {
+        Err(Error::LabelSmoothing { value }) if value.is_nan() => Ok(()),
+        other => Err(format!("NaN smoothing: {other:?}")),
+    }
+}
+
+fn lengths() -> Result<(), String> {
+    type Break = fn(&mut Buffers, &CudaSlice<f32>);
+    fn short(like: &CudaSlice<f32>) -> CudaSlice<f32> {
+        Rig::here().stream.alloc_zeros(like.len() - 1).expect("a few bytes are left")
+    }
+    fn long(like: &CudaSlice<f32>) -> CudaSlice<f32> {
+        Rig::here().stream.alloc_zeros(like.len() + 1).expect("a few bytes are left")
+    }
+    let matrix = ROWS * CLASSES;
+    let broken: [(&'static str, usize, usize, Break); 6] = [
+        ("logits", matrix - 1, matrix, |b, _| b.logits = short(&b.logits)),
+        ("gradient", matrix - 1, matrix, |b, _| b.gradient = short(&b.gradient)),
+        ("upstream", ROWS + 1, ROWS, |b, _| b.upstream = long(&b.upstream)),
+        ("loss", 2, 1, |b, _| b.loss = long(&b.loss)),
+        ("row_losses", ROWS - 1, ROWS, |b, _| b.row_losses = short(&b.row_losses)),
+        ("row_lse", ROWS + 1, ROWS, |b, _| b.row_lse = long(&b.row_lse)),
+    ];
+    for (buffer, len, needed, break_it) in broken {
+        let mut buffers = Buffers::new();
+        let any = buffers.loss.clone();
+        break_it(&mut buffers, &any);
+        let found = buffers.call(LossConfig::default(), SHAPE);
+        expect(buffer, found, Error::Length { buffer, len, needed })?;
+    }
+    let mut buffers = Buffers::new();
+    buffers.targets =
+        Rig::here().stream.alloc_zeros(ROWS - 1).map_err(|error| format!("{:?}", error.0))?;
+    let expected = Error::Length { buffer: "targets", len: ROWS - 1, needed: ROWS };
+    expect("targets", buffers.call(LossConfig::default(), SHAPE), expected)
+}
+
+fn strides() -> Result<(), String> {
+    let row_stride = CLASSES - 1;
+    let mut buffers = Buffers::new();
+    let logits = Shape { logits_row_stride: row_stride, ..SHAPE };
+    let expected = Error::RowStride { buffer: "logits", row_stride, classes: CLASSES };
+    expect("logits", buffers.call(LossConfig::default(), logits), expected)?;
+    let gradient = Shape { gradient_row_stride: row_stride, ..SHAPE };
+    let expected = Error::RowStride { buffer: "gradient", row_stride, classes: CLASSES };
+    expect("gradient", buffers.call(LossConfig::default(), gradient), expected)?;
+    // A stride that the buffer is too short for.
+    let wide = Shape { logits_row_stride: CLASSES + 1, ..SHAPE };
+    let needed = (ROWS - 1) * (CLASSES + 1) + CLASSES;
+    let expected = Error::Length { buffer: "logits", len: ROWS * CLASSES, needed };
+    expect("wide", buffers.call(LossConfig::default(), wide), expected)
+}
+
+fn no_classes() -> Result<(), String> {
+    let shape = Shape::contiguous(ROWS, 0);
+    match Buffers::new().call(LossConfig::default(), shape) {
+        Err(Error::Classes { classes: 0, .. }) => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+fn loss_without_reduction() -> Result<(), String> {
+    let config = LossConfig { reduction: Reduction::None, ..LossConfig::default() };
+    expect("none", Buffers::new().call(config, SHAPE), Error::LossWithoutReduction)
+}
+
+fn workspace_too_small() -> Result<(), String> {
+    let mut buffers = Buffers::new();
+    buffers.workspace =
+        Workspace::new(&Rig::here().stream, ROWS - 1).map_err(|error| error.to_string())?;
+    let expected = Error::Workspace { capacity: ROWS - 1, rows: ROWS };
+    expect("workspace", buffers.call(LossConfig::default(), SHAPE), expected)
+}
+
+fn another_context(ordinal: usize) -> Result<(), String> {
+    let other = smoothxent::open(ordinal).map_err(|error| error.to_string())?;
+    let expected = |buffer| Error::OtherContext { buffer, expected: 0, found: ordinal };
+
+    let mut buffers = Buffers::new();
+    buffers.logits = Buffers::on(&other).logits;
+    expect("logits", buffers.call(LossConfig::default(), SHAPE), expected("logits"))?;
+
+    let mut buffers = Buffers::new();
+    buffers.gradient = Buffers::on(&other).gradient;
+    expect("gradient", buffers.call(LossConfig::default(), SHAPE), expected("gradient"))?;
+
+    let mut buffers = Buffers::new();
+    buffers.workspace = Buffers::on(&other).workspace;
+    expect("workspace", buffers.call(LossConfig::default(), SHAPE), expected("workspace"))?;
+    let stream = other.default_stream();
+    let found = Buffers::new().workspace.take_status(&stream);
+    // Here the workspace is at home and the stream is not.
+    expect("status", found, expected("stream"))?;
+
+    let mut buffers = Buffers::new();
+    let kernels = Kernels::load(&Rig::here().context).map_err(|error| error.to_string())?;
+    let found = loss::forward_backward(
+        &kernels,
+        &stream,
+        LossConfig::default(),
+        SHAPE,
+        LossInputs::new(&buffers.logits, &buffers.targets),
+        LossOutputs::new(&mut buffers.gradient),
+        &mut buffers.workspace,
+    );
+    expect("stream", found, expected("stream"))
+}
+
+fn device_ordinal() -> Result<(), String> {
+    let count = smoothxent::device_count().map_err(|error| error.to_string())?;
+    expect(
+        "open",
+        smoothxent::open(count).map(drop),
+        Error::DeviceOrdinal { ordinal: count, count },
+    )
+}
+
+/// Targets of C and of -1: NaN there, zero gradient there, everything else as without them.
+fn bad_targets() -> Result<(), String> {
+    let rig = Rig::here();
+    for dtype in DTYPES {
+        for bad in [i64::from(i32::MIN), -1, 37, i64::from(i32::MAX)] {
+            let reduction = Reduction::None;
+            let config = LossConfig { reduction, label_smoothing: 0.1, ignore_index: None };
+            let mut case = Case { config, ..Case::new(dtype, 5, 37, 20) };
+            let upstream = UpstreamCase::Scalar(2.0);
+            case.upstream = upstream;
+            let clean = case.run().map_err(|error| error.to_string())?;
+            case.targets[3] = bad;
+            case.targets[1] = bad;
+
+            let mut workspace =
+                Workspace::new(&rig.stream, 5).map_err(|error| error.to_string())?;
+            let found =
+                case.run_on(&rig.stream, &mut workspace).map_err(|error| error.to_string())?;
+            crate::common::compare::within_budget(&case, &found, &case.expected())?;
+            for row in [0, 2, 4] {
+                let range = row * 37..(row + 1) * 37;
+                if found.row_losses[row].to_bits() != clean.row_losses[row].to_bits()
+                    || found.gradient[range.clone()] != clean.gradient[range]
+                {
+                    return Err(format!("{case}: row {row} was harmed by its neighbours"));
+                }
+            }
+            let expected = Error::BadTargets { count: 2, row: 1, target: bad, classes: 37 };
+            expect("status", workspace.take_status(&rig.stream), expected)?;
+            // Taking it forgets it.
+            workspace.take_status(&rig.stream).map_err(|error| format!("again: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn remembered() -> Result<(), String> {
+    let rig = Rig::here();
+    let mut workspace = Workspace::new(&rig.stream, 9).map_err(|error| error.to_string())?;
+    let mut bad = Case::new(Dtype::F32, 9, 4, 21);
+    bad.targets[7] = 4;
+    let good = Case::new(Dtype::F32, 9, 40, 22);
+    for case in [&bad, &good, &bad] {
+        case.run_on(&rig.stream, &mut workspace).map_err(|error| error.to_string())?;
+    }
+    let expected = Error::BadTargets { count: 2, row: 7, target: 4, classes: 4 };
+    expect("status", workspace.take_status(&rig.stream), expected)
+}
+
+fn ignored_targets() -> Result<(), String> {
+    let rig = Rig::here();
+    let mut workspace = Workspace::new(&rig.stream, 3).map_err(|error| error.to_string())?;
+    for ignore_index in [i64::MIN, -1, 0, 5, 1 << 40] {
+        let config = LossConfig { ignore_index: Some(ignore_index), ..LossConfig::default() };
+        let mut case = Case { config, ..Case::new(Dtype::Bf16, 3, 5, 23) };
+        case.targets[1] = ignore_index;
+        let found = case.run_on(&rig.stream, &mut workspace).map_err(|error| error.to_string())?;
+        crate::common::compare::within_budget(&case, &found, &case.expected())?;
+        workspace.take_status(&rig.stream).map_err(|error| format!("{ignore_index}: {error}"))?;
+    }
+    Ok(())
+}

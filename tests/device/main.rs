@@ -1,0 +1,35 @@
+//! Everything that needs a device: a real one, or the emulated driver that `cargo xtask test` brings.
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod edges;
+mod errors;
+mod golden;
+mod laws;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    if !arguments.list
+        && let Err(error) = common::run::Rig::get()
+    {
+        eprintln!(
+            "{error}. Without a GPU: `cargo xtask test` runs everything on an emulated driver."
+        );
+        return ExitCode::FAILURE;
+    }
+    let trials = [golden::trials(), edges::trials(), laws::trials(), errors::trials()];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+}
+
+/// A test that is a function with a name.
+fn trial(
+    name: impl Into<String>,
+    test: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Trial {
+    Trial::test(name, move || test().map_err(Into::into))
+}

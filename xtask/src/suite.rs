@@ -1,0 +1,200 @@
+//! One test program (or `cargo test --doc`): running it, and reading what it prints.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write, pipe};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// What came of one program's tests.
+pub struct Suite {
+    pub name: String,
+    pub passed: usize,
+    pub failed: usize,
+    pub skipped: usize,
+    /// Those skipped tests that the program named.
+    pub skips: Vec<Skip>,
+    pub took: Duration,
+    /// What a reader needs to see of the output; empty if all is well.
+    pub complaint: String,
+    /// The whole output.
+    pub log: PathBuf,
+}
+
+pub struct Skip {
+    pub test: String,
+    pub reason: String,
+}
+
+/// Lines shown of a program that failed; the log has the rest.
+const SHOWN_LINES: usize = 120;
+
+impl Suite {
+    /// Runs the tests of `command` to their end. A program that dies counts as one failed test.
+    pub fn run(name: &str, mut command: Command, logs: &Path) -> Result<Self> {
+        fs::create_dir_all(logs).with_context(|| format!("cannot create {}", logs.display()))?;
+        let log = logs.join(format!("{}.log", name.replace([' ', '/'], "-")));
+        let mut log_file =
+            File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+        let mut suite = Self {
+            name: name.to_owned(),
+            passed: 0,
+            failed: 0,
+            skipped: 0,
+            skips: Vec::new(),
+            took: Duration::ZERO,
+            complaint: String::new(),
+            log,
+        };
+        let bar = progress_bar(name);
+        let start = Instant::now();
+
+        // One pipe for both streams keeps their lines in order.
+        let (reader, writer) = pipe().context("cannot make a pipe")?;
+        let errors = writer.try_clone().context("cannot copy a pipe")?;
+        let mut child = command
+            .stdout(writer)
+            .stderr(errors)
+            .spawn()
+            .with_context(|| format!("cannot run {command:?}"))?;
+        // The command holds the pipe's writing end, which must close for the reading to end.
+        drop(command);
+
+        let mut lines = Vec::new();
+        for line in BufReader::new(reader).split(b'\n') {
+            let line = line.with_context(|| format!("cannot read the output of {name}"))?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            writeln!(log_file, "{line}")
+                .with_context(|| format!("cannot write {}", suite.log.display()))?;
+            suite.read(&line, &bar);
+            lines.push(line);
+        }
+        let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
+        bar.finish_and_clear();
+        suite.took = start.elapsed();
+
+        if suite.failed > 0 {
+            suite.complaint = excerpt(&lines);
+        } else if !status.success() {
+            suite.failed = 1;
+            suite.complaint = format!("{}\n({status})", excerpt(&lines));
+        }
+        Ok(suite)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.passed + self.failed + self.skipped == 0
+    }
+
+    fn read(&mut self, line: &str, bar: &ProgressBar) {
+        match Event::parse(line) {
+            Some(Event::Start { tests }) => bar.set_length(bar.length().unwrap_or(0) + tests),
+            Some(Event::Test { name, outcome }) => {
+                bar.inc(1);
+                bar.set_message(name.to_owned());
+                if let Some(reason) = outcome.strip_prefix("ignored") {
+                    self.skips.push(Skip {
+                        test: name.to_owned(),
+                        reason: reason.trim_start_matches(", ").to_owned(),
+                    });
+                }
+            }
+            Some(Event::End { passed, failed, ignored }) => {
+                self.passed += passed;
+                self.failed += failed;
+                self.skipped += ignored;
+            }
+            None => {}
+        }
+    }
+}
+
+/// A line that libtest, or a harness that writes like it, prints.
+#[derive(Debug, PartialEq)]
+enum Event<'a> {
+    /// `running 3 tests`
+    Start { tests: u64 },
+    /// `test name ... outcome`
+    Test { name: &'a str, outcome: &'a str },
+    /// `test result: ok. 3 passed; 0 failed; 1 ignored; ...`
+    End { passed: usize, failed: usize, ignored: usize },
+}
+
+impl<'a> Event<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            let count = |word: &str| {
+                let before = counts.split_once(word)?.0.trim_end();
+                before.rsplit(' ').next()?.parse().ok()
+            };
+            return Some(Self::End {
+                passed: count(" passed")?,
+                failed: count(" failed")?,
+                ignored: count(" ignored")?,
+            });
+        }
+        if let Some(tests) = line.strip_prefix("running ") {
+            let tests = tests.split(' ').next()?.parse().ok()?;
+            return Some(Self::Start { tests });
+        }
+        let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
+        Some(Self::Test { name, outcome })
+    }
+}
+
+/// The report of failures if there is one, else the end of the output.
+fn excerpt(lines: &[String]) -> String {
+    let report = lines.iter().position(|line| line == "failures:");
+    let shown = match report {
+        Some(start) => &lines[start..],
+        None => &lines[lines.len().saturating_sub(SHOWN_LINES)..],
+    };
+    let mut text = shown[..shown.len().min(SHOWN_LINES)].join("\n");
+    if shown.len() > SHOWN_LINES {
+        text.push_str("\n...");
+    }
+    text
+}
+
+fn progress_bar(name: &str) -> ProgressBar {
+    let bar = ProgressBar::new(0).with_prefix(name.to_owned());
+    if let Ok(style) =
+        ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} ({elapsed}) {wide_msg}")
+    {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Event;
+
+    #[test]
+    fn reads_what_libtest_prints() {
+        let cases = [
+            ("running 12 tests", Some(Event::Start { tests: 12 })),
+            ("test a::b ... ok", Some(Event::Test { name: "a::b", outcome: "ok" })),
+            (
+                "test src/lib.rs - loss (line 3) ... ignored, needs more than 4 GB",
+                Some(Event::Test {
+                    name: "src/lib.rs - loss (line 3)",
+                    outcome: "ignored, needs more than 4 GB",
+                }),
+            ),
+            (
+                "test result: FAILED. 7 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out",
+                Some(Event::End { passed: 7, failed: 1, ignored: 2 }),
+            ),
+            ("testing the waters", None),
+            ("", None),
+        ];
+        for (line, event) in cases {
+            assert_eq!(Event::parse(line), event, "{line}");
+        }
+    }
+}

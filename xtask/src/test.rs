@@ -1,0 +1,224 @@
+//! `cargo xtask test`: everything that can run here, with one summary.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::TargetKind;
+
+use crate::cargo::Program;
+use crate::driver::Driver;
+use crate::suite::Suite;
+use crate::table::table;
+use crate::{cargo, toolchain, workspace};
+
+/// Tests everything that can run here, on the GPU or the emulated driver
+///
+/// Uses the machine's GPU if it has one, else the emulated driver; fetches nvcc if there is none.
+/// The last line is `N passed, N failed, N skipped`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Use the emulated driver even if there is a GPU
+    #[arg(long)]
+    emulated: bool,
+    /// Run only tests with one of these words in their names; `golden` alone: the golden cases,
+    /// from tests/data/golden or the folder that SMOOTHXENT_GOLDEN_DIR names
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
+}
+
+/// The suite that has the golden cases, and how their names begin.
+const GOLDEN_SUITE: &str = "device";
+const GOLDEN_PREFIX: &str = "golden::";
+
+/// Suites that check what the crate does without a driver: they run with none in the search path.
+const WITHOUT_DRIVER: [&str; 2] = ["host_only", "no_driver"];
+
+/// The suite that checks what the crate does without images. It is built apart, so that the images
+/// of the other builds stay.
+const WITHOUT_KERNELS: &str = "no_kernels";
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let nvcc = toolchain::ensure_nvcc()?;
+    let driver = Driver::choose(arguments.emulated)?;
+    println!("Driver: {driver}\nnvcc:   {nvcc}");
+
+    let golden = arguments.filters == ["golden"];
+    let filters = if golden { vec![GOLDEN_PREFIX.to_owned()] } else { arguments.filters.clone() };
+    let runner = Runner { driver: &driver, filters, logs: workspace::target().join("test-logs") };
+    let mut suites = Vec::new();
+    if golden {
+        suites.extend(runner.run_programs(&["--test", GOLDEN_SUITE])?);
+    } else {
+        suites.extend(runner.run_programs(&[])?);
+        suites.push(runner.run_documentation()?);
+        suites.extend(runner.run_without_kernels()?);
+        suites.extend(runner.run_own()?);
+    }
+    suites.retain(|suite| !suite.is_empty());
+    summarize(&suites, &driver)
+}
+
+struct Runner<'a> {
+    driver: &'a Driver,
+    filters: Vec<String>,
+    logs: PathBuf,
+}
+
+impl Runner<'_> {
+    /// The workspace's test programs, or those that `selection` names.
+    fn run_programs(&self, selection: &[&str]) -> Result<Vec<Suite>> {
+        let mut build = cargo::command("test");
+        build.args([cargo::PROFILE, "--no-run"]).args(cargo::WORKSPACE).args(selection);
+        let programs = cargo::build(build)?.tests();
+        programs
+            .iter()
+            .filter(|program| program.name != WITHOUT_KERNELS)
+            .map(|program| {
+                if WITHOUT_DRIVER.contains(&program.name.as_str()) {
+                    self.run_program(program, &Driver::Hidden)
+                } else {
+                    self.run_program(program, self.driver)
+                }
+            })
+            .collect()
+    }
+
+    /// The examples in the documentation.
+    fn run_documentation(&self) -> Result<Suite> {
+        let mut command = cargo::command("test");
+        command
+            .args([cargo::PROFILE, "--doc", "--quiet"])
+            .args(cargo::WORKSPACE)
+            .args(["--", "--format=pretty"])
+            .args(&self.filters);
+        self.driver.apply(&mut command)?;
+        self.report(Suite::run("documentation", command, &self.logs)?)
+    }
+
+    /// What the crate does when it was built without nvcc.
+    fn run_without_kernels(&self) -> Result<Option<Suite>> {
+        let source = workspace::root().join(format!("tests/{WITHOUT_KERNELS}.rs"));
+        if !source.exists() {
+            return Ok(None);
+        }
+        let mut build = cargo::command("test");
+        build
+            .args(["--no-run", "--package=smoothxent", "--test"])
+            .arg(WITHOUT_KERNELS)
+            .arg("--target-dir")
+            .arg(workspace::target().join("no-kernels"))
+            .env("SMOOTHXENT_CUDA_ARCHS", "none");
+        let programs = cargo::build(build)?.tests();
+        let program = programs.first().context("cargo built no test program")?;
+        self.run_program(program, self.driver).map(Some)
+    }
+
+    /// xtask's own tests, in the profile in which cargo built the running xtask.
+    fn run_own(&self) -> Result<Vec<Suite>> {
+        let mut build = cargo::command("test");
+        build.args(["--no-run", "--package=xtask"]);
+        let programs = cargo::build(build)?.tests();
+        let suites = programs.iter().map(|program| self.run_program(program, self.driver));
+        suites.collect()
+    }
+
+    fn run_program(&self, program: &Program, driver: &Driver) -> Result<Suite> {
+        let mut command = Command::new(&program.path);
+        command
+            .current_dir(&program.folder)
+            .env("CARGO_MANIFEST_DIR", &program.folder)
+            .args(&self.filters);
+        driver.apply(&mut command)?;
+        let name = match program.kind {
+            TargetKind::Test => program.name.clone(),
+            _ => format!("{} (unit)", program.name),
+        };
+        self.report(Suite::run(&name, command, &self.logs)?)
+    }
+
+    /// Shows a finished suite at once; the summary comes when all are.
+    fn report(&self, suite: Suite) -> Result<Suite> {
+        if !suite.is_empty() {
+            println!(
+                "{}: {} ({:.1} s)",
+                suite.name,
+                counts(suite.passed, suite.failed, suite.skipped),
+                suite.took.as_secs_f64()
+            );
+        }
+        if !suite.complaint.is_empty() {
+            println!("{}\n(all of it: {})", suite.complaint, suite.log.display());
+        }
+        Ok(suite)
+    }
+}
+
+fn summarize(suites: &[Suite], driver: &Driver) -> Result<()> {
+    let sum = |count: fn(&Suite) -> usize| suites.iter().map(count).sum::<usize>();
+    let (passed, failed, skipped) =
+        (sum(|suite| suite.passed), sum(|suite| suite.failed), sum(|suite| suite.skipped));
+    let header = ["suite", "passed", "failed", "skipped", "seconds"];
+    println!("\n{}", table(header, 1, rows(suites)));
+    for line in skips(suites) {
+        println!("{line}");
+    }
+    println!("Driver: {driver}");
+    let total = counts(passed, failed, skipped);
+    println!("{total}");
+    if failed > 0 {
+        let names: Vec<&str> = suites
+            .iter()
+            .filter(|suite| suite.failed > 0)
+            .map(|suite| suite.name.as_str())
+            .collect();
+        bail!("tests failed in {}", names.join(", "));
+    }
+    if passed == 0 {
+        bail!("no test ran");
+    }
+    Ok(())
+}
+
+/// The form that other programs read.
+fn counts(passed: usize, failed: usize, skipped: usize) -> String {
+    format!("{passed} passed, {failed} failed, {skipped} skipped")
+}
+
+fn rows(suites: &[Suite]) -> Vec<[String; 5]> {
+    let row = |suite: &Suite| {
+        [
+            suite.name.clone(),
+            suite.passed.to_string(),
+            suite.failed.to_string(),
+            suite.skipped.to_string(),
+            format!("{:.1}", suite.took.as_secs_f64()),
+        ]
+    };
+    suites.iter().map(row).collect()
+}
+
+/// The skipped tests by reason, each with the first few names.
+fn skips(suites: &[Suite]) -> Vec<String> {
+    const NAMED: usize = 4;
+    let mut by_reason: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for suite in suites {
+        for skip in &suite.skips {
+            let reason = if skip.reason.is_empty() { "no reason given" } else { &skip.reason };
+            let tests = by_reason.entry((&suite.name, reason)).or_default();
+            tests.push(&skip.test);
+        }
+    }
+    let line = |((suite, reason), tests): (&(&str, &str), &Vec<&str>)| {
+        let mut names = tests[..tests.len().min(NAMED)].join(", ");
+        if tests.len() > NAMED {
+            names.push_str(&format!(
+                " and {} more (target/test-logs/{suite}.log)",
+                tests.len() - NAMED
+            ));
+        }
+        format!("skipped {} in {suite}: {reason}: {names}", tests.len())
+    };
+    by_reason.iter().map(line).collect()
+}
