@@ -16,6 +16,7 @@ namespace xent {
 // Each lane adds every 32nd value, then the lanes are added. Read past L1: other blocks wrote them.
 __device__ __forceinline__ float warp_sum_in_order(const float *values, uint32_t count) {
     float sum = 0.0f;
+#pragma unroll 8
     for (uint32_t i = threadIdx.x % kWarpSize; i < count; i += kWarpSize) {
         sum = __fadd_rn(sum, __ldcg(values + i));
     }

@@ -93,11 +93,17 @@ struct RowGradient {
 
     template <class Shift>
     __device__ __forceinline__ RowGradient(const RowSoftmax<Shift> &row, float total_weight,
-                                           float smoothing_weight, float others_weight,
-                                           float scale)
-        : probability_weight(scale * __fdiv_rn(total_weight, row.sum)),
-          constant(scale * smoothing_weight),
-          target(scale * (others_weight - total_weight * __fdiv_rn(row.others, row.sum))) {}
+                                           float smoothing_weight, float others_weight)
+        : probability_weight(__fdiv_rn(total_weight, row.sum)),
+          constant(smoothing_weight),
+          target(others_weight - total_weight * __fdiv_rn(row.others, row.sum)) {}
+
+    // By the upstream gradient and the normalizer.
+    __device__ __forceinline__ void scale_by(float scale) {
+        probability_weight *= scale;
+        constant *= scale;
+        target *= scale;
+    }
 
     template <class Shift>
     __device__ __forceinline__ float at(float x, const Shift &shift) const {

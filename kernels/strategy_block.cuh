@@ -37,6 +37,8 @@ constexpr uint32_t kPacksInFlight<ExactShift> = 1;
 // Where a pass finds the packs that shared memory has room for.
 enum class Pass { kFirst, kLater };
 
+constexpr uint32_t kNoPosition = UINT32_MAX;
+
 template <typename T>
 struct BlockRow {
     static constexpr uint32_t kSize = kPackSize<T>;
@@ -50,24 +52,18 @@ struct BlockRow {
     uint32_t cached;           // packs [0, cached) of the body are kept in `cache`
     uint32_t target_position;
     uint32_t target_pack;      // or kNoPack
-    uint32_t packs_here;       // this thread's packs: threadIdx.x + i * blockDim.x, i < packs_here
     uint32_t single_position;  // this thread's single element, or kNoPosition
     float single;
 
-    static constexpr uint32_t kNoPosition = UINT32_MAX;
-
-    __device__ __forceinline__ BlockRow(const XentFused &p, uint64_t row, uint4 *shared,
-                                        uint32_t target)
-        : logits(logits_row(p, row)),
-          gradient(gradient_row(p, row)),
-          layout(logits, p.classes),
+    __device__ __forceinline__ BlockRow(const T *logits_row, T *gradient_row, uint32_t classes,
+                                        uint32_t target, uint4 *shared, uint32_t cache_packs)
+        : logits(logits_row),
+          gradient(gradient_row),
+          layout(logits_row, classes),
           cache(shared),
-          cached(min(layout.packs, p.cached_packs)),
+          cached(cache_packs),
           target_position(target),
           target_pack(layout.pack_of(target)),
-          packs_here(layout.packs > threadIdx.x
-                         ? (layout.packs - threadIdx.x - 1) / blockDim.x + 1
-                         : 0),
           single_position(kNoPosition),
           single(0.0f) {
         const uint32_t beyond_edges = threadIdx.x - layout.edges();  // wraps for an edge
@@ -79,48 +75,38 @@ struct BlockRow {
         if (single_position != kNoPosition) single = load_one(logits + single_position);
     }
 
-    static __device__ __forceinline__ const T *logits_row(const XentFused &p, uint64_t row) {
-        return static_cast<const T *>(p.logits) + row * p.logits_row_stride;
-    }
-    static __device__ __forceinline__ T *gradient_row(const XentFused &p, uint64_t row) {
-        return static_cast<T *>(p.gradient) + row * p.gradient_row_stride;
-    }
-
-    __device__ __forceinline__ uint32_t pack_index(uint32_t i) const {
-        return threadIdx.x + i * blockDim.x;
+    // Whether there is such a pack, and it is not the one that is handled element by element.
+    __device__ __forceinline__ bool in_packs(uint32_t index) const {
+        return index < layout.packs && index != target_pack;
     }
 
     template <Pass pass>
     __device__ __forceinline__ uint4 fetch(uint32_t index) const {
-        if (index == target_pack) return make_uint4(0, 0, 0, 0);  // never used
         const uint4 *body = layout.body(logits);
         return pass == Pass::kLater && index < cached ? cache[index] : body[index];
-    }
-
-    template <Pass pass, class Shift>
-    __device__ __forceinline__ void take(SoftmaxState<Shift> &state, uint32_t index,
-                                         uint4 bits) const {
-        if (pass == Pass::kFirst && index < cached) cache[index] = bits;
-        if (index == target_pack) return;
-        float x[kSize];
-        unpack<T>(bits, x);
-        state.add(x);
     }
 
     // Takes every element of this thread but the target into `state`, first pack first.
     template <Pass pass, class Shift>
     __device__ __forceinline__ void accumulate(SoftmaxState<Shift> &state) const {
         constexpr uint32_t kBatch = kPacksInFlight<Shift>;
-        uint32_t done = 0;
-        for (; done + kBatch <= packs_here; done += kBatch) {
+        for (uint32_t start = threadIdx.x; start < layout.packs; start += kBatch * blockDim.x) {
             uint4 batch[kBatch];
 #pragma unroll
-            for (uint32_t i = 0; i < kBatch; ++i) batch[i] = fetch<pass>(pack_index(done + i));
+            for (uint32_t i = 0; i < kBatch; ++i) {
+                const uint32_t index = start + i * blockDim.x;
+                if (in_packs(index)) batch[i] = fetch<pass>(index);
+            }
 #pragma unroll
-            for (uint32_t i = 0; i < kBatch; ++i) take<pass>(state, pack_index(done + i), batch[i]);
-        }
-        for (; done < packs_here; ++done) {
-            take<pass>(state, pack_index(done), fetch<pass>(pack_index(done)));
+            for (uint32_t i = 0; i < kBatch; ++i) {
+                const uint32_t index = start + i * blockDim.x;
+                if (in_packs(index)) {
+                    if (pass == Pass::kFirst && index < cached) cache[index] = batch[i];
+                    float x[kSize];
+                    unpack<T>(batch[i], x);
+                    state.add(x);
+                }
+            }
         }
         if (single_position != kNoPosition && single_position != target_position) {
             const float one[1] = {single};
@@ -128,38 +114,34 @@ struct BlockRow {
         }
     }
 
-    template <class Shift>
-    __device__ __forceinline__ void put_pack(uint32_t index, uint4 bits,
-                                             const RowGradient &coefficients,
-                                             const Shift &shift) const {
-        if (index == target_pack) return;
-        float values[kSize];
-        unpack<T>(bits, values);
-#pragma unroll
-        for (uint32_t i = 0; i < kSize; ++i) values[i] = coefficients.at(values[i], shift);
-        layout.body(gradient)[index] = pack<T>(values);
-    }
-
-    // Writes this thread's gradients, last pack first.
+    // Writes this thread's gradients in packs, last pack first.
     template <class Shift>
     __device__ __forceinline__ void write_packs(const RowGradient &coefficients,
                                                 const Shift &shift) const {
         constexpr uint32_t kBatch = kPacksInFlight<Shift>;
-        uint32_t left = packs_here;
-        for (; left >= kBatch; left -= kBatch) {
+        const uint32_t stride = kBatch * blockDim.x;
+        const uint32_t rounds = (layout.packs + stride - 1) / stride;
+        for (uint32_t round = rounds; round-- > 0;) {
+            const uint32_t start = round * stride + threadIdx.x;
             uint4 batch[kBatch];
 #pragma unroll
-            for (uint32_t i = 0; i < kBatch; ++i) {
-                batch[i] = fetch<Pass::kLater>(pack_index(left - 1 - i));
+            for (uint32_t i = kBatch; i-- > 0;) {
+                const uint32_t index = start + i * blockDim.x;
+                if (in_packs(index)) batch[i] = fetch<Pass::kLater>(index);
             }
 #pragma unroll
-            for (uint32_t i = 0; i < kBatch; ++i) {
-                put_pack(pack_index(left - 1 - i), batch[i], coefficients, shift);
+            for (uint32_t i = kBatch; i-- > 0;) {
+                const uint32_t index = start + i * blockDim.x;
+                if (in_packs(index)) {
+                    float values[kSize];
+                    unpack<T>(batch[i], values);
+#pragma unroll
+                    for (uint32_t j = 0; j < kSize; ++j) {
+                        values[j] = coefficients.at(values[j], shift);
+                    }
+                    layout.body(gradient)[index] = pack<T>(values);
+                }
             }
-        }
-        for (; left > 0; --left) {
-            const uint32_t index = pack_index(left - 1);
-            put_pack(index, fetch<Pass::kLater>(index), coefficients, shift);
         }
         if (single_position != kNoPosition) {
             store_one(gradient + single_position, single_position == target_position
@@ -177,12 +159,22 @@ struct BlockRow {
         const T *cached_body = reinterpret_cast<const T *>(cache);
         for (uint32_t position = threadIdx.x; position < classes; position += blockDim.x) {
             const uint32_t in_body = position - layout.head;  // wraps for the head
-            // The target's pack was never cached.
-            const bool in_cache = in_body < cached * kSize && in_body / kSize != target_pack;
-            const float x = load_one(in_cache ? cached_body + in_body : logits + position);
+            const uint32_t index = in_body / kSize;
+            const bool is_cached = index < cached && in_packs(index);
+            const float x = load_one(is_cached ? cached_body + in_body : logits + position);
             store_one(gradient + position, position == target_position
                                                ? coefficients.target
                                                : coefficients.at(x, shift));
+        }
+    }
+
+    template <class Shift>
+    __device__ __forceinline__ void write(const RowGradient &coefficients, const Shift &shift,
+                                          uint32_t classes) const {
+        if (same_alignment<T>(logits, gradient)) {
+            write_packs(coefficients, shift);
+        } else {
+            write_elements(coefficients, shift, classes);
         }
     }
 };
@@ -198,35 +190,29 @@ __device__ __forceinline__ void write_zeros(T *gradient, uint32_t classes) {
     if (threadIdx.x < layout.edges()) store_one(gradient + layout.edge(threadIdx.x), 0.0f);
 }
 
-// What the row's owner reports; by thread 0, then counted by its warp.
-__device__ __forceinline__ void report_row(const XentFused &p, float inverse_normalizer,
-                                           uint64_t row, float loss, float lse) {
-    if (threadIdx.x >= kWarpSize) return;
-    if (threadIdx.x == 0) {
-        p.row_losses[row] = loss;
-        if (p.row_lse != nullptr) p.row_lse[row] = lse;
-    }
-    if (p.loss != nullptr) count_row(p, inverse_normalizer, row);
-}
+// What is said of a row beside its gradient. Computed by the first warp alone.
+struct RowReport {
+    float loss;
+    float lse;
 
-template <typename T, class Shift>
-__device__ __forceinline__ void finish_row(const XentFused &p, const BlockRow<T> &row,
-                                           const RowSoftmax<Shift> &softmax, float target_logit,
-                                           uint64_t index, float inverse_normalizer) {
-    if (threadIdx.x < kWarpSize) {
-        report_row(p, inverse_normalizer, index,
-                   row_loss(softmax, target_logit, p.nll_weight, p.smoothing_weight),
-                   log_sum_exp(softmax));
+    template <class Shift>
+    __device__ __forceinline__ void compute(const XentFused &p, const RowSoftmax<Shift> &softmax,
+                                            float target_logit) {
+        if (threadIdx.x >= kWarpSize) return;
+        loss = row_loss(softmax, target_logit, p.nll_weight, p.smoothing_weight);
+        lse = log_sum_exp(softmax);
     }
-    const float upstream = p.upstream == nullptr ? 1.0f : p.upstream[index * p.upstream_stride];
-    const RowGradient coefficients(softmax, p.total_weight, p.smoothing_weight, p.others_weight,
-                                   upstream * inverse_normalizer);
-    if (same_alignment<T>(row.logits, row.gradient)) {
-        row.write_packs(coefficients, softmax.shift);
-    } else {
-        row.write_elements(coefficients, softmax.shift, p.classes);
+
+    __device__ __forceinline__ void write(const XentFused &p, float inverse_normalizer,
+                                          uint64_t row) const {
+        if (threadIdx.x >= kWarpSize) return;
+        if (threadIdx.x == 0) {
+            p.row_losses[row] = loss;
+            if (p.row_lse != nullptr) p.row_lse[row] = lse;
+        }
+        if (p.loss != nullptr) count_row(p, inverse_normalizer, row);
     }
-}
+};
 
 template <typename T>
 __device__ __forceinline__ void fused_block(const XentFused &p) {
@@ -237,6 +223,8 @@ __device__ __forceinline__ void fused_block(const XentFused &p) {
                                          : p.inverse_normalizer;
 
     for (uint64_t index = blockIdx.x; index < p.rows; index += gridDim.x) {
+        const T *logits = static_cast<const T *>(p.logits) + index * p.logits_row_stride;
+        T *gradient = static_cast<T *>(p.gradient) + index * p.gradient_row_stride;
         const Target target = load_target(p.targets, index, p.classes);
         if (target.kind != TargetKind::kClass) {
             const bool bad = target.kind == TargetKind::kBad;
@@ -244,25 +232,40 @@ __device__ __forceinline__ void fused_block(const XentFused &p) {
                 record_bad_target(p.workspace->status, index, target.value, p.classes);
             }
             const float result = bad ? NAN : 0.0f;
-            report_row(p, inverse_normalizer, index, result, result);
-            write_zeros(BlockRow<T>::gradient_row(p, index), p.classes);
+            RowReport{result, result}.write(p, inverse_normalizer, index);
+            write_zeros(gradient, p.classes);
             continue;
         }
-        const BlockRow<T> row(p, index, shared, uint32_t(target.value));
-        const float target_logit = load_one(row.logits + row.target_position);
+        const BlockRow<T> row(logits, gradient, p.classes, uint32_t(target.value), shared,
+                              p.cached_packs);
+        const float target_logit = load_one(logits + target.value);
 
         SoftmaxState<FusedShift> state(-INFINITY);
         row.template accumulate<Pass::kFirst>(state);
         const RowSoftmax<FusedShift> softmax(block_merge(state, storage), target_logit);
-        if (Dtype<T>::kReachesHugeLogits && needs_exact_shift(softmax, p.smoothing_weight)) {
+        RowGradient coefficients(softmax, p.total_weight, p.smoothing_weight, p.others_weight);
+        RowReport report{0.0f, 0.0f};
+        report.compute(p, softmax, target_logit);
+        const bool exact =
+            Dtype<T>::kReachesHugeLogits && needs_exact_shift(softmax, p.smoothing_weight);
+        if (exact) {
             // All warps have read the first merge's slots; the second one writes them.
             __syncthreads();
-            SoftmaxState<ExactShift> exact(softmax.max);
-            row.template accumulate<Pass::kLater>(exact);
-            finish_row(p, row, RowSoftmax<ExactShift>(block_merge(exact, storage), target_logit),
-                       target_logit, index, inverse_normalizer);
+            SoftmaxState<ExactShift> again(softmax.max);
+            row.template accumulate<Pass::kLater>(again);
+            const RowSoftmax<ExactShift> exactly(block_merge(again, storage), target_logit);
+            coefficients =
+                RowGradient(exactly, p.total_weight, p.smoothing_weight, p.others_weight);
+            report.compute(p, exactly, target_logit);
+        }
+        // Before the gradient: its fence would wait for all stores of this thread.
+        report.write(p, inverse_normalizer, index);
+        const float upstream = p.upstream == nullptr ? 1.0f : p.upstream[index * p.upstream_stride];
+        coefficients.scale_by(upstream * inverse_normalizer);
+        if (exact) {
+            row.write(coefficients, ExactShift(softmax.max), p.classes);
         } else {
-            finish_row(p, row, softmax, target_logit, index, inverse_normalizer);
+            row.write(coefficients, softmax.shift, p.classes);
         }
         // All warps have read the merge's slots and the cache; the next row writes both.
         __syncthreads();

@@ -21,7 +21,7 @@ pub fn unit(seed: u64, index: u64) -> f64 {
 pub fn logits(dtype: Dtype, rows: usize, classes: usize, seed: u64) -> Vec<f32> {
     (0..rows * classes)
         .map(|i| {
-            let spread = if hash(seed ^ 0xabcd, i as u64) % 61 == 0 { 80.0 } else { 16.0 };
+            let spread = if hash(seed ^ 0xabcd, i as u64).is_multiple_of(61) { 80.0 } else { 16.0 };
             round(dtype, ((unit(seed, i as u64) - 0.5) * spread) as f32)
         })
         .collect()

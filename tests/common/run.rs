@@ -289,7 +289,7 @@ fn upload<T: DeviceRepr + Copy + Default>(
 }
 
 fn download<T: DeviceRepr + Clone>(stream: &Arc<CudaStream>, view: &CudaView<'_, T>) -> Vec<T> {
-    if view.len() == 0 {
+    if view.is_empty() {
         return vec![];
     }
     stream.clone_dtoh(view).expect("results can be copied back")

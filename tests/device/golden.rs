@@ -119,16 +119,18 @@ struct Tensors<'a> {
 }
 
 impl Tensors<'_> {
+    /// A tensor that has to be stored as `stored`, of N bytes an element.
     fn get<const N: usize, T>(
         &self,
         tensor: &str,
-        stored: &[(Stored, fn([u8; N]) -> T)],
+        stored: Stored,
+        decode: impl Fn([u8; N]) -> T,
     ) -> Result<Vec<T>, String> {
         let name = format!("{}/{tensor}", self.case);
         let view = self.file.tensor(&name).map_err(|error| format!("{name}: {error}"))?;
-        let Some((_, decode)) = stored.iter().find(|(dtype, _)| *dtype == view.dtype()) else {
+        if view.dtype() != stored {
             return Err(format!("{name} is stored as {:?}", view.dtype()));
-        };
+        }
         Ok(view.data().as_chunks::<N>().0.iter().map(|&bytes| decode(bytes)).collect())
     }
 
@@ -137,17 +139,15 @@ impl Tensors<'_> {
     }
 
     fn f64s(&self, tensor: &str) -> Result<Vec<f64>, String> {
-        self.get(tensor, &[(Stored::F64, f64::from_le_bytes)])
+        self.get(tensor, Stored::F64, f64::from_le_bytes)
     }
 
     fn logits(&self, dtype: Dtype) -> Result<Vec<f32>, String> {
         match dtype {
-            Dtype::F32 => self.get("logits", &[(Stored::F32, f32::from_le_bytes)]),
-            Dtype::F16 => {
-                self.get("logits", &[(Stored::F16, |b| half::f16::from_le_bytes(b).to_f32())])
-            }
+            Dtype::F32 => self.get("logits", Stored::F32, f32::from_le_bytes),
+            Dtype::F16 => self.get("logits", Stored::F16, |b| half::f16::from_le_bytes(b).to_f32()),
             Dtype::Bf16 => {
-                self.get("logits", &[(Stored::BF16, |b| half::bf16::from_le_bytes(b).to_f32())])
+                self.get("logits", Stored::BF16, |b| half::bf16::from_le_bytes(b).to_f32())
             }
         }
     }
@@ -172,7 +172,7 @@ fn check(bytes: &[u8], description: &Description) -> Result<(), String> {
         target_type: TargetType::I64,
         classes: description.classes,
         logits: tensors.logits(dtype)?,
-        targets: tensors.get("target", &[(Stored::I64, i64::from_le_bytes)])?,
+        targets: tensors.get("target", Stored::I64, i64::from_le_bytes)?,
         upstream,
         config: LossConfig {
             label_smoothing: description.smoothing,

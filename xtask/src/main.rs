@@ -1,5 +1,6 @@
 //! The project's own commands; `cargo xtask --help` lists them.
 
+mod bundle;
 mod cargo;
 mod codegen;
 mod demo;
@@ -35,6 +36,7 @@ enum Command {
     Test(test::Arguments),
     Sass(sass::Arguments),
     Tidy(tidy::Arguments),
+    Bundle(bundle::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Sass(arguments) => sass::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
+        Command::Bundle(arguments) => bundle::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,161 @@
+#!/bin/sh
+# Tests and times smoothxent on a machine with an NVIDIA GPU and no Rust. Written by
+# `cargo xtask bundle`; everything it needs lies beside it. Each call ends within ten minutes.
+set -eu
+
+usage() {
+    cat <<'TEXT'
+usage: run.sh tests|sanitize|bench OUT_DIR
+
+  tests     runs the device tests
+  sanitize  runs some of them under compute-sanitizer's memcheck, racecheck, initcheck, synccheck
+            (SANITIZE_FILTER: words that their names contain; default "edges::")
+  bench     times the fused loss beside a copy of the same size, and PyTorch eager if it is there
+
+All output goes to OUT_DIR; a short summary comes last.
+TEXT
+}
+
+if [ $# -ne 2 ]; then
+    usage >&2
+    exit 2
+fi
+task=$1
+mkdir -p -- "$2"
+out=$(CDPATH='' cd -- "$2" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+cd -- "$here"
+
+# What the results were measured on.
+describe_machine() {
+    {
+        date -u +%Y-%m-%dT%H:%M:%SZ
+        uname -srm
+        nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,clocks_throttle_reasons.active,temperature.gpu,power.draw \
+            --format=csv 2>&1 || echo "nvidia-smi does not answer"
+    } >"$out/machine.txt"
+}
+
+# Runs a command for so many seconds at most, its output in a file; its status is in $status.
+run_into() {
+    file=$1
+    seconds=$2
+    shift 2
+    status=0
+    timeout -k 5 "$seconds" "$@" >"$file" 2>&1 || status=$?
+    if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
+        echo "stopped after $seconds seconds" >>"$file"
+    fi
+}
+
+run_tests() {
+    run_into "$out/tests.txt" 570 ./device
+    if [ "$status" -ne 0 ]; then
+        echo "--- the end of $out/tests.txt:"
+        tail -n 60 -- "$out/tests.txt"
+    fi
+    echo "--- tests on:"
+    tail -n 1 -- "$out/machine.txt"
+    grep '^test result:' -- "$out/tests.txt" || echo "no result (status $status)"
+    exit "$status"
+}
+
+find_sanitizer() {
+    for candidate in "$(command -v compute-sanitizer || true)" \
+        "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" \
+        "${CUDA_PATH:-/usr/local/cuda}/bin/compute-sanitizer" \
+        /usr/local/cuda*/bin/compute-sanitizer \
+        /usr/local/cuda*/compute-sanitizer/compute-sanitizer \
+        /opt/cuda/bin/compute-sanitizer \
+        /opt/cuda/extras/compute-sanitizer/compute-sanitizer; do
+        if [ -x "$candidate" ]; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+run_sanitizer() {
+    sanitizer=$(find_sanitizer)
+    if [ -z "$sanitizer" ]; then
+        echo "skipped: compute-sanitizer is not installed (it comes with the CUDA toolkit; looked in" \
+            "PATH, CUDA_HOME, CUDA_PATH, /usr/local/cuda*, /opt/cuda)"
+        exit 0
+    fi
+    worst=0
+    : >"$out/sanitize.txt"
+    for tool in memcheck racecheck initcheck synccheck; do
+        log=$out/$tool.txt
+        # The filter is a list of words on purpose.
+        # shellcheck disable=SC2086
+        run_into "$log" 140 "$sanitizer" --tool "$tool" --error-exitcode 99 \
+            ./device --test-threads=1 ${SANITIZE_FILTER:-edges::}
+        if [ "$status" -eq 0 ]; then
+            verdict=clean
+        else
+            verdict="FAILED (status $status), see $log"
+            worst=1
+        fi
+        tests=$(sed -n 's/^test result: [A-Za-z]*\. \([0-9]* passed; [0-9]* failed\).*/\1/p' "$log")
+        # Nothing that ran is nothing that was checked.
+        if [ "$status" -eq 0 ] && { [ -z "$tests" ] || [ "${tests%% *}" -eq 0 ]; }; then
+            verdict="FAILED, no test ran, see $log"
+            worst=1
+        fi
+        printf '%-10s %-28s %s\n' "$tool" "${tests:-no tests finished}" "$verdict" >>"$out/sanitize.txt"
+    done
+    echo "--- compute-sanitizer on:"
+    tail -n 1 -- "$out/machine.txt"
+    cat -- "$out/sanitize.txt"
+    exit "$worst"
+}
+
+run_bench() {
+    run_into "$out/fused.txt" 290 ./fused --csv "$out/fused.csv"
+    if [ "$status" -ne 0 ] || [ ! -f "$out/fused.csv" ]; then
+        cat -- "$out/fused.txt"
+        exit "$status"
+    fi
+    torch="torch with CUDA is not installed: not measured"
+    if timeout 60 python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+        run_into "$out/torch_eager.txt" 230 \
+            python3 torch_eager.py --like "$out/fused.csv" --csv "$out/torch_eager.csv"
+        torch=$(head -n 1 -- "$out/torch_eager.txt")
+        if [ "$status" -ne 0 ]; then
+            torch="torch_eager.py ended with status $status, see $out/torch_eager.txt"
+        fi
+    fi
+    [ -f "$out/torch_eager.csv" ] || : >"$out/torch_eager.csv"
+    echo "--- fused loss and gradient, label smoothing 0.1, on $(head -n 1 -- "$out/fused.txt")"
+    echo "    torch eager: $torch"
+    awk -F, '
+        FNR == 1 { for (i = 1; i <= NF; i++) column[$i] = i; next }
+        { key = $column["rows"] " x " $column["classes"] " " $column["dtype"] }
+        $column["implementation"] == "torch_eager" { torch[key] = $column["p50_us"]; next }
+        {
+            order[++count] = key
+            time[key] = $column["p50_us"]
+            speed[key] = $column["gb_per_s"]
+            share[key] = $column["share_of_copy"]
+        }
+        END {
+            printf "%-22s %10s %8s %8s %10s %8s\n", "rows x classes dtype", "fused ms", "GB/s", "of copy", "torch ms", "ratio"
+            for (i = 1; i <= count; i++) {
+                key = order[i]
+                printf "%-22s %10.4f %8.0f %8.3f", key, time[key] / 1000, speed[key], share[key]
+                if (key in torch) printf " %10.4f %8.2f\n", torch[key] / 1000, torch[key] / time[key]
+                else printf " %10s %8s\n", "-", "-"
+            }
+        }' "$out/torch_eager.csv" "$out/fused.csv" | tee "$out/summary.txt"
+}
+
+describe_machine
+case $task in
+    tests) run_tests ;;
+    sanitize) run_sanitizer ;;
+    bench) run_bench ;;
+    *)
+        usage >&2
+        exit 2
+        ;;
+esac

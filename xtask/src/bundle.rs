@@ -1,0 +1,149 @@
+//! `cargo xtask bundle`: tests and benchmark for a machine that has a GPU and no Rust.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{cargo, process, toolchain, workspace};
+
+/// Puts test and benchmark programs with a run.sh into target/bundle/, for a GPU machine
+///
+/// Copy the folder there and run `run.sh tests|sanitize|bench OUT_DIR`. It needs a driver and the
+/// C library that this command states, nothing else.
+#[derive(clap::Args)]
+pub struct Arguments {}
+
+const RUN_SH: &str = include_str!("../bundle/run.sh");
+
+/// The test program and the benchmark.
+const PROGRAMS: [&str; 2] = ["device", "fused"];
+
+/// Files and folders that keep their place: the programs look for them from their folder.
+const DATA: [&str; 1] = ["tests/data/golden"];
+
+const TORCH: &str = "benches/torch_eager.py";
+
+const MAX_MEGABYTES: f64 = 40.0;
+
+pub fn run(_: &Arguments) -> Result<()> {
+    toolchain::ensure_nvcc()?;
+    let mut build = cargo::command("test");
+    build
+        .args([cargo::PROFILE, "--no-run", "--test=device", "--bench=fused"])
+        .args(cargo::WORKSPACE);
+    let built = cargo::build(build)?.tests();
+
+    let root = workspace::root();
+    let folder = workspace::target().join("bundle");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot replace {}", folder.display()))?;
+    }
+    create(&folder)?;
+    let mut glibc = (0, 0);
+    for name in PROGRAMS {
+        let program = built
+            .iter()
+            .find(|program| program.name == name)
+            .with_context(|| format!("cargo built no program named {name}"))?;
+        let stripped = folder.join(name);
+        let mut strip = Command::new("strip");
+        strip.arg("-o").arg(&stripped).arg(&program.path);
+        process::run_quietly("strip", &mut strip)
+            .context("strip comes with binutils, as gcc's linker does")?;
+        glibc = glibc.max(needed_glibc(&read(&stripped)?));
+    }
+    for data in DATA {
+        copy(&root.join(data), &folder.join(data))?;
+    }
+    let torch = root.join(TORCH);
+    copy(&torch, &folder.join(torch.file_name().unwrap_or_default()))?;
+    let script = folder.join("run.sh");
+    fs::write(&script, RUN_SH).with_context(|| format!("cannot write {}", script.display()))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot make {} executable", script.display()))?;
+
+    let megabytes = bytes_in(&folder)? as f64 / 1e6;
+    println!(
+        "{} ({megabytes:.1} MB): copy it to a machine with an NVIDIA driver and glibc {}.{} or newer, \
+         and run\n    ./run.sh tests|sanitize|bench OUT_DIR",
+        workspace::relative(&folder),
+        glibc.0,
+        glibc.1
+    );
+    if megabytes > MAX_MEGABYTES {
+        bail!("the bundle is over {MAX_MEGABYTES} MB");
+    }
+    Ok(())
+}
+
+fn create(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// Copies a file, or a folder with all that is in it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if !from.is_dir() {
+        fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+        return Ok(());
+    }
+    create(to)?;
+    for name in names_in(from)? {
+        copy(&from.join(&name), &to.join(&name))?;
+    }
+    Ok(())
+}
+
+fn names_in(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
+    fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
+        .with_context(|| format!("cannot list {}", folder.display()))
+}
+
+fn bytes_in(path: &Path) -> Result<u64> {
+    if path.is_dir() {
+        let names = names_in(path)?;
+        return names.iter().map(|name| bytes_in(&path.join(name))).sum();
+    }
+    let metadata = path.metadata().with_context(|| format!("cannot measure {}", path.display()))?;
+    Ok(metadata.len())
+}
+
+/// The newest `GLIBC_2.34` and the like among the symbol versions that a program names.
+fn needed_glibc(program: &[u8]) -> (u32, u32) {
+    const PREFIX: &[u8] = b"GLIBC_";
+    let version = |start: usize| {
+        let text: Vec<u8> = program[start + PREFIX.len()..]
+            .iter()
+            .copied()
+            .take_while(|byte| byte.is_ascii_digit() || *byte == b'.')
+            .collect();
+        let text = String::from_utf8(text).ok()?;
+        let mut numbers = text.split('.').map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    let starts = program
+        .windows(PREFIX.len())
+        .enumerate()
+        .filter_map(|(start, window)| (window == PREFIX).then_some(start));
+    starts.filter_map(version).max().unwrap_or((0, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::needed_glibc;
+
+    #[test]
+    fn finds_the_newest_symbol_version() {
+        let program = b"\0GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.9\0GLIBC_PRIVATE\0";
+        assert_eq!(needed_glibc(program), (2, 34));
+        assert_eq!(needed_glibc(b"static"), (0, 0));
+    }
+}
