@@ -98,7 +98,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let shapes = if arguments.quick { &QUICK_SHAPES[..] } else { &SHAPES[..] };
 
     println!("{}", Row::TABLE_HEADER);
-    let mut csv = format!("{}\n", Row::CSV_HEADER);
+    let mut csv = vec![Row::CSV_HEADER.to_owned()];
     for &(dtype, rows, classes) in shapes {
         let result = match dtype {
             Dtype::F32 => bench.measure::<f32>(rows, classes),
@@ -108,14 +108,17 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         match result {
             Ok(row) => {
                 println!("{}", row.table_line());
-                csv.push_str(&format!("{}\n", row.csv_line(&name)));
+                csv.push(row.csv_line(&name));
             }
             // Most often a device without the memory; the other shapes still count.
             Err(error) => println!("{rows} x {classes}: not measured: {error}"),
         }
     }
+    if csv.len() == 1 {
+        return Err("no shape could be measured".into());
+    }
     if let Some(path) = &arguments.csv {
-        fs::write(path, csv)
+        fs::write(path, csv.join("\n") + "\n")
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
     Ok(())

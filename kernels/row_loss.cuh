@@ -12,9 +12,7 @@
 // +inf, or nothing but -inf, gives NaN in loss, lse and every gradient.
 #pragma once
 
-#include <stdint.h>
-
-#include "abi.h"
+#include "arithmetic.cuh"
 #include "softmax_state.cuh"
 
 namespace xent {
@@ -32,7 +30,7 @@ struct RowSoftmax {
     float others_count;
 
     // `state` holds every element but the target.
-    __device__ __forceinline__ RowSoftmax(SoftmaxState<Shift> state, float target_logit)
+    XENT_INLINE RowSoftmax(SoftmaxState<Shift> state, float target_logit)
         : max(0.0f), shift(0.0f) {
         state.raise(target_logit);
         max = state.max;
@@ -40,38 +38,40 @@ struct RowSoftmax {
         others = state.sum;
         target_exponent = shift.exponent(target_logit);
         target = exp2_approx(target_exponent);
-        sum = __fadd_rn(others, target);
+        sum = add_rn(others, target);
         shifted_sum = state.shifted_sum;
         others_count = float(state.count);
     }
 };
 
-// Whether a row's values are beyond what the fused shift can express.
-__device__ __forceinline__ bool needs_exact_shift(const RowSoftmax<FusedShift> &row,
-                                                  float smoothing_weight) {
-    return !(fabsf(row.max) <= FusedShift::kLargestMax) || row.target_exponent == -INFINITY ||
+// Whether a row's values are beyond what the fused shift can express: a huge maximum; one among
+// elements that were taken in before a larger one came (its reference overflowed, so the sum is NaN,
+// as it is, rightly, for a row that holds NaN); a target or a sum so far below that it overflowed.
+XENT_INLINE bool needs_exact_shift(const RowSoftmax<FusedShift> &row, float smoothing_weight) {
+    return !(fabsf(row.max) <= FusedShift::kLargestMax) || row.sum != row.sum ||
+           row.target_exponent == -INFINITY ||
            (smoothing_weight != 0.0f && row.shifted_sum == -INFINITY);
 }
 
-__device__ __forceinline__ float minus_log_target(const RowSoftmax<FusedShift> &row, float) {
-    const float ratio = __fdiv_rn(row.others, row.target);
+XENT_INLINE float minus_log_target(const RowSoftmax<FusedShift> &row, float) {
+    const float ratio = div_rn(row.others, row.target);
     return ratio <= 1.0f ? log1pf(ratio) : kLn2 * (log2f(row.sum) - row.target_exponent);
 }
 
-__device__ __forceinline__ float minus_log_target(const RowSoftmax<ExactShift> &row,
+XENT_INLINE float minus_log_target(const RowSoftmax<ExactShift> &row,
                                                   float target_logit) {
-    const float ratio = __fdiv_rn(row.others, row.target);
+    const float ratio = div_rn(row.others, row.target);
     return ratio <= 1.0f ? log1pf(ratio) : (row.max - target_logit) + kLn2 * log2f(row.sum);
 }
 
 // exponent(max) is the residual by which rounding the reference moved every exponent.
 template <class Shift>
-__device__ __forceinline__ float log_sum_exp(const RowSoftmax<Shift> &row) {
+XENT_INLINE float log_sum_exp(const RowSoftmax<Shift> &row) {
     return row.max + kLn2 * (log2f(row.sum) - row.shift.exponent(row.max));
 }
 
 template <class Shift>
-__device__ __forceinline__ float row_loss(const RowSoftmax<Shift> &row, float target_logit,
+XENT_INLINE float row_loss(const RowSoftmax<Shift> &row, float target_logit,
                                           float nll_weight, float smoothing_weight) {
     const float nll = minus_log_target(row, target_logit);
     float loss = nll_weight == 0.0f ? 0.0f : nll_weight * nll;
@@ -92,22 +92,22 @@ struct RowGradient {
     float target;
 
     template <class Shift>
-    __device__ __forceinline__ RowGradient(const RowSoftmax<Shift> &row, float total_weight,
+    XENT_INLINE RowGradient(const RowSoftmax<Shift> &row, float total_weight,
                                            float smoothing_weight, float others_weight)
-        : probability_weight(__fdiv_rn(total_weight, row.sum)),
+        : probability_weight(div_rn(total_weight, row.sum)),
           constant(smoothing_weight),
-          target(others_weight - total_weight * __fdiv_rn(row.others, row.sum)) {}
+          target(others_weight - total_weight * div_rn(row.others, row.sum)) {}
 
     // By the upstream gradient and the normalizer.
-    __device__ __forceinline__ void scale_by(float scale) {
+    XENT_INLINE void scale_by(float scale) {
         probability_weight *= scale;
         constant *= scale;
         target *= scale;
     }
 
     template <class Shift>
-    __device__ __forceinline__ float at(float x, const Shift &shift) const {
-        return __fmaf_rn(exp2_approx(shift.exponent(x)), probability_weight, -constant);
+    XENT_INLINE float at(float x, const Shift &shift) const {
+        return fma_rn(exp2_approx(shift.exponent(x)), probability_weight, -constant);
     }
 };
 

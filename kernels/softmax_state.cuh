@@ -13,19 +13,12 @@
 
 #include <stdint.h>
 
-#include "abi.h"
+#include "arithmetic.cuh"
 
 namespace xent {
 
 constexpr float kLog2e = 1.44269504088896340736f;
 constexpr float kLn2 = 0.693147180559945309417f;
-
-// One MUFU.EX2. The full-range exp2f would scale around it; t <= 16 here and what underflows is 0.
-__device__ __forceinline__ float exp2_approx(float t) {
-    float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(t));
-    return result;
-}
 
 // t(x) by one fma, for |max| <= kLargestMax. The product is exact inside the fma, so rounding the
 // reference moves every t by the same residual, which cancels wherever t is used.
@@ -37,16 +30,16 @@ struct FusedShift {
 
     float reference;
 
-    __device__ __forceinline__ explicit FusedShift(float max)
-        : reference(max == -INFINITY ? 0.0f : __fmul_rn(max, kLog2e)) {}
+    XENT_INLINE explicit FusedShift(float max)
+        : reference(max == -INFINITY ? 0.0f : mul_rn(max, kLog2e)) {}
 
-    __device__ __forceinline__ float exponent(float x) const {
-        return __fmaf_rn(x, kLog2e, -reference);
+    XENT_INLINE float exponent(float x) const {
+        return fma_rn(x, kLog2e, -reference);
     }
-    __device__ __forceinline__ float shifted(float, float exponent) const { return exponent; }
+    XENT_INLINE float shifted(float, float exponent) const { return exponent; }
     // What changes in t when the reference becomes that of `higher`.
-    __device__ __forceinline__ float to(const FusedShift &higher) const {
-        return __fsub_rn(reference, higher.reference);
+    XENT_INLINE float to(const FusedShift &higher) const {
+        return sub_rn(reference, higher.reference);
     }
 };
 
@@ -57,35 +50,35 @@ struct ExactShift {
 
     float max;
 
-    __device__ __forceinline__ explicit ExactShift(float row_max) : max(row_max) {}
+    XENT_INLINE explicit ExactShift(float row_max) : max(row_max) {}
 
-    __device__ __forceinline__ float exponent(float x) const {
-        return __fmul_rn(__fsub_rn(x, max), kLog2e);
+    XENT_INLINE float exponent(float x) const {
+        return mul_rn(sub_rn(x, max), kLog2e);
     }
-    __device__ __forceinline__ float shifted(float x, float) const {
-        return __fmaf_rn(x, 1.0f / kShiftedUnit, -max * (1.0f / kShiftedUnit));
+    XENT_INLINE float shifted(float x, float) const {
+        return fma_rn(x, 1.0f / kShiftedUnit, -max * (1.0f / kShiftedUnit));
     }
-    __device__ __forceinline__ float to(const ExactShift &) const { return 0.0f; }
+    XENT_INLINE float to(const ExactShift &) const { return 0.0f; }
 };
 
 // Pairwise, so that neither rounding error nor latency grows with N.
 template <int N>
-__device__ __forceinline__ float sum_of(const float (&x)[N]) {
+XENT_INLINE float sum_of(const float (&x)[N]) {
     float partial[N];
-#pragma unroll
+XENT_UNROLL
     for (int i = 0; i < N; ++i) partial[i] = x[i];
-#pragma unroll
+XENT_UNROLL
     for (int width = N / 2; width > 0; width /= 2) {
-#pragma unroll
-        for (int i = 0; i < width; ++i) partial[i] = __fadd_rn(partial[i], partial[i + width]);
+XENT_UNROLL
+        for (int i = 0; i < width; ++i) partial[i] = add_rn(partial[i], partial[i + width]);
     }
     return partial[0];
 }
 
 template <int N>
-__device__ __forceinline__ float max_of(const float (&x)[N]) {
+XENT_INLINE float max_of(const float (&x)[N]) {
     float largest = x[0];
-#pragma unroll
+XENT_UNROLL
     for (int i = 1; i < N; ++i) largest = fmaxf(largest, x[i]);
     return largest;
 }
@@ -99,18 +92,18 @@ struct SoftmaxState {
     uint32_t count;
 
     // `at_least` is a maximum that is known already, or -inf.
-    __device__ __forceinline__ explicit SoftmaxState(float at_least)
+    XENT_INLINE explicit SoftmaxState(float at_least)
         : max(at_least), shift(at_least), sum(0.0f), shifted_sum(0.0f), count(0) {}
 
     // Re-expresses the state relative to a maximum of at least `candidate`.
-    __device__ __forceinline__ void raise(float candidate) {
+    XENT_INLINE void raise(float candidate) {
         if (candidate > max) {
             const Shift higher(candidate);
             // From -inf there is nothing to convert: the sums hold 0, or -inf, or NaN.
             if (max != -INFINITY) {
                 const float change = shift.to(higher);
-                sum = __fmul_rn(sum, exp2_approx(change));
-                shifted_sum = __fmaf_rn(float(count), change, shifted_sum);
+                sum = mul_rn(sum, exp2_approx(change));
+                shifted_sum = fma_rn(float(count), change, shifted_sum);
             }
             max = candidate;
             shift = higher;
@@ -118,18 +111,18 @@ struct SoftmaxState {
     }
 
     template <int N>
-    __device__ __forceinline__ void add(const float (&x)[N]) {
+    XENT_INLINE void add(const float (&x)[N]) {
         raise(max_of(x));
         float exponentials[N];
         float shifted[N];
-#pragma unroll
+XENT_UNROLL
         for (int i = 0; i < N; ++i) {
             const float t = shift.exponent(x[i]);
             exponentials[i] = exp2_approx(t);
             shifted[i] = shift.shifted(x[i], t);
         }
-        sum = __fadd_rn(sum, sum_of(exponentials));
-        shifted_sum = __fadd_rn(shifted_sum, sum_of(shifted));
+        sum = add_rn(sum, sum_of(exponentials));
+        shifted_sum = add_rn(shifted_sum, sum_of(shifted));
         count += N;
     }
 };

@@ -9,7 +9,7 @@ usage: run.sh tests|sanitize|bench OUT_DIR
 
   tests     runs the device tests
   sanitize  runs some of them under compute-sanitizer's memcheck, racecheck, initcheck, synccheck
-            (SANITIZE_FILTER: words that their names contain; default "edges::")
+            (SANITIZE_FILTER: what their names contain; default "edges::")
   bench     times the fused loss beside a copy of the same size, and PyTorch eager if it is there
 
 All output goes to OUT_DIR; a short summary comes last.
@@ -86,10 +86,8 @@ run_sanitizer() {
     : >"$out/sanitize.txt"
     for tool in memcheck racecheck initcheck synccheck; do
         log=$out/$tool.txt
-        # The filter is a list of words on purpose.
-        # shellcheck disable=SC2086
         run_into "$log" 140 "$sanitizer" --tool "$tool" --error-exitcode 99 \
-            ./device --test-threads=1 ${SANITIZE_FILTER:-edges::}
+            ./device --test-threads=1 "${SANITIZE_FILTER:-edges::}"
         if [ "$status" -eq 0 ]; then
             verdict=clean
         else

@@ -22,13 +22,13 @@ pub struct Arguments {
     /// Use the emulated driver even if there is a GPU
     #[arg(long)]
     emulated: bool,
-    /// Run only tests with one of these words in their names; `golden` alone: the golden cases,
-    /// from tests/data/golden or the folder that SMOOTHXENT_GOLDEN_DIR names
-    #[arg(value_name = "FILTER")]
-    filters: Vec<String>,
+    /// Run only tests with this in their names; `golden` runs the golden cases alone, from
+    /// tests/data/golden or the folder that SMOOTHXENT_GOLDEN_DIR names
+    filter: Option<String>,
 }
 
-/// The suite that has the golden cases, and how their names begin.
+/// The filter that means the golden cases, the suite that has them, and how their names begin.
+const GOLDEN: &str = "golden";
 const GOLDEN_SUITE: &str = "device";
 const GOLDEN_PREFIX: &str = "golden::";
 
@@ -44,9 +44,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let driver = Driver::choose(arguments.emulated)?;
     println!("Driver: {driver}\nnvcc:   {nvcc}");
 
-    let golden = arguments.filters == ["golden"];
-    let filters = if golden { vec![GOLDEN_PREFIX.to_owned()] } else { arguments.filters.clone() };
-    let runner = Runner { driver: &driver, filters, logs: workspace::target().join("test-logs") };
+    let golden = arguments.filter.as_deref() == Some(GOLDEN);
+    let filter = if golden { Some(GOLDEN_PREFIX.to_owned()) } else { arguments.filter.clone() };
+    let runner = Runner { driver: &driver, filter, logs: workspace::target().join("test-logs") };
     let mut suites = Vec::new();
     if golden {
         suites.extend(runner.run_programs(&["--test", GOLDEN_SUITE])?);
@@ -62,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 struct Runner<'a> {
     driver: &'a Driver,
-    filters: Vec<String>,
+    filter: Option<String>,
     logs: PathBuf,
 }
 
@@ -92,7 +92,7 @@ impl Runner<'_> {
             .args([cargo::PROFILE, "--doc", "--quiet"])
             .args(cargo::WORKSPACE)
             .args(["--", "--format=pretty"])
-            .args(&self.filters);
+            .args(&self.filter);
         self.driver.apply(&mut command)?;
         self.report(Suite::run("documentation", command, &self.logs)?)
     }
@@ -129,7 +129,7 @@ impl Runner<'_> {
         command
             .current_dir(&program.folder)
             .env("CARGO_MANIFEST_DIR", &program.folder)
-            .args(&self.filters);
+            .args(&self.filter);
         driver.apply(&mut command)?;
         let name = match program.kind {
             TargetKind::Test => program.name.clone(),

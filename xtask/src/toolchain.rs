@@ -5,6 +5,7 @@
 //! `.toolchain/cuda` (bin, include, ...) and `.toolchain/libclang` (for `cargo xtask codegen`).
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -89,10 +90,8 @@ const LIBCLANG: Part = Part {
 pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.fetch {
         fetch(&COMPILER)?;
-        println!("nvcc: {} (fetched)", nvcc::FETCHED);
-    } else {
-        println!("nvcc: {}", ensure_nvcc()?);
     }
+    println!("nvcc: {}", ensure_nvcc()?);
     if arguments.disassemblers {
         println!("cuobjdump: {}", workspace::relative(&ensure_cuobjdump()?));
     }
@@ -102,29 +101,57 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that build.rs finds an nvcc, and says which one it will be.
-pub fn ensure_nvcc() -> Result<String> {
-    match nvcc::find(workspace::root()).map_err(anyhow::Error::msg)? {
-        Some(found) if found.origin != Origin::Fetched => {
-            let version = version_of(&found.path).with_context(|| {
-                format!(
-                    "the nvcc that builds would use ({}) does not work; repair or remove it, or run \
-                     `cargo xtask toolchain --fetch` and set NVCC={}",
-                    found.path.display(),
-                    workspace::root().join(nvcc::FETCHED).display(),
-                )
-            })?;
-            let origin = match found.origin {
-                Origin::Variable => "from NVCC",
-                Origin::Path => "from PATH",
-                Origin::CudaFolder | Origin::Fetched => "installed CUDA",
-            };
-            Ok(format!("{} ({origin}, {version})", found.path.display()))
-        }
-        _ => {
+/// The nvcc that build.rs will find.
+pub struct Compiler {
+    pub path: PathBuf,
+    origin: &'static str,
+    version: String,
+}
+
+impl fmt::Display for Compiler {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let path = workspace::relative(&self.path);
+        write!(f, "{path} ({}, {})", self.origin, self.version)
+    }
+}
+
+/// Makes sure that build.rs finds an nvcc, and that it works.
+pub fn ensure_nvcc() -> Result<Compiler> {
+    let fetched = workspace::root().join(nvcc::FETCHED);
+    let installed = nvcc::find(workspace::root())
+        .map_err(anyhow::Error::msg)?
+        .filter(|found| found.origin != Origin::Fetched);
+    let (path, origin) = match installed {
+        Some(found) => match found.origin {
+            Origin::Variable => (found.path, "from NVCC"),
+            Origin::Path => (found.path, "from PATH"),
+            Origin::CudaFolder | Origin::Fetched => (found.path, "installed CUDA"),
+        },
+        None => {
             fetch(&COMPILER)?;
-            Ok(format!("{} (fetched)", nvcc::FETCHED))
+            (fetched.clone(), "fetched")
         }
+    };
+    let version = version_of(&path).with_context(|| {
+        format!(
+            "the nvcc that builds would use ({}, {origin}) does not work; repair or remove it, or \
+             run `cargo xtask toolchain --fetch` and set NVCC={}",
+            path.display(),
+            fetched.display(),
+        )
+    })?;
+    Ok(Compiler { path, origin, version })
+}
+
+impl Compiler {
+    /// The highest compute capability that it compiles for, as it writes it: 90 is 9.0.
+    pub fn newest_capability(&self) -> Result<u32> {
+        let mut command = Command::new(&self.path);
+        let text = process::run_quietly("asking nvcc", command.arg("--list-gpu-code"))?;
+        text.lines()
+            .filter_map(|line| line.strip_prefix("sm_")?.parse().ok())
+            .max()
+            .with_context(|| format!("{} names no architecture", self.path.display()))
     }
 }
 

@@ -752,11 +752,11 @@ pub enum BarrierKind {
 }
 
 /// Generic address of shared address 0. Shared addresses themselves are 32-bit offsets.
-pub const SHARED_WINDOW: u64 = 0x0000_5100_0000_0000;
+pub const SHARED_WINDOW: u64 = 0x0000_0100_0000_0000;
 /// Address of the first local byte, in local space and in generic space alike.
-pub const LOCAL_WINDOW: u64 = 0x0000_5200_0000_0000;
+pub const LOCAL_WINDOW: u64 = 0x0000_0200_0000_0000;
 /// Address of the first parameter byte, in parameter space and in generic space alike.
-pub const PARAM_WINDOW: u64 = 0x0000_5300_0000_0000;
+pub const PARAM_WINDOW: u64 = 0x0000_0300_0000_0000;
 /// Bytes of each window.
 pub const WINDOW_BYTES: u64 = 1 << 32;
 /// Unused bytes between two shared variables, so that an overrun of one is not a legal access to

@@ -1,0 +1,109 @@
+//! The devices that can be emulated: one table of what NVIDIA documents of each.
+
+/// A GPU as the driver describes it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Model {
+    /// `Emulated sm_90 (CPU, no GPU)`
+    pub name: &'static str,
+    /// Compute capability times ten.
+    pub architecture: u32,
+    /// Multiprocessors.
+    pub multiprocessors: i32,
+    /// Shared bytes of a block that asks for no more.
+    pub shared_per_block: i32,
+    /// Shared bytes of a block at most.
+    pub shared_per_block_opt_in: i32,
+    /// Shared bytes of a multiprocessor.
+    pub shared_per_multiprocessor: i32,
+    /// Shared bytes that the system takes of each block.
+    pub shared_reserved_per_block: i32,
+    /// Threads of a multiprocessor at most.
+    pub threads_per_multiprocessor: i32,
+    /// Blocks of a multiprocessor at most.
+    pub blocks_per_multiprocessor: i32,
+    /// Bytes of level-2 cache.
+    pub l2_bytes: i32,
+    /// In kHz.
+    pub clock_khz: i32,
+    /// In kHz.
+    pub memory_clock_khz: i32,
+    /// In bits.
+    pub memory_bus_bits: i32,
+}
+
+/// Device memory of every model: small enough to be a plausible limit on the host.
+pub const TOTAL_MEMORY: u64 = 16 << 30;
+/// Emulated devices in a process, all of the same model.
+pub const COUNT: i32 = 2;
+
+/// T4, A100 and H100 SXM.
+pub static MODELS: [Model; 3] = [
+    Model {
+        name: "Emulated sm_75 (CPU, no GPU)",
+        architecture: 75,
+        multiprocessors: 40,
+        shared_per_block: 48 << 10,
+        shared_per_block_opt_in: 64 << 10,
+        shared_per_multiprocessor: 64 << 10,
+        shared_reserved_per_block: 0,
+        threads_per_multiprocessor: 1024,
+        blocks_per_multiprocessor: 16,
+        l2_bytes: 4 << 20,
+        clock_khz: 1_590_000,
+        memory_clock_khz: 5_001_000,
+        memory_bus_bits: 256,
+    },
+    Model {
+        name: "Emulated sm_80 (CPU, no GPU)",
+        architecture: 80,
+        multiprocessors: 108,
+        shared_per_block: 48 << 10,
+        shared_per_block_opt_in: 163 << 10,
+        shared_per_multiprocessor: 164 << 10,
+        shared_reserved_per_block: 1024,
+        threads_per_multiprocessor: 2048,
+        blocks_per_multiprocessor: 32,
+        l2_bytes: 40 << 20,
+        clock_khz: 1_410_000,
+        memory_clock_khz: 1_215_000,
+        memory_bus_bits: 5120,
+    },
+    Model {
+        name: "Emulated sm_90 (CPU, no GPU)",
+        architecture: 90,
+        multiprocessors: 132,
+        shared_per_block: 48 << 10,
+        shared_per_block_opt_in: 227 << 10,
+        shared_per_multiprocessor: 228 << 10,
+        shared_reserved_per_block: 1024,
+        threads_per_multiprocessor: 2048,
+        blocks_per_multiprocessor: 32,
+        l2_bytes: 50 << 20,
+        clock_khz: 1_980_000,
+        memory_clock_khz: 2_619_000,
+        memory_bus_bits: 5120,
+    },
+];
+
+/// The model for a name such as `sm_80`.
+pub fn named(name: &str) -> Option<&'static Model> {
+    let architecture: u32 = name.strip_prefix("sm_")?.parse().ok()?;
+    MODELS.iter().find(|model| model.architecture == architecture)
+}
+
+impl Model {
+    /// Blocks of a kernel that fit one multiprocessor, by threads and shared memory. Registers are
+    /// ptxas's business and unknown here.
+    pub fn resident_blocks(&self, threads: u32, shared_bytes: u64) -> i32 {
+        if threads == 0 || threads > 1024 {
+            return 0;
+        }
+        let rounded = threads.next_multiple_of(32) as i32;
+        let shared = shared_bytes + self.shared_reserved_per_block as u64;
+        let by_shared = match shared.next_multiple_of(128) {
+            0 => self.blocks_per_multiprocessor,
+            bytes => (self.shared_per_multiprocessor as u64 / bytes) as i32,
+        };
+        (self.threads_per_multiprocessor / rounded).min(by_shared).min(self.blocks_per_multiprocessor)
+    }
+}

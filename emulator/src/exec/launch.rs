@@ -1,0 +1,138 @@
+//! A launch: blocks spread over the host's cores.
+//!
+//! Workers take blocks in order and run each to its end, so a block may wait for blocks that come
+//! before it in that order (they have ended, or run on another worker), never for later ones.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::alu::Step;
+use super::block::Block;
+use super::warp::Warp;
+use crate::device::Model;
+use crate::fault::{Fault, FaultReport};
+use crate::memory::{Memory, Table};
+use crate::ptx::decode::{source_line, squeeze};
+use crate::ptx::ir::Kernel;
+use crate::report::Counters;
+use crate::settings::Order;
+
+/// Everything that the blocks of a launch share.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// What runs.
+    pub kernel: &'a Kernel,
+    /// On what.
+    pub device: &'static Model,
+    /// The context's memory, for reports.
+    pub memory: &'a Memory,
+    /// Its allocations when the launch began.
+    pub table: &'a Table,
+    /// Blocks by axis.
+    pub grid: [u32; 3],
+    /// Threads of a block by axis.
+    pub block: [u32; 3],
+    /// Dynamic shared bytes of a block.
+    pub dynamic_shared_bytes: u64,
+    /// The parameter space.
+    pub parameters: &'a [u8],
+    /// Instructions that a warp may execute.
+    pub step_limit: u64,
+    /// Host threads.
+    pub workers: usize,
+    /// Order of blocks and of the warps in a block.
+    pub order: Order,
+    /// Arithmetic for this host.
+    pub step: Step,
+    /// Set when a block fails: the others need not go on.
+    pub stopped: AtomicBool,
+}
+
+impl Launch<'_> {
+    /// Threads of a block.
+    pub fn threads_per_block(&self) -> u32 {
+        self.block.iter().product()
+    }
+
+    /// Static and dynamic shared bytes of a block.
+    pub fn shared_bytes(&self) -> u64 {
+        self.kernel.static_shared_bytes + self.dynamic_shared_bytes
+    }
+
+    /// Whether another block failed.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// ` at file.cu:12: ld.global.u32 ...`
+    pub fn describe(&self, pc: u32) -> String {
+        let origin = &self.kernel.origins[pc as usize];
+        let ptx = squeeze(&self.kernel.text[origin.span.clone()]);
+        format!("{}: {ptx}", source_line(origin, &self.kernel.files))
+    }
+
+    /// Runs all blocks.
+    pub fn run(&self) -> Result<Counters, FaultReport> {
+        let blocks = self.grid.iter().map(|&n| u64::from(n)).product::<u64>();
+        let order = self.order.permutation(blocks);
+        let next = AtomicU64::new(0);
+        let failure = Mutex::new(None);
+        let total = Mutex::new(Counters::default());
+        let work = || {
+            let warp_count = self.threads_per_block().div_ceil(32);
+            let mut warps: Vec<Warp> =
+                (0..warp_count).map(|index| Warp::new(self.kernel, index)).collect();
+            let mut block = Block::new(self);
+            while !self.is_stopped() {
+                let taken = next.fetch_add(1, Ordering::Relaxed);
+                if taken >= blocks {
+                    break;
+                }
+                let linear = order.at(taken);
+                let [x, y, _] = self.grid.map(u64::from);
+                let index = [linear % x, linear / x % y, linear / (x * y)].map(|i| i as u32);
+                if let Err(fault) = block.run(index, &mut warps) {
+                    self.stopped.store(true, Ordering::Relaxed);
+                    let report = self.report(&block, fault.0, &fault.1);
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(report);
+                }
+            }
+            total.lock().unwrap_or_else(PoisonError::into_inner).add(&block.counters);
+        };
+        let workers = self.workers.min(usize::try_from(blocks).unwrap_or(usize::MAX));
+        if workers <= 1 {
+            work();
+        } else {
+            std::thread::scope(|scope| {
+                for _ in 1..workers {
+                    scope.spawn(work);
+                }
+                work();
+            });
+        }
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(report) => Err(report),
+            None => Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
+    fn report(&self, block: &Block<'_>, warp: u32, fault: &Fault) -> FaultReport {
+        let origin = &self.kernel.origins[fault.pc as usize];
+        let ptx: String = squeeze(&self.kernel.text[origin.span.clone()]).chars().take(300).collect();
+        let place = source_line(origin, &self.kernel.files);
+        let place = if place.is_empty() { " at an unknown line".into() } else { place };
+        let text = format!(
+            "{}\n  kernel {}, block {:?} of {:?}, thread {:?} of {:?} (warp {warp}, lane {}), \
+             on {}\n {place}\n  {ptx}",
+            fault.detail,
+            self.kernel.name,
+            block.index,
+            self.grid,
+            block.thread_index(warp, fault.lane),
+            self.block,
+            fault.lane,
+            self.device.name,
+        );
+        FaultReport { kind: fault.kind, text }
+    }
+}

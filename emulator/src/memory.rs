@@ -1,0 +1,343 @@
+//! Device memory: virtual addresses, the allocations behind them, and what became of freed ones.
+//!
+//! Addresses are never used twice and lie far apart, so that a stray access never lands in another
+//! allocation, and a freed one is recognised for ever.
+
+use std::alloc::Layout;
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What allocations are aligned to, as on a GPU.
+const ALIGN: u64 = 512;
+/// Addresses between two allocations at least.
+const GUARD_BYTES: u64 = 64 << 10;
+/// Freed allocations that are remembered.
+const REMEMBERED: usize = 4096;
+
+/// Host memory of one allocation, which several workers may access at the same time.
+#[derive(Debug)]
+struct Backing {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the pointer is owned, and after construction memory is only touched through atomics.
+unsafe impl Send for Backing {}
+// SAFETY: as above: every access through a shared reference is atomic.
+unsafe impl Sync for Backing {}
+
+impl Backing {
+    /// Filled with 0xFF: NaN in every float format.
+    fn new(bytes: u64) -> Option<Self> {
+        let rounded = usize::try_from(bytes).ok()?.max(1).next_multiple_of(ALIGN as usize);
+        let layout = Layout::from_size_align(rounded, ALIGN as usize).ok()?;
+        // SAFETY: the layout's size is at least ALIGN.
+        let start = NonNull::new(unsafe { std::alloc::alloc(layout) })?;
+        // SAFETY: `start` is `rounded` fresh bytes that nobody else knows of yet.
+        unsafe { start.as_ptr().write_bytes(0xFF, rounded) };
+        Some(Self { start, layout })
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
+/// An unsigned integer that device memory is read and written in.
+///
+/// Plain device accesses are relaxed atomics: kernels may race, as they may on a GPU, and a race in
+/// the kernel must not become undefined behaviour of the emulator.
+pub trait Word: Copy + Eq {
+    /// The atomic of the same size.
+    type Atomic;
+    /// Size in bytes.
+    const BYTES: usize;
+    /// Relaxed load.
+    fn load(from: &Self::Atomic) -> Self;
+    /// Relaxed store.
+    fn store(to: &Self::Atomic, value: Self);
+    /// Replaces the value by a function of it and returns the old one.
+    fn update(at: &Self::Atomic, f: impl FnMut(Self) -> Self) -> Self;
+}
+
+macro_rules! word {
+    ($word:ty, $atomic:ty) => {
+        impl Word for $word {
+            type Atomic = $atomic;
+            const BYTES: usize = size_of::<$word>();
+            #[inline(always)]
+            fn load(from: &$atomic) -> Self {
+                from.load(Ordering::Relaxed)
+            }
+            #[inline(always)]
+            fn store(to: &$atomic, value: Self) {
+                to.store(value, Ordering::Relaxed);
+            }
+            fn update(at: &$atomic, mut f: impl FnMut(Self) -> Self) -> Self {
+                let mut old = at.load(Ordering::Relaxed);
+                loop {
+                    let new = f(old);
+                    match at.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+                        Ok(_) => return old,
+                        Err(now) => old = now,
+                    }
+                }
+            }
+        }
+    };
+}
+
+word!(u8, AtomicU8);
+word!(u16, AtomicU16);
+word!(u32, AtomicU32);
+word!(u64, AtomicU64);
+
+/// A live allocation.
+#[derive(Debug)]
+pub struct Allocation {
+    /// Device address of its first byte.
+    pub address: u64,
+    /// Bytes that were asked for.
+    pub bytes: u64,
+    /// `allocation 3` or `variable counter`
+    pub label: String,
+    backing: Backing,
+}
+
+impl Allocation {
+    /// Whether an access lies within it.
+    #[inline(always)]
+    pub fn contains(&self, address: u64, bytes: u64) -> bool {
+        address >= self.address
+            && bytes <= self.bytes
+            && address - self.address <= self.bytes - bytes
+    }
+
+    #[inline(always)]
+    fn atomic<W: Word>(&self, offset: u64) -> &W::Atomic {
+        let offset = offset as usize;
+        assert!(offset + W::BYTES <= self.backing.layout.size() && offset.is_multiple_of(W::BYTES));
+        // SAFETY: in bounds and, as the start is aligned to ALIGN, aligned; atomics allow all bit
+        // patterns, and all accesses to this memory are atomic.
+        unsafe { &*self.backing.start.as_ptr().add(offset).cast::<W::Atomic>() }
+    }
+
+    /// Reads at an offset that is a multiple of the word's size.
+    #[inline(always)]
+    pub fn load<W: Word>(&self, offset: u64) -> W {
+        W::load(self.atomic::<W>(offset))
+    }
+
+    /// Writes at an offset that is a multiple of the word's size.
+    #[inline(always)]
+    pub fn store<W: Word>(&self, offset: u64, value: W) {
+        W::store(self.atomic::<W>(offset), value);
+    }
+
+    /// Atomically replaces a word by a function of it, returns the old one.
+    pub fn update<W: Word>(&self, offset: u64, f: impl FnMut(W) -> W) -> W {
+        W::update(self.atomic::<W>(offset), f)
+    }
+
+    /// Copies into it.
+    pub fn write(&self, offset: u64, from: &[u8]) {
+        let to_boundary = (offset.next_multiple_of(8) - offset).min(from.len() as u64) as usize;
+        let (head, rest) = from.split_at(to_boundary);
+        let (words, tail) = rest.as_chunks::<8>();
+        for (at, byte) in (offset..).zip(head) {
+            self.store(at, *byte);
+        }
+        let offset = offset + head.len() as u64;
+        for (at, word) in (offset..).step_by(8).zip(words) {
+            self.store(at, u64::from_le_bytes(*word));
+        }
+        for (at, byte) in (offset + 8 * words.len() as u64..).zip(tail) {
+            self.store(at, *byte);
+        }
+    }
+
+    /// Copies out of it.
+    pub fn read(&self, offset: u64, to: &mut [u8]) {
+        let to_boundary = (offset.next_multiple_of(8) - offset).min(to.len() as u64) as usize;
+        let (head, rest) = to.split_at_mut(to_boundary);
+        for (at, byte) in (offset..).zip(head) {
+            *byte = self.load(at);
+        }
+        let offset = offset + to_boundary as u64;
+        let (words, tail) = rest.as_chunks_mut::<8>();
+        for (at, word) in (offset..).step_by(8).zip(words.iter_mut()) {
+            *word = self.load::<u64>(at).to_le_bytes();
+        }
+        for (at, byte) in (offset + 8 * words.len() as u64..).zip(tail) {
+            *byte = self.load(at);
+        }
+    }
+}
+
+/// The live allocations at one moment, by address.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    live: Vec<Arc<Allocation>>,
+}
+
+impl Table {
+    /// Place of the last allocation that starts at or before an address.
+    pub fn position(&self, address: u64) -> Option<usize> {
+        self.live.partition_point(|a| a.address <= address).checked_sub(1)
+    }
+
+    /// The allocation that holds all of an access.
+    pub fn find(&self, address: u64, bytes: u64) -> Option<&Arc<Allocation>> {
+        self.position(address).map(|at| &self.live[at]).filter(|a| a.contains(address, bytes))
+    }
+
+    /// By place.
+    #[inline(always)]
+    pub fn get(&self, position: usize) -> Option<&Allocation> {
+        self.live.get(position).map(AsRef::as_ref)
+    }
+}
+
+#[derive(Debug)]
+struct Freed {
+    address: u64,
+    bytes: u64,
+    label: String,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Shared with launches in progress, which see the table as it was when they began.
+    table: Arc<Table>,
+    freed: VecDeque<Freed>,
+    next_address: u64,
+    allocations: u64,
+    live_bytes: u64,
+}
+
+/// Memory of one context.
+#[derive(Debug)]
+pub struct Memory {
+    state: Mutex<State>,
+    limit: u64,
+}
+
+impl Memory {
+    /// Empty memory whose addresses start at `base`.
+    pub fn new(base: u64, limit: u64) -> Self {
+        let state = State {
+            table: Arc::default(),
+            freed: VecDeque::new(),
+            next_address: base + GUARD_BYTES,
+            allocations: 0,
+            live_bytes: 0,
+        };
+        Self { state: Mutex::new(state), limit }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // The state is consistent between any two statements that can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A fresh allocation full of 0xFF, or nothing if memory is exhausted.
+    pub fn allocate(&self, bytes: u64, label: Option<String>) -> Option<u64> {
+        let mut state = self.state();
+        if bytes > self.limit - state.live_bytes {
+            return None;
+        }
+        let backing = Backing::new(bytes)?;
+        let address = state.next_address;
+        state.next_address += bytes.next_multiple_of(ALIGN) + GUARD_BYTES;
+        state.allocations += 1;
+        state.live_bytes += bytes;
+        let label = label.unwrap_or_else(|| format!("allocation {}", state.allocations));
+        let allocation = Arc::new(Allocation { address, bytes, label, backing });
+        // Addresses grow, so the table stays sorted.
+        Arc::make_mut(&mut state.table).live.push(allocation);
+        Some(address)
+    }
+
+    /// Frees the allocation that starts at an address; false if there is none.
+    pub fn free(&self, address: u64) -> bool {
+        let mut state = self.state();
+        let Some(position) = state.table.position(address) else {
+            return false;
+        };
+        if state.table.live[position].address != address {
+            return false;
+        }
+        let allocation = Arc::make_mut(&mut state.table).live.remove(position);
+        state.live_bytes -= allocation.bytes;
+        if state.freed.len() == REMEMBERED {
+            state.freed.pop_front();
+        }
+        state.freed.push_back(Freed {
+            address: allocation.address,
+            bytes: allocation.bytes,
+            label: allocation.label.clone(),
+        });
+        true
+    }
+
+    /// The live allocations now.
+    pub fn table(&self) -> Arc<Table> {
+        self.state().table.clone()
+    }
+
+    /// Free and total bytes.
+    pub fn free_and_total(&self) -> (u64, u64) {
+        (self.limit - self.state().live_bytes, self.limit)
+    }
+
+    /// Where an address lies relative to allocations, for reports.
+    pub fn describe(&self, address: u64, bytes: u64) -> String {
+        let state = self.state();
+        if address == 0 {
+            return "a null pointer".into();
+        }
+        let inside = |start: u64, size: u64| address >= start && address < start + size.max(1);
+        if let Some(freed) = state.freed.iter().rev().find(|f| inside(f.address, f.bytes)) {
+            return format!(
+                "{} bytes into {}, {} bytes at {:#x}, which was freed",
+                address - freed.address,
+                freed.label,
+                freed.bytes,
+                freed.address
+            );
+        }
+        let nearest = state.table.live.iter().min_by_key(|a| {
+            let end = a.address + a.bytes;
+            if address < a.address { a.address - address } else { address.saturating_sub(end) }
+        });
+        match nearest {
+            Some(a) if a.contains(address, bytes) => format!(
+                "{} bytes into {}, {} bytes at {:#x}",
+                address - a.address,
+                a.label,
+                a.bytes,
+                a.address
+            ),
+            Some(a) if address < a.address && a.address - address <= GUARD_BYTES => format!(
+                "{} bytes before {}, {} bytes at {:#x}",
+                a.address - address,
+                a.label,
+                a.bytes,
+                a.address
+            ),
+            Some(a) if address >= a.address && address - a.address <= a.bytes + GUARD_BYTES => {
+                let beyond = address + bytes - (a.address + a.bytes);
+                format!(
+                    "reaching {beyond} bytes past the end of {}, {} bytes at {:#x}",
+                    a.label, a.bytes, a.address
+                )
+            }
+            _ => "not a device address: near no allocation, live or freed (a host pointer?)".into(),
+        }
+    }
+}

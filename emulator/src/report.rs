@@ -1,0 +1,92 @@
+//! The report of launches: one line of JSON for each, in the file that `CUDA_EMULATOR_REPORT` names.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::sync::Mutex;
+
+/// What a launch did, summed over its blocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Instructions times active lanes.
+    pub lane_instructions: u64,
+    /// Bytes that loads took from global memory.
+    pub global_bytes_read: u64,
+    /// Bytes that stores put into global memory.
+    pub global_bytes_written: u64,
+    /// 32-byte sectors that the loads of a warp touched, summed over instructions.
+    pub global_sectors_read: u64,
+    /// 32-byte sectors that the stores of a warp touched, summed over instructions.
+    pub global_sectors_written: u64,
+    /// Atomic operations on global memory, by lane.
+    pub global_atomics: u64,
+    /// Block barriers that were completed.
+    pub barriers: u64,
+}
+
+impl Counters {
+    /// Adds another block's.
+    pub fn add(&mut self, other: &Self) {
+        self.lane_instructions += other.lane_instructions;
+        self.global_bytes_read += other.global_bytes_read;
+        self.global_bytes_written += other.global_bytes_written;
+        self.global_sectors_read += other.global_sectors_read;
+        self.global_sectors_written += other.global_sectors_written;
+        self.global_atomics += other.global_atomics;
+        self.barriers += other.barriers;
+    }
+}
+
+/// One launch.
+#[derive(Debug)]
+pub struct LaunchRecord<'a> {
+    /// Kernel symbol.
+    pub kernel: &'a str,
+    /// Device name.
+    pub device: &'a str,
+    /// Blocks by axis.
+    pub grid: [u32; 3],
+    /// Threads of a block by axis.
+    pub block: [u32; 3],
+    /// Static and dynamic shared bytes of a block.
+    pub shared_bytes: u64,
+    /// What it did.
+    pub counters: Counters,
+}
+
+impl LaunchRecord<'_> {
+    /// One line of JSON, without its end.
+    pub fn to_json(&self) -> String {
+        let Self { kernel, device, grid, block, shared_bytes, counters } = self;
+        let c = counters;
+        format!(
+            "{{\"kernel\":\"{kernel}\",\"device\":\"{device}\",\"grid\":{grid:?},\
+             \"block\":{block:?},\"shared_bytes\":{shared_bytes},\
+             \"lane_instructions\":{},\"global_bytes_read\":{},\"global_bytes_written\":{},\
+             \"global_sectors_read\":{},\"global_sectors_written\":{},\"global_atomics\":{},\
+             \"barriers\":{}}}",
+            c.lane_instructions,
+            c.global_bytes_read,
+            c.global_bytes_written,
+            c.global_sectors_read,
+            c.global_sectors_written,
+            c.global_atomics,
+            c.barriers
+        )
+    }
+}
+
+static APPENDING: Mutex<()> = Mutex::new(());
+
+/// Appends the record to a file; says so on stderr if it cannot.
+pub fn append(path: &std::path::Path, record: &LaunchRecord<'_>) {
+    let _guard = APPENDING.lock();
+    let line = record.to_json() + "\n";
+    let written = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(line.as_bytes()));
+    if let Err(error) = written {
+        eprintln!("cuda-emulator: cannot write CUDA_EMULATOR_REPORT={}: {error}", path.display());
+    }
+}

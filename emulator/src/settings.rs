@@ -1,0 +1,182 @@
+//! What environment variables choose.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::device::{MODELS, Model, named};
+
+/// Order in which blocks start, and warps within a block have their turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// By index.
+    #[default]
+    Forward,
+    /// By index, last first.
+    Reverse,
+    /// By a seed.
+    Shuffle(u64),
+}
+
+/// An order of so many things.
+#[derive(Debug)]
+pub struct Permutation {
+    count: u64,
+    order: Order,
+    shuffled: Vec<u32>,
+}
+
+impl Order {
+    /// `forward`, `reverse` or `shuffle:SEED`
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "forward" => Some(Self::Forward),
+            "reverse" => Some(Self::Reverse),
+            _ => text.strip_prefix("shuffle:")?.parse().ok().map(Self::Shuffle),
+        }
+    }
+
+    /// This order of `count` things.
+    pub fn permutation(self, count: u64) -> Permutation {
+        let mut shuffled = Vec::new();
+        if let Self::Shuffle(seed) = self {
+            shuffled = (0..count as u32).collect();
+            let mut state = seed;
+            for last in (1..shuffled.len()).rev() {
+                shuffled.swap(last, (split_mix(&mut state) % (last as u64 + 1)) as usize);
+            }
+        }
+        Permutation { count, order: self, shuffled }
+    }
+}
+
+/// The next number of the generator SplitMix64 (Steele, Lea, Flood 2014).
+fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = *state;
+    z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ z >> 31
+}
+
+impl Permutation {
+    /// What comes at a place.
+    pub fn at(&self, place: u64) -> u64 {
+        match self.order {
+            Order::Forward => place,
+            Order::Reverse => self.count - 1 - place,
+            Order::Shuffle(_) => u64::from(self.shuffled[place as usize]),
+        }
+    }
+}
+
+/// Calls that can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Injectable {
+    /// Allocations
+    Alloc,
+    /// Kernel launches
+    Launch,
+    /// Copies between host and device, and within a device
+    Copy,
+}
+
+/// Makes one call fail.
+#[derive(Debug)]
+pub struct Injection {
+    kind: Injectable,
+    number: u64,
+    seen: AtomicU64,
+}
+
+impl Injection {
+    /// Fails the call of this kind and number, from 1.
+    pub fn new(kind: Injectable, number: u64) -> Self {
+        Self { kind, number, seen: AtomicU64::new(0) }
+    }
+
+    /// `alloc:N`, `launch:N` or `copy:N`
+    pub fn parse(text: &str) -> Option<Self> {
+        let (kind, number) = text.split_once(':')?;
+        let kind = match kind {
+            "alloc" => Injectable::Alloc,
+            "launch" => Injectable::Launch,
+            "copy" => Injectable::Copy,
+            _ => return None,
+        };
+        number.parse().ok().map(|number| Self::new(kind, number))
+    }
+
+    /// Counts a call; whether it is the one to fail.
+    pub fn strikes(&self, kind: Injectable) -> bool {
+        kind == self.kind && self.seen.fetch_add(1, Ordering::Relaxed) + 1 == self.number
+    }
+}
+
+/// How the emulator behaves.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The devices.
+    pub model: &'static Model,
+    /// Order of blocks and warps.
+    pub order: Order,
+    /// Where each launch is reported.
+    pub report: Option<PathBuf>,
+    /// The call that fails.
+    pub injection: Option<Arc<Injection>>,
+    /// Instructions that a warp may execute.
+    pub step_limit: u64,
+    /// Host threads of a launch.
+    pub workers: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            model: &MODELS[MODELS.len() - 1],
+            order: Order::Forward,
+            report: None,
+            injection: None,
+            step_limit: 1_000_000_000,
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+impl Settings {
+    /// From `CUDA_EMULATOR_*`; the error names the variable and what it may hold.
+    pub fn from_environment() -> Result<Self, String> {
+        fn read<T>(
+            name: &str,
+            may_hold: &str,
+            parse: impl Fn(&str) -> Option<T>,
+        ) -> Result<Option<T>, String> {
+            match std::env::var(name) {
+                Ok(text) if text.is_empty() => Ok(None),
+                Ok(text) => match parse(&text) {
+                    Some(value) => Ok(Some(value)),
+                    None => Err(format!("{name}={text}: {may_hold} expected")),
+                },
+                Err(_) => Ok(None),
+            }
+        }
+        let mut settings = Self::default();
+        if let Some(model) = read("CUDA_EMULATOR_DEVICE", "sm_75, sm_80 or sm_90", named)? {
+            settings.model = model;
+        }
+        let orders = "forward, reverse or shuffle:SEED";
+        if let Some(order) = read("CUDA_EMULATOR_ORDER", orders, Order::parse)? {
+            settings.order = order;
+        }
+        let calls = "alloc:N, launch:N or copy:N";
+        settings.injection = read("CUDA_EMULATOR_FAIL", calls, Injection::parse)?.map(Arc::new);
+        if let Some(limit) = read("CUDA_EMULATOR_STEPS", "a number", |t| t.parse().ok())? {
+            settings.step_limit = limit;
+        }
+        if let Some(workers) = read("CUDA_EMULATOR_THREADS", "a number", |t| t.parse().ok())? {
+            settings.workers = workers;
+        }
+        settings.report = read("CUDA_EMULATOR_REPORT", "a path", |t| Some(PathBuf::from(t)))?;
+        Ok(settings)
+    }
+}
