@@ -3,12 +3,13 @@
 // the CPU at native speed.
 #pragma once
 
+#include <float.h>
+
 #ifdef __CUDACC__
 #define XENT_INLINE __device__ __forceinline__
 #define XENT_UNROLL _Pragma("unroll")
 #else
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
 #define XENT_INLINE inline
 #define XENT_UNROLL

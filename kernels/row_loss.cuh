@@ -53,15 +53,22 @@ XENT_INLINE bool needs_exact_shift(const RowSoftmax<FusedShift> &row, float smoo
            (smoothing_weight != 0.0f && row.shifted_sum == -INFINITY);
 }
 
-XENT_INLINE float minus_log_target(const RowSoftmax<FusedShift> &row, float) {
+// weight * -log p_y. Where p_y > 1/2, from the sum of the others; else from the logarithm of the sum.
+XENT_INLINE float nll_term(const RowSoftmax<FusedShift> &row, float, float weight) {
+    if (weight == 0.0f) return 0.0f;
     const float ratio = div_rn(row.others, row.target);
-    return ratio <= 1.0f ? log1pf(ratio) : kLn2 * (log2f(row.sum) - row.target_exponent);
+    return weight * (ratio <= 1.0f ? log1pf(ratio) : kLn2 * (log2f(row.sum) - row.target_exponent));
 }
 
-XENT_INLINE float minus_log_target(const RowSoftmax<ExactShift> &row,
-                                                  float target_logit) {
+XENT_INLINE float nll_term(const RowSoftmax<ExactShift> &row, float target_logit, float weight) {
+    if (weight == 0.0f) return 0.0f;
     const float ratio = div_rn(row.others, row.target);
-    return ratio <= 1.0f ? log1pf(ratio) : (row.max - target_logit) + kLn2 * log2f(row.sum);
+    if (ratio <= 1.0f) return weight * log1pf(ratio);
+    const float gap = row.max - target_logit;
+    // Two huge logits can be further apart than f32 reaches, and their weighted distance not.
+    const float weighted_gap =
+        gap <= FLT_MAX ? weight * gap : weight * row.max - weight * target_logit;
+    return weighted_gap + weight * (kLn2 * log2f(row.sum));
 }
 
 // exponent(max) is the residual by which rounding the reference moved every exponent.
@@ -71,14 +78,13 @@ XENT_INLINE float log_sum_exp(const RowSoftmax<Shift> &row) {
 }
 
 template <class Shift>
-XENT_INLINE float row_loss(const RowSoftmax<Shift> &row, float target_logit,
-                                          float nll_weight, float smoothing_weight) {
-    const float nll = minus_log_target(row, target_logit);
-    float loss = nll_weight == 0.0f ? 0.0f : nll_weight * nll;
+XENT_INLINE float row_loss(const RowSoftmax<Shift> &row, float target_logit, float nll_weight,
+                           float smoothing_weight) {
+    float loss = nll_term(row, target_logit, nll_weight + smoothing_weight);
     if (smoothing_weight != 0.0f) {
-        // sum over k != y of -log p_k; both terms are of one sign, up to rounding.
+        // The sum over k != y of -log p_k; both terms are of one sign, up to rounding.
         const float log_sum = kLn2 * log2f(row.sum);
-        loss += smoothing_weight * (row.others_count * log_sum + nll) -
+        loss += smoothing_weight * (row.others_count * log_sum) -
                 (smoothing_weight * Shift::kShiftedUnit) * row.shifted_sum;
     }
     // A NaN row stays NaN when all its weights are 0.

@@ -36,7 +36,7 @@ impl Suite {
     /// Runs the tests of `command` to their end. A program that dies counts as one failed test.
     pub fn run(name: &str, mut command: Command, logs: &Path) -> Result<Self> {
         fs::create_dir_all(logs).with_context(|| format!("cannot create {}", logs.display()))?;
-        let log = logs.join(format!("{}.log", name.replace([' ', '/'], "-")));
+        let log = logs.join(format!("{}.log", name.replace(['(', ')'], "").replace(' ', "-")));
         let mut log_file =
             File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
         let mut suite = Self {

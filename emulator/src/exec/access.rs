@@ -154,7 +154,7 @@ impl Warp {
         let addresses = self.addresses(access.address);
         let size = access.element_bytes;
         let bytes = u64::from(size) * access.registers.len() as u64;
-        let mut global = 0;
+        let mut global = 0_u32;
         for lane in lanes(mask) {
             let place = Place::of(access.space, addresses[lane]);
             let refuse = |refusal| fault(refusal, "read", addresses[lane], bytes, pc, lane);
@@ -234,7 +234,7 @@ impl Warp {
         let addresses = self.addresses(access.address);
         let size = access.element_bytes;
         let bytes = u64::from(size) * access.registers.len() as u64;
-        let mut global = 0;
+        let mut global = 0_u32;
         for lane in lanes(mask) {
             let place = Place::of(access.space, addresses[lane]);
             let refuse = |refusal| fault(refusal, "write", addresses[lane], bytes, pc, lane);
