@@ -161,7 +161,9 @@ struct BlockRow {
             const uint32_t in_body = position - layout.head;  // wraps for the head
             const uint32_t index = in_body / kSize;
             const bool is_cached = index < cached && in_packs(index);
-            const float x = load_one(is_cached ? cached_body + in_body : logits + position);
+            // Two loads rather than one of a chosen address: each knows its kind of memory.
+            const float x =
+                is_cached ? load_one(cached_body + in_body) : load_one(logits + position);
             store_one(gradient + position, position == target_position
                                                ? coefficients.target
                                                : coefficients.at(x, shift));

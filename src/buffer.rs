@@ -13,6 +13,7 @@ use half::{bf16, f16};
 
 use crate::{
     abi,
+    device::same_context,
     error::Error,
     plan::WorkspaceLayout,
     problem::{Dtype, TargetType},
@@ -130,20 +131,6 @@ impl Requirement<'_> {
     /// Exactly as long as needed: anything else is a mix-up of rows.
     pub fn exactly<B: sealed::Read + ?Sized>(&self, buffer: &B) -> Result<(), Error> {
         self.check(buffer, buffer.elements() == self.needed)
-    }
-}
-
-/// Compares the objects, not the devices: two contexts of one device do not order each other's
-/// streams.
-pub(crate) fn same_context(
-    buffer: &'static str,
-    expected: &Arc<CudaContext>,
-    found: &Arc<CudaContext>,
-) -> Result<(), Error> {
-    if Arc::ptr_eq(expected, found) {
-        Ok(())
-    } else {
-        Err(Error::OtherContext { buffer, expected: expected.ordinal(), found: found.ordinal() })
     }
 }
 

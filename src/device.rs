@@ -34,6 +34,20 @@ pub fn open(ordinal: usize) -> Result<Arc<CudaContext>, Error> {
     CudaContext::new(ordinal).map_err(Error::driver("create a context"))
 }
 
+/// Compares the objects, not the devices: two contexts of one device do not order each other's
+/// streams.
+pub(crate) fn same_context(
+    buffer: &'static str,
+    expected: &Arc<CudaContext>,
+    found: &Arc<CudaContext>,
+) -> Result<(), Error> {
+    if Arc::ptr_eq(expected, found) {
+        Ok(())
+    } else {
+        Err(Error::OtherContext { buffer, expected: expected.ordinal(), found: found.ordinal() })
+    }
+}
+
 /// Loads the library under any of the names that cudarc would try, so that cudarc finds it.
 fn load_driver() -> Result<(), Error> {
     let mut reason = String::new();

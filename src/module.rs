@@ -13,7 +13,7 @@ use cudarc::{
 
 use crate::{
     abi,
-    buffer::same_context,
+    device::same_context,
     error::Error,
     plan::{DeviceProperties, Kernel, Launch},
 };

@@ -189,8 +189,16 @@ fn confident_rows() {
 
 #[test]
 fn rows_that_are_not_finite() {
-    let specials =
-        [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 0.0, -0.0, 1e-45];
+    let specials = [
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::MAX,
+        f32::MIN,
+        0.0,
+        -0.0,
+        f32::from_bits(1),
+    ];
     for classes in [1, 2, 3, 9, 40] {
         for seed in 0..400 {
             for label_smoothing in SMOOTHING {

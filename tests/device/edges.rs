@@ -138,10 +138,10 @@ fn values(dtype: Dtype) -> Result<(), String> {
         Dtype::F16 => &[1e4, 65504.0],
         Dtype::Bf16 => &[1e4, 65504.0, 1e9, 1e30, 3e38],
     };
-    let tiny: &[f32] = match dtype {
-        Dtype::F32 => &[1e-40, f32::MIN_POSITIVE],
-        Dtype::F16 => &[6e-8, 6.1e-5],
-        Dtype::Bf16 => &[1e-40, f32::MIN_POSITIVE],
+    let tiny: &[f32] = &match dtype {
+        Dtype::F32 => [f32::from_bits(1), f32::MIN_POSITIVE],
+        Dtype::F16 => [half::f16::from_bits(1).to_f32(), half::f16::MIN_POSITIVE.to_f32()],
+        Dtype::Bf16 => [half::bf16::from_bits(1).to_f32(), f32::MIN_POSITIVE],
     };
     for &size in huge.iter().chain(tiny) {
         for classes in [2, 10, 333] {

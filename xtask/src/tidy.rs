@@ -19,15 +19,15 @@ pub struct Arguments {}
 /// `buffer` knows the workspace's layout (plan, abi), and `loss` fills the kernels' arguments (abi).
 const MODULE_IMPORTS: [(&str, &[&str]); 10] = [
     ("abi", &[]),
-    ("buffer", &["abi", "error", "plan", "problem"]),
-    ("device", &["abi", "error", "plan"]),
+    ("buffer", &["abi", "device", "error", "plan", "problem"]),
+    ("device", &["error"]),
     ("error", &[]),
     (
         "lib",
         &["abi", "buffer", "device", "error", "loss", "module", "plan", "problem", "reference"],
     ),
     ("loss", &["abi", "buffer", "error", "module", "plan", "problem"]),
-    ("module", &["abi", "error", "plan"]),
+    ("module", &["abi", "device", "error", "plan"]),
     ("plan", &["abi", "error", "problem"]),
     ("problem", &["abi", "error"]),
     ("reference", &[]),
@@ -35,13 +35,14 @@ const MODULE_IMPORTS: [(&str, &[&str]); 10] = [
 
 /// What each file of kernels/ may include of the others: a layer includes those above it. `*`
 /// stands for anything; the first line that fits a file is its own.
-const KERNEL_INCLUDES: [(&str, &[&str]); 10] = [
+const KERNEL_INCLUDES: [(&str, &[&str]); 11] = [
     ("abi.h", &[]),
+    ("arithmetic.cuh", &[]),
     ("dtype.cuh", &["abi.h"]),
-    ("vector.cuh", &["abi.h", "dtype.cuh"]),
+    ("vector.cuh", &["abi.h"]),
     ("targets.cuh", &["abi.h"]),
-    ("softmax_state.cuh", &["abi.h"]),
-    ("row_loss.cuh", &["abi.h", "softmax_state.cuh"]),
+    ("softmax_state.cuh", &["arithmetic.cuh"]),
+    ("row_loss.cuh", &["arithmetic.cuh", "softmax_state.cuh"]),
     ("reduce.cuh", &["abi.h", "softmax_state.cuh"]),
     ("ordered_sum.cuh", &["abi.h", "reduce.cuh"]),
     (
