@@ -46,7 +46,7 @@
 //! [`Problem`](problem::Problem), [`plan::choose`] turns it into launches, and [`Kernels`] runs
 //! them. It allocates nothing and does not wait for the device. Everything wrong that the host can
 //! see is an [`Error`] before a launch.
-#![deny(missing_docs)]
+#![deny(missing_docs, unsafe_op_in_unsafe_fn)]
 
 mod abi;
 mod buffer;

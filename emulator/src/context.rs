@@ -2,8 +2,8 @@
 //! and tests use it directly.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::device::{Model, TOTAL_MEMORY};
 use crate::error::Error;

@@ -104,6 +104,8 @@ impl Model {
             0 => self.blocks_per_multiprocessor,
             bytes => (self.shared_per_multiprocessor as u64 / bytes) as i32,
         };
-        (self.threads_per_multiprocessor / rounded).min(by_shared).min(self.blocks_per_multiprocessor)
+        (self.threads_per_multiprocessor / rounded)
+            .min(by_shared)
+            .min(self.blocks_per_multiprocessor)
     }
 }

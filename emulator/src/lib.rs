@@ -8,12 +8,15 @@
 
 pub mod context;
 pub mod device;
-pub mod driver;
+mod driver;
 pub mod error;
-pub mod exec;
+mod exec;
 pub mod fatbin;
 pub mod fault;
 pub mod memory;
-pub mod ptx;
+mod ptx;
 pub mod report;
 pub mod settings;
+
+pub use ptx::PtxError;
+pub use ptx::ir::Kernel;

@@ -46,9 +46,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn generate() -> Result<String> {
-    let libclang = toolchain::ensure_libclang()?;
-    // SAFETY: no other thread of this program runs yet, so none reads the environment now.
-    unsafe { env::set_var("LIBCLANG_PATH", &libclang) };
+    // SAFETY: this is the command's first act, so this program has no other thread yet that could
+    // read the environment.
+    unsafe { env::set_var("LIBCLANG_PATH", toolchain::libclang_folder()) };
+    toolchain::ensure_libclang()?;
 
     let header = workspace::root().join(HEADER);
     let source =

@@ -29,26 +29,26 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    Toolchain(toolchain::Arguments),
-    Codegen(codegen::Arguments),
-    Emulator(emulator::Arguments),
     Demo(demo::Arguments),
     Test(test::Arguments),
+    Bundle(bundle::Arguments),
+    Toolchain(toolchain::Arguments),
+    Emulator(emulator::Arguments),
+    Codegen(codegen::Arguments),
     Sass(sass::Arguments),
     Tidy(tidy::Arguments),
-    Bundle(bundle::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Toolchain(arguments) => toolchain::run(&arguments),
-        Command::Codegen(arguments) => codegen::run(&arguments),
-        Command::Emulator(arguments) => emulator::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Bundle(arguments) => bundle::run(&arguments),
+        Command::Toolchain(arguments) => toolchain::run(&arguments),
+        Command::Emulator(arguments) => emulator::run(&arguments),
+        Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Sass(arguments) => sass::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
-        Command::Bundle(arguments) => bundle::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

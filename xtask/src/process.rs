@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A spinner on a terminal; nothing where there is none.
-pub fn spinner(task: &str) -> ProgressBar {
+fn spinner(task: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_prefix(task.to_owned());
     if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} ({elapsed}) {wide_msg}") {
         bar.set_style(style);
@@ -40,14 +40,14 @@ pub fn run_quietly(task: &str, command: &mut Command) -> Result<String> {
     }
     let status = child.wait().with_context(|| format!("cannot wait for {line}"))?;
     spinner.finish_and_clear();
-    if status.success() {
-        return Ok(printed);
-    }
     let complaints = match complaints.join() {
         Ok(Ok(text)) => text,
         _ => String::from("(its stderr could not be read)"),
     };
-    bail!("{line} failed ({status}):\n{}", complaints.trim_end())
+    if !status.success() {
+        bail!("{line} failed ({status}):\n{}", complaints.trim_end());
+    }
+    Ok(printed)
 }
 
 /// Runs `command` with this program's own stdin, stdout and stderr.

@@ -298,18 +298,44 @@ fn check_test(source: &Source, faults: &mut Vec<String>) {
     }
 }
 
-/// Float literals with a negative exponent.
+/// Words in the name of a constant or variable that make its value a tolerance.
+const TOLERANCE_WORDS: [&str; 4] = ["tol", "eps", "budget", "margin"];
+
+/// Float literals with a negative exponent that something is compared with, or that have a telling
+/// name; others are test inputs.
 fn small_floats(tokens: TokenStream) -> Vec<String> {
-    let small = |token| match token {
-        TokenTree::Group(group) => small_floats(group.stream()),
-        TokenTree::Literal(literal) => {
-            let text = literal.to_string();
-            let is_number = text.starts_with(|first: char| first.is_ascii_digit());
-            if is_number && text.to_lowercase().contains("e-") { vec![text] } else { Vec::new() }
+    let mut found = Vec::new();
+    // Whether the present statement or argument so far compares, or names a tolerance.
+    let mut suspicious = false;
+    let mut previous = ' ';
+    for token in tokens {
+        let mut character = ' ';
+        match token {
+            TokenTree::Group(group) => found.extend(small_floats(group.stream())),
+            TokenTree::Literal(literal) => {
+                let text = literal.to_string().to_lowercase();
+                let is_number = text.starts_with(|first: char| first.is_ascii_digit());
+                if suspicious && is_number && text.contains("e-") {
+                    found.push(text);
+                }
+            }
+            TokenTree::Ident(word) => {
+                let word = word.to_string().to_lowercase();
+                suspicious |= TOLERANCE_WORDS.iter().any(|telling| word.contains(telling));
+            }
+            TokenTree::Punct(punct) => {
+                character = punct.as_char();
+                let is_arrow = character == '>' && (previous == '-' || previous == '=');
+                if character == ';' || character == ',' {
+                    suspicious = false;
+                } else if (character == '<' || character == '>') && !is_arrow {
+                    suspicious = true;
+                }
+            }
         }
-        _ => Vec::new(),
-    };
-    tokens.into_iter().flat_map(small).collect()
+        previous = character;
+    }
+    found
 }
 
 fn check_kernel(source: &Source, faults: &mut Vec<String>) {
@@ -438,19 +464,29 @@ mod tests {
 
     #[test]
     fn tests() {
-        assert_eq!(faults(check_test, "tests/a.rs", "// 1e-5\nfn a() { 1e5; 0.1; }"), [""; 0]);
-        assert_eq!(faults(check_test, "tests/common/compare.rs", "const A: f32 = 1e-5;"), [""; 0]);
-        assert_eq!(faults(check_test, "tests/a.rs", "fn a() { assert!(b < 1e-5_f32); }").len(), 1);
+        let fine = [
+            ("tests/a.rs", "// < 1e-5\nfn a() -> f32 { f(1e-5, &[6e-8]); match b { _ => 1e-3 } }"),
+            ("tests/common/compare.rs", "const TOLERANCE: f32 = 1e-5;"),
+        ];
+        for (path, text) in fine {
+            assert_eq!(faults(check_test, path, text), [""; 0], "{path}: {text}");
+        }
+        let faulty = [
+            "fn a() { assert!(b <= 1e-5_f32); }",
+            "fn a() { assert!(b.abs() < c * 1E-5); }",
+            "const TOLERANCE: f32 = 1e-5;",
+            "fn a() { let rel_eps = 2.5e-4; }",
+        ];
+        for text in faulty {
+            assert_eq!(faults(check_test, "tests/a.rs", text).len(), 1, "{text}");
+        }
     }
 
     #[test]
     fn kernels() {
         let fine = [
             ("kernels/fused_block.cu", "#include \"strategy_block.cuh\"\nA(__half)"),
-            (
-                "kernels/vector.cuh",
-                "// not __half\n/* nor\n__nv_bfloat16 */\n#include \"dtype.cuh\"",
-            ),
+            ("kernels/vector.cuh", "// not __half\n/* nor\n__nv_bfloat16 */\n#include \"abi.h\""),
         ];
         for (path, text) in fine {
             assert_eq!(faults(check_kernel, path, text), [""; 0], "{path}: {text}");

@@ -96,7 +96,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         println!("cuobjdump: {}", workspace::relative(&ensure_cuobjdump()?));
     }
     if arguments.libclang {
-        println!("libclang: {}", workspace::relative(&ensure_libclang()?));
+        ensure_libclang()?;
+        println!("libclang: {}", workspace::relative(&libclang_folder()));
     }
     Ok(())
 }
@@ -118,16 +119,12 @@ impl fmt::Display for Compiler {
 /// Makes sure that build.rs finds an nvcc, and that it works.
 pub fn ensure_nvcc() -> Result<Compiler> {
     let fetched = workspace::root().join(nvcc::FETCHED);
-    let installed = nvcc::find(workspace::root())
-        .map_err(anyhow::Error::msg)?
-        .filter(|found| found.origin != Origin::Fetched);
-    let (path, origin) = match installed {
-        Some(found) => match found.origin {
-            Origin::Variable => (found.path, "from NVCC"),
-            Origin::Path => (found.path, "from PATH"),
-            Origin::CudaFolder | Origin::Fetched => (found.path, "installed CUDA"),
-        },
-        None => {
+    let found = nvcc::find(workspace::root()).map_err(anyhow::Error::msg)?;
+    let (path, origin) = match found.map(|nvcc| (nvcc.origin, nvcc.path)) {
+        Some((Origin::Variable, path)) => (path, "from NVCC"),
+        Some((Origin::Path, path)) => (path, "from PATH"),
+        Some((Origin::CudaFolder, path)) => (path, "installed CUDA"),
+        Some((Origin::Fetched, _)) | None => {
             fetch(&COMPILER)?;
             (fetched.clone(), "fetched")
         }
@@ -168,9 +165,13 @@ pub fn ensure_cuobjdump() -> Result<PathBuf> {
 }
 
 /// The folder of the libclang that codegen is pinned to.
-pub fn ensure_libclang() -> Result<PathBuf> {
-    fetch(&LIBCLANG)?;
-    Ok(link_of(&LIBCLANG))
+pub fn libclang_folder() -> PathBuf {
+    link_of(&LIBCLANG)
+}
+
+/// Makes sure that it is there.
+pub fn ensure_libclang() -> Result<()> {
+    fetch(&LIBCLANG)
 }
 
 /// The line of `nvcc --version` that has the number.
@@ -197,13 +198,7 @@ fn fetch(part: &Part) -> Result<()> {
     if installed.wheels.is_empty() || installed.is_outdated() {
         make_environment()?;
     }
-    eprintln!(
-        "Fetching {}: {} wheels, {} MB to download ({}).",
-        part.name,
-        part.wheels.len(),
-        part.megabytes,
-        part.license
-    );
+    eprintln!("Fetching {}: {} MB to download ({}).", part.name, part.megabytes, part.license);
     let python = folder().join("venv/bin/python");
     let mut pip = Command::new(&python);
     pip.args(["-m", "pip", "install", "--no-deps", "--only-binary=:all:"])

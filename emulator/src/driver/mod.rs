@@ -1,0 +1,125 @@
+//! The C surface: the functions that `libcuda.so.1` exports, one file for each area.
+//!
+//! Each is one `api!` entry: arguments as in `cuda.h`, a body that returns a Rust result. The macro
+//! turns that into a `CUresult`, prints what a driver would not explain, and keeps panics from
+//! crossing into C. Everything executes before the call returns, so streams and events only check
+//! that they are used as CUDA demands.
+
+mod context;
+mod device;
+mod errors;
+mod launch;
+mod memory;
+mod module;
+mod state;
+mod stream;
+mod unsupported;
+
+use std::ffi::{CStr, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::Error;
+
+type Result<T = (), E = Error> = std::result::Result<T, E>;
+
+/// A handle as C programs hold it: never followed, only looked up.
+type Handle = usize;
+
+/// A pointer that the C caller wants a result at.
+#[repr(transparent)]
+struct Out<T>(*mut T);
+
+impl<T> Out<T> {
+    fn set(&self, value: T) -> Result {
+        if self.0.is_null() {
+            return Err(Error::InvalidValue("a null pointer for a result".into()));
+        }
+        // SAFETY: only C callers make an `Out`, and the driver API has them pass null or a pointer
+        // that may be written.
+        unsafe { self.0.write(value) };
+        Ok(())
+    }
+
+    /// As `set`, for results that callers may leave out.
+    fn set_if_wanted(&self, value: T) -> Result {
+        if self.0.is_null() { Ok(()) } else { self.set(value) }
+    }
+}
+
+/// Text from the C caller.
+#[repr(transparent)]
+struct Text(*const c_char);
+
+impl Text {
+    fn get(&self) -> Result<&str> {
+        if self.0.is_null() {
+            return Err(Error::InvalidValue("a null pointer for a name".into()));
+        }
+        // SAFETY: only C callers make a `Text`, and the driver API has them pass null or a string
+        // that ends with a zero byte.
+        let text = unsafe { CStr::from_ptr(self.0) };
+        text.to_str().map_err(|_| Error::InvalidValue("a name that is not UTF-8".into()))
+    }
+}
+
+/// Host memory that the C caller lets a call read or write.
+#[repr(transparent)]
+struct Host(*mut u8);
+
+impl Host {
+    fn as_slice(&self, bytes: usize) -> Result<&[u8]> {
+        if bytes == 0 {
+            return Ok(&[]);
+        }
+        if self.0.is_null() {
+            return Err(Error::InvalidValue("a null pointer for host memory".into()));
+        }
+        // SAFETY: only C callers make a `Host`, and the driver API has them pass memory of at
+        // least the size that they give.
+        Ok(unsafe { std::slice::from_raw_parts(self.0, bytes) })
+    }
+
+    fn as_slice_mut(&mut self, bytes: usize) -> Result<&mut [u8]> {
+        if bytes == 0 {
+            return Ok(&mut []);
+        }
+        if self.0.is_null() {
+            return Err(Error::InvalidValue("a null pointer for host memory".into()));
+        }
+        // SAFETY: as in `as_slice`; nobody else may use memory that a call writes.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.0, bytes) })
+    }
+}
+
+/// Runs the body of a call.
+fn call(name: &str, body: impl FnOnce() -> Result) -> u32 {
+    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()));
+        Err(Error::Panic(text.unwrap_or_default()))
+    });
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            if error.is_worth_a_line() {
+                eprintln!("cuda-emulator: {name}: {error}");
+            }
+            error.code()
+        }
+    }
+}
+
+/// Defines exported functions.
+macro_rules! api {
+    ($(fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn $name($($argument: $type),*) -> u32 {
+                $crate::driver::call(stringify!($name), move || -> $crate::driver::Result {
+                    $body
+                })
+            }
+        )*
+    };
+}
+use api;

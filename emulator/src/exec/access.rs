@@ -33,10 +33,10 @@ impl Place {
             ]
             .into_iter()
             .find(|(_, window)| within(*window) < WINDOW_BYTES)
-            .map_or(Self { space: Space::Global, offset: address }, |(space, window)| Self {
-                space,
-                offset: within(window),
-            }),
+            .map_or(
+                Self { space: Space::Global, offset: address },
+                |(space, window)| Self { space, offset: within(window) },
+            ),
         }
     }
 }
@@ -318,8 +318,12 @@ impl Warp {
                     let offset = place.offset - allocation.address;
                     let new = |old| combine(atomic, old, sources, true);
                     match bytes {
-                        2 => u64::from(allocation.update(offset, |x: u16| new(u64::from(x)) as u16)),
-                        4 => u64::from(allocation.update(offset, |x: u32| new(u64::from(x)) as u32)),
+                        2 => {
+                            u64::from(allocation.update(offset, |x: u16| new(u64::from(x)) as u16))
+                        }
+                        4 => {
+                            u64::from(allocation.update(offset, |x: u32| new(u64::from(x)) as u32))
+                        }
                         _ => allocation.update(offset, new),
                     }
                 }
@@ -399,17 +403,33 @@ fn combine(atomic: &Atomic, old: u64, [b, c]: [u64; 2], global: bool) -> u64 {
     };
     match (atomic.op, atomic.kind) {
         (AtomicOp::Exchange, _) => b,
-        (AtomicOp::CompareExchange, _) => if old == b { c } else { old },
+        (AtomicOp::CompareExchange, _) => {
+            if old == b {
+                c
+            } else {
+                old
+            }
+        }
         (AtomicOp::And, _) => old & b,
         (AtomicOp::Or, _) => old | b,
         (AtomicOp::Xor, _) => old ^ b,
-        (AtomicOp::Inc, _) => if old >= b { 0 } else { old + 1 },
-        (AtomicOp::Dec, _) => if old == 0 || old > b { b } else { old - 1 },
+        (AtomicOp::Inc, _) => {
+            if old >= b {
+                0
+            } else {
+                old + 1
+            }
+        }
+        (AtomicOp::Dec, _) => {
+            if old == 0 || old > b {
+                b
+            } else {
+                old - 1
+            }
+        }
         (AtomicOp::Add, AtomicType::F32) => float32(|x, y| x + y),
         (AtomicOp::Add, AtomicType::F64) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
-        (AtomicOp::Add, AtomicType::Half(kind)) => {
-            u64::from(add_half(kind, old as u16, b as u16))
-        }
+        (AtomicOp::Add, AtomicType::Half(kind)) => u64::from(add_half(kind, old as u16, b as u16)),
         (AtomicOp::Add, AtomicType::Half2(kind)) => {
             let low = add_half(kind, old as u16, b as u16);
             let high = add_half(kind, (old >> 16) as u16, (b >> 16) as u16);

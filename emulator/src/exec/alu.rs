@@ -7,12 +7,12 @@ use half::slice::HalfFloatSliceExt;
 
 use super::float::{
     add_directed, add_odd, bf16_from_f32, canonical, convert, div_approx, div_odd, exp2, flush,
-    fma_directed, half_to_f64, holds, max_f32, min_f32, min_max_f64, round_f32, round_half, saturate,
-    sqrt_odd,
+    fma_directed, half_to_f64, holds, max_f32, min_f32, min_max_f64, round_f32, round_half,
+    saturate, sqrt_odd,
 };
 use crate::ptx::ir::{
-    Alu32, Alu64, Bits64, BoolOp, Compare, CompareResult, FloatMode, Half, HalfKind, HalfOp, Narrow,
-    Number, Op, Prmt, Round, Slot, Test, Widen,
+    Alu32, Alu64, Bits64, BoolOp, Compare, CompareResult, FloatMode, Half, HalfKind, HalfOp,
+    Narrow, Number, Op, Prmt, Round, Slot, Test, Widen,
 };
 
 /// Lanes of a warp.
@@ -356,9 +356,16 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
         Alu32::DivS => r.map2(d, s, mask, |a, b| {
             if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 }
         }),
-        Alu32::RemS => r.map2(d, s, mask, |a, b| {
-            if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }
-        }),
+        Alu32::RemS => {
+            r.map2(
+                d,
+                s,
+                mask,
+                |a, b| {
+                    if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }
+                },
+            )
+        }
         Alu32::MinU => r.map2(d, s, mask, u32::min),
         Alu32::MaxU => r.map2(d, s, mask, u32::max),
         Alu32::MinS => r.map2(d, s, mask, |a, b| (a as i32).min(b as i32) as u32),
@@ -394,9 +401,9 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
             r.write32(d, mask, &out);
         }
         Alu32::BfindU(amount) => r.map1(d, s, mask, |a| find(u64::from(a), 32, amount)),
-        Alu32::BfindS(amount) => r.map1(d, s, mask, |a| {
-            find(u64::from(if (a as i32) < 0 { !a } else { a }), 32, amount)
-        }),
+        Alu32::BfindS(amount) => {
+            r.map1(d, s, mask, |a| find(u64::from(if (a as i32) < 0 { !a } else { a }), 32, amount))
+        }
         Alu32::Clz => r.map1(d, s, mask, u32::leading_zeros),
         Alu32::Popc => r.map1(d, s, mask, u32::count_ones),
         Alu32::Brev => r.map1(d, s, mask, u32::reverse_bits),
@@ -647,8 +654,20 @@ fn half_op(half: Half, a: u16, b: u16, c: u16) -> u16 {
         HalfOp::Fma => add_odd(x * y, z),
         HalfOp::Min => min_max_f64(x, y, false),
         HalfOp::Max => min_max_f64(x, y, true),
-        HalfOp::MinNan => if nan { f64::NAN } else { min_max_f64(x, y, false) },
-        HalfOp::MaxNan => if nan { f64::NAN } else { min_max_f64(x, y, true) },
+        HalfOp::MinNan => {
+            if nan {
+                f64::NAN
+            } else {
+                min_max_f64(x, y, false)
+            }
+        }
+        HalfOp::MaxNan => {
+            if nan {
+                f64::NAN
+            } else {
+                min_max_f64(x, y, true)
+            }
+        }
         HalfOp::Neg => -x,
         HalfOp::Abs => x.abs(),
         HalfOp::Ex2 => x.exp2(),
@@ -669,18 +688,25 @@ fn execute64(r: &mut Registers, op: Alu64, d: Slot, s: &[Slot; 3], mask: u32) {
         Alu64::MulHiU => {
             r.wide2(d, s, mask, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64);
         }
-        Alu64::MulHiS => r.wide2(d, s, mask, |a, b| {
-            ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64
-        }),
+        Alu64::MulHiS => {
+            r.wide2(d, s, mask, |a, b| ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64)
+        }
         Alu64::Mad => r.wide3(d, s, mask, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         Alu64::DivU => r.wide2(d, s, mask, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
         Alu64::RemU => r.wide2(d, s, mask, |a, b| a.checked_rem(b).unwrap_or(a)),
         Alu64::DivS => r.wide2(d, s, mask, |a, b| {
             if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 }
         }),
-        Alu64::RemS => r.wide2(d, s, mask, |a, b| {
-            if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }
-        }),
+        Alu64::RemS => {
+            r.wide2(
+                d,
+                s,
+                mask,
+                |a, b| {
+                    if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }
+                },
+            )
+        }
         Alu64::MinU => r.wide2(d, s, mask, u64::min),
         Alu64::MaxU => r.wide2(d, s, mask, u64::max),
         Alu64::MinS => r.wide2(d, s, mask, |a, b| (a as i64).min(b as i64) as u64),

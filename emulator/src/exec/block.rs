@@ -227,7 +227,9 @@ impl<'l> Block<'l> {
                         let state = self.barriers[id as usize];
                         let all: u32 = warps.iter().map(|warp| warp.alive.count_ones()).sum();
                         match state.expected {
-                            Some(count) => format!("barrier {id}, {} of {count} came", state.arrived),
+                            Some(count) => {
+                                format!("barrier {id}, {} of {count} came", state.arrived)
+                            }
                             None if warps.len() > 1 => {
                                 format!("barrier {id}, {} of {all} came", state.arrived)
                             }
@@ -257,9 +259,7 @@ impl Warp {
     /// Whether lanes that wait for a collective could go on (because others exited).
     pub(super) fn collective_is_complete(&self) -> bool {
         lanes(self.waiting & self.alive).any(|lane| match self.wait[lane] {
-            Wait::Collective(members) => {
-                members & self.alive & !self.same_collective(lane) == 0
-            }
+            Wait::Collective(members) => members & self.alive & !self.same_collective(lane) == 0,
             Wait::Running | Wait::Barrier { .. } => false,
         })
     }

@@ -157,4 +157,3 @@ fn member_slot(op: &Op) -> Slot {
         _ => unreachable!("not a collective"),
     }
 }
-

@@ -130,9 +130,27 @@ pub fn round_half(x: f64, kind: HalfKind, round: Round) -> u16 {
     let inward = |bits: u16| bits - 1;
     match round {
         Round::Nearest => nearest,
-        Round::Zero => if back.abs() > x.abs() { inward(nearest) } else { nearest },
-        Round::Down if back > x => if negative || back == 0.0 { away(nearest | if back == 0.0 { 0x8000 } else { 0 }) } else { inward(nearest) },
-        Round::Up if back < x => if negative && back != 0.0 { inward(nearest) } else { away(nearest & if back == 0.0 { 0x7FFF } else { 0xFFFF }) },
+        Round::Zero => {
+            if back.abs() > x.abs() {
+                inward(nearest)
+            } else {
+                nearest
+            }
+        }
+        Round::Down if back > x => {
+            if negative || back == 0.0 {
+                away(nearest | if back == 0.0 { 0x8000 } else { 0 })
+            } else {
+                inward(nearest)
+            }
+        }
+        Round::Up if back < x => {
+            if negative && back != 0.0 {
+                inward(nearest)
+            } else {
+                away(nearest & if back == 0.0 { 0x7FFF } else { 0xFFFF })
+            }
+        }
         Round::Down | Round::Up => nearest,
     }
 }
@@ -141,7 +159,13 @@ pub fn round_half(x: f64, kind: HalfKind, round: Round) -> u16 {
 #[inline(always)]
 pub fn min_f32(a: f32, b: f32, nan: bool) -> f32 {
     let zero = f32::from_bits(a.to_bits() | b.to_bits());
-    let ordered = if a < b { a } else if b < a { b } else { zero };
+    let ordered = if a < b {
+        a
+    } else if b < a {
+        b
+    } else {
+        zero
+    };
     choose_number(a, b, ordered, nan)
 }
 
@@ -149,13 +173,25 @@ pub fn min_f32(a: f32, b: f32, nan: bool) -> f32 {
 #[inline(always)]
 pub fn max_f32(a: f32, b: f32, nan: bool) -> f32 {
     let zero = f32::from_bits(a.to_bits() & b.to_bits());
-    let ordered = if a > b { a } else if b > a { b } else { zero };
+    let ordered = if a > b {
+        a
+    } else if b > a {
+        b
+    } else {
+        zero
+    };
     choose_number(a, b, ordered, nan)
 }
 
 #[inline(always)]
 fn choose_number(a: f32, b: f32, ordered: f32, nan: bool) -> f32 {
-    let number = if a.is_nan() { b } else if b.is_nan() { a } else { ordered };
+    let number = if a.is_nan() {
+        b
+    } else if b.is_nan() {
+        a
+    } else {
+        ordered
+    };
     let poisoned = if a.is_nan() | b.is_nan() { f32::NAN } else { ordered };
     canonical(if nan { poisoned } else { number })
 }
@@ -212,7 +248,11 @@ pub fn exp2(x: f32) -> f32 {
 pub fn div_approx(a: f32, b: f32) -> f32 {
     let huge = b.abs() > f32::from_bits(0x7E80_0000) && b.is_finite();
     if huge {
-        if a.is_infinite() || a.is_nan() { f32::NAN } else { f32::from_bits((a.to_bits() ^ b.to_bits()) & 0x8000_0000) }
+        if a.is_infinite() || a.is_nan() {
+            f32::NAN
+        } else {
+            f32::from_bits((a.to_bits() ^ b.to_bits()) & 0x8000_0000)
+        }
     } else {
         (f64::from(a) / f64::from(b)) as f32
     }

@@ -118,7 +118,8 @@ impl Launch<'_> {
 
     fn report(&self, block: &Block<'_>, warp: u32, fault: &Fault) -> FaultReport {
         let origin = &self.kernel.origins[fault.pc as usize];
-        let ptx: String = squeeze(&self.kernel.text[origin.span.clone()]).chars().take(300).collect();
+        let ptx: String =
+            squeeze(&self.kernel.text[origin.span.clone()]).chars().take(300).collect();
         let place = source_line(origin, &self.kernel.files);
         let place = if place.is_empty() { " at an unknown line".into() } else { place };
         let text = format!(

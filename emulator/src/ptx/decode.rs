@@ -319,22 +319,29 @@ impl<'a> Modifiers<'a> {
         ])
     }
 
-    fn float_mode(&mut self) -> FloatMode {
-        FloatMode {
-            round: self.round().unwrap_or(Round::Nearest),
-            ftz: self.take("ftz"),
-            sat: self.take("sat"),
-        }
-    }
-
     /// Cache and prefetch hints, memory order and scope: an interpreter that executes in order and
     /// synchronises at every fence satisfies them all.
     fn skip_memory_hints(&mut self) {
         self.0.retain(|m| {
             !matches!(
                 *m,
-                "weak" | "volatile" | "relaxed" | "acquire" | "release" | "acq_rel" | "cta" | "gpu"
-                    | "sys" | "ca" | "cg" | "cs" | "lu" | "cv" | "wb" | "wt" | "nc"
+                "weak"
+                    | "volatile"
+                    | "relaxed"
+                    | "acquire"
+                    | "release"
+                    | "acq_rel"
+                    | "cta"
+                    | "gpu"
+                    | "sys"
+                    | "ca"
+                    | "cg"
+                    | "cs"
+                    | "lu"
+                    | "cv"
+                    | "wb"
+                    | "wt"
+                    | "nc"
             ) && !m.starts_with("L1::evict")
                 && *m != "L1::no_allocate"
                 && !matches!(*m, "L2::64B" | "L2::128B" | "L2::256B")
@@ -358,7 +365,10 @@ impl<'a> Modifiers<'a> {
         if self.0.is_empty() {
             Ok(())
         } else {
-            Err(format!("unknown instruction: modifier `.{}` is not supported here", self.0.join(".")))
+            Err(format!(
+                "unknown instruction: modifier `.{}` is not supported here",
+                self.0.join(".")
+            ))
         }
     }
 }
@@ -496,7 +506,13 @@ impl<'a> Decoder<'a> {
     }
 
     /// `d = op(a, b, ...)` with all operands of `bits` bits in the 32-bit file.
-    fn simple32(&mut self, inst: &Instruction<'a>, op: Alu32, bits: u32, sources: usize) -> Decoded {
+    fn simple32(
+        &mut self,
+        inst: &Instruction<'a>,
+        op: Alu32,
+        bits: u32,
+        sources: usize,
+    ) -> Decoded {
         Self::expect_operands(inst, 1 + sources)?;
         let d = self.dst(inst, 0, bits)?;
         let s: Vec<Slot> =
@@ -735,6 +751,15 @@ impl<'a> Decoder<'a> {
                 self.emit(Op::Clock { d });
                 Ok(())
             }
+            (_, Operand::Integer(value @ (0 | 1))) if bits == 1 => {
+                // A predicate constant has no register: d ^ d, inverted for 1.
+                let d = self.dst(inst, 0, bits)?;
+                self.emit(Op::Pred { op: BoolOp::Xor, d, s: [d, d] });
+                if *value == 1 {
+                    self.emit(Op::Pred { op: BoolOp::Not, d, s: [d, d] });
+                }
+                Ok(())
+            }
             _ => {
                 let d = self.dst(inst, 0, bits)?;
                 let s = self.src(inst, 1, bits)?;
@@ -844,8 +869,14 @@ impl<'a> Decoder<'a> {
                 self.simple32(inst, op, 32, sources)
             }
             Type::F64 => {
-                if !matches!(m.round(), None | Some(Round::Nearest)) || approx || nan || part.is_some() {
-                    return Err("unknown instruction: directed rounding or approximation of f64".into());
+                if !matches!(m.round(), None | Some(Round::Nearest))
+                    || approx
+                    || nan
+                    || part.is_some()
+                {
+                    return Err(
+                        "unknown instruction: directed rounding or approximation of f64".into()
+                    );
                 }
                 m.finish()?;
                 let op = match opcode {
@@ -939,23 +970,28 @@ impl<'a> Decoder<'a> {
             ("add", None) => (Alu32::Add, Some(Alu64::Add)),
             ("sub", None) => (Alu32::Sub, Some(Alu64::Sub)),
             ("mul", Some("lo")) => (Alu32::Mul, Some(Alu64::Mul)),
-            ("mul", Some("hi")) => {
-                (pick(Alu32::MulHiS, Alu32::MulHiU), Some(if signed { Alu64::MulHiS } else { Alu64::MulHiU }))
-            }
+            ("mul", Some("hi")) => (
+                pick(Alu32::MulHiS, Alu32::MulHiU),
+                Some(if signed { Alu64::MulHiS } else { Alu64::MulHiU }),
+            ),
             ("mad", Some("lo")) => (Alu32::Mad, Some(Alu64::Mad)),
             ("mad", Some("hi")) if ty.bits() == 32 => (pick(Alu32::MadHiS, Alu32::MadHiU), None),
-            ("div", None) => {
-                (pick(Alu32::DivS, Alu32::DivU), Some(if signed { Alu64::DivS } else { Alu64::DivU }))
-            }
-            ("rem", None) => {
-                (pick(Alu32::RemS, Alu32::RemU), Some(if signed { Alu64::RemS } else { Alu64::RemU }))
-            }
-            ("min", None) => {
-                (pick(Alu32::MinS, Alu32::MinU), Some(if signed { Alu64::MinS } else { Alu64::MinU }))
-            }
-            ("max", None) => {
-                (pick(Alu32::MaxS, Alu32::MaxU), Some(if signed { Alu64::MaxS } else { Alu64::MaxU }))
-            }
+            ("div", None) => (
+                pick(Alu32::DivS, Alu32::DivU),
+                Some(if signed { Alu64::DivS } else { Alu64::DivU }),
+            ),
+            ("rem", None) => (
+                pick(Alu32::RemS, Alu32::RemU),
+                Some(if signed { Alu64::RemS } else { Alu64::RemU }),
+            ),
+            ("min", None) => (
+                pick(Alu32::MinS, Alu32::MinU),
+                Some(if signed { Alu64::MinS } else { Alu64::MinU }),
+            ),
+            ("max", None) => (
+                pick(Alu32::MaxS, Alu32::MaxU),
+                Some(if signed { Alu64::MaxS } else { Alu64::MaxU }),
+            ),
             ("abs", None) if signed => (Alu32::AbsS, Some(Alu64::AbsS)),
             ("neg", None) if signed => (Alu32::Neg, Some(Alu64::Neg)),
             _ => return Err(UNKNOWN_TYPE.into()),
@@ -1165,7 +1201,12 @@ impl<'a> Decoder<'a> {
                             (false, false) => Bits64::BfeU,
                             (false, true) => Bits64::BfeS,
                         };
-                        self.emit(Op::Bits64 { op, d, values: [a, b], positions: [position, length] });
+                        self.emit(Op::Bits64 {
+                            op,
+                            d,
+                            values: [a, b],
+                            positions: [position, length],
+                        });
                     }
                     _ => return Err(UNKNOWN_TYPE.into()),
                 }
@@ -1231,7 +1272,9 @@ impl<'a> Decoder<'a> {
                     (Type::Unsigned(32), Type::Unsigned(32)) => {
                         self.simple32(inst, Alu32::Dp4aUU, 32, 3)
                     }
-                    (Type::Signed(32), Type::Signed(32)) => self.simple32(inst, Alu32::Dp4aSS, 32, 3),
+                    (Type::Signed(32), Type::Signed(32)) => {
+                        self.simple32(inst, Alu32::Dp4aSS, 32, 3)
+                    }
                     _ => Err(UNKNOWN_TYPE.into()),
                 }
             }
@@ -1262,8 +1305,7 @@ impl<'a> Decoder<'a> {
                 ("nan", Compare::Nan),
             ],
         )?;
-        let with =
-            m.take_one(&[("and", BoolOp::And), ("or", BoolOp::Or), ("xor", BoolOp::Xor)]);
+        let with = m.take_one(&[("and", BoolOp::And), ("or", BoolOp::Or), ("xor", BoolOp::Xor)]);
         let ftz = m.take("ftz");
         let ty = m.ty()?;
         m.finish()?;
@@ -1340,9 +1382,9 @@ impl<'a> Decoder<'a> {
             register_bits,
         };
         let is_float = |number| !matches!(number, Number::Signed(_) | Number::Unsigned(_));
-        let narrows = is_float(convert.to)
-            && (to.bits() < from.bits() || !is_float(convert.from))
-            || convert.to == Number::Half(HalfKind::Bf16) && convert.from == Number::Half(HalfKind::F16);
+        let narrows = is_float(convert.to) && (to.bits() < from.bits() || !is_float(convert.from))
+            || convert.to == Number::Half(HalfKind::Bf16)
+                && convert.from == Number::Half(HalfKind::F16);
         if narrows && round.is_none() && integral.is_none() {
             return Err("cvt to a narrower float without a rounding mode".into());
         }
@@ -1355,11 +1397,19 @@ impl<'a> Decoder<'a> {
                 let op = match (convert.to, convert.from) {
                     (Number::F32, Number::Half(HalfKind::F16)) if fast => Alu32::F32FromF16,
                     (Number::Half(HalfKind::F16), Number::F32) if fast => Alu32::F16FromF32,
-                    (Number::F32, Number::Half(HalfKind::Bf16)) if fast && !ftz => Alu32::F32FromBf16,
-                    (Number::Half(HalfKind::Bf16), Number::F32) if fast && !ftz => Alu32::Bf16FromF32,
-                    (Number::Unsigned(32) | Number::Signed(32), Number::Unsigned(16)) if fast => Alu32::Mov,
-                    (Number::Unsigned(16) | Number::Signed(16), Number::Unsigned(32) | Number::Signed(32))
-                        if fast => Alu32::Low16,
+                    (Number::F32, Number::Half(HalfKind::Bf16)) if fast && !ftz => {
+                        Alu32::F32FromBf16
+                    }
+                    (Number::Half(HalfKind::Bf16), Number::F32) if fast && !ftz => {
+                        Alu32::Bf16FromF32
+                    }
+                    (Number::Unsigned(32) | Number::Signed(32), Number::Unsigned(16)) if fast => {
+                        Alu32::Mov
+                    }
+                    (
+                        Number::Unsigned(16) | Number::Signed(16),
+                        Number::Unsigned(32) | Number::Signed(32),
+                    ) if fast => Alu32::Low16,
                     (Number::Unsigned(32) | Number::Signed(32), Number::Signed(16)) if fast => {
                         Alu32::SignExtend16
                     }
@@ -1381,8 +1431,10 @@ impl<'a> Decoder<'a> {
             }
             (true, Register::B32(d)) => {
                 let op = match (convert.to, convert.from) {
-                    (Number::Unsigned(32) | Number::Signed(32), Number::Unsigned(64) | Number::Signed(64))
-                        if fast => Narrow::Low,
+                    (
+                        Number::Unsigned(32) | Number::Signed(32),
+                        Number::Unsigned(64) | Number::Signed(64),
+                    ) if fast => Narrow::Low,
                     _ => Narrow::Convert(convert),
                 };
                 self.emit(Op::Narrow { op, d, s });

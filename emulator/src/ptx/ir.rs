@@ -383,10 +383,20 @@ pub enum Alu32 {
     DivF(FloatMode),
     RcpF(FloatMode),
     SqrtF(FloatMode),
-    MinF { ftz: bool, nan: bool },
-    MaxF { ftz: bool, nan: bool },
-    AbsF { ftz: bool },
-    NegF { ftz: bool },
+    MinF {
+        ftz: bool,
+        nan: bool,
+    },
+    MaxF {
+        ftz: bool,
+        nan: bool,
+    },
+    AbsF {
+        ftz: bool,
+    },
+    NegF {
+        ftz: bool,
+    },
     CopySign,
     /// `approx` operations, `true` with ftz.
     DivApprox(bool),
@@ -405,7 +415,10 @@ pub enum Alu32 {
     F32FromBf16,
     Bf16FromF32,
     /// `cvt.rn.f16x2.f32 d, high, low`; `relu` clamps negative values to zero.
-    PackHalf { kind: HalfKind, relu: bool },
+    PackHalf {
+        kind: HalfKind,
+        relu: bool,
+    },
     Convert(Convert),
 }
 

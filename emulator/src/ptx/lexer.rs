@@ -84,7 +84,11 @@ pub fn tokens(text: &str) -> Result<Vec<Token<'_>>, PtxError> {
                 Kind::Number
             }
             byte if in_word(byte) => {
-                while at < bytes.len() && in_word(bytes[at]) {
+                // `.reg.b16` is two directives, `add.f32` is one opcode.
+                let is_directive = byte == b'.';
+                at += 1;
+                while at < bytes.len() && in_word(bytes[at]) && !(is_directive && bytes[at] == b'.')
+                {
                     at += 1;
                 }
                 Kind::Word

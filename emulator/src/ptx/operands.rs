@@ -98,7 +98,12 @@ impl<'a> Operands<'a> {
         self.symbols.get(name).copied()
     }
 
-    pub fn declare(&mut self, class: &str, name: &'a str, family: Option<u32>) -> Result<(), String> {
+    pub fn declare(
+        &mut self,
+        class: &str,
+        name: &'a str,
+        family: Option<u32>,
+    ) -> Result<(), String> {
         let bits = match class {
             "pred" => 1,
             "b8" | "u8" | "s8" | "b16" | "u16" | "s16" | "f16" | "bf16" => 16,

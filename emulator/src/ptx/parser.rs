@@ -66,7 +66,11 @@ impl<'a> Parser<'a> {
     }
 
     fn word(&mut self) -> Result<&'a str> {
-        if self.peek().kind == Kind::Word { Ok(self.next().text) } else { self.error("a name expected") }
+        if self.peek().kind == Kind::Word {
+            Ok(self.next().text)
+        } else {
+            self.error("a name expected")
+        }
     }
 
     fn accept_word(&mut self, word: &str) -> bool {
@@ -97,7 +101,9 @@ impl<'a> Parser<'a> {
             Some("0d" | "0D") => u64::from_str_radix(&digits[2..], 16).ok().map(Operand::F64),
             Some("0x" | "0X") => i128::from_str_radix(&digits[2..], 16).ok().map(Operand::Integer),
             Some("0b" | "0B") => i128::from_str_radix(&digits[2..], 2).ok().map(Operand::Integer),
-            _ if digits.contains('.') => digits.parse::<f64>().ok().map(|x| Operand::F64(x.to_bits())),
+            _ if digits.contains('.') => {
+                digits.parse::<f64>().ok().map(|x| Operand::F64(x.to_bits()))
+            }
             _ if digits.len() > 1 && digits.starts_with('0') => {
                 i128::from_str_radix(digits, 8).ok().map(Operand::Integer)
             }
@@ -325,14 +331,7 @@ impl<'a> Parser<'a> {
             }
         }
         let bytes = element * vector * count;
-        Ok(Variable {
-            name,
-            space,
-            align: align.max(element * vector),
-            bytes,
-            is_extern,
-            initial,
-        })
+        Ok(Variable { name, space, align: align.max(element * vector), bytes, is_extern, initial })
     }
 
     fn initializer(&mut self, element: usize, bytes: &mut Vec<u8>) -> Result<()> {
@@ -374,8 +373,9 @@ impl<'a> Parser<'a> {
             (Kind::Word, ".shared" | ".local" | ".param") => {
                 into.extend(self.variables(false)?.into_iter().map(Statement::Variable));
             }
-            (Kind::Word, _) if self.tokens[self.at + 1].kind == Kind::Punct(b':')
-                && self.tokens[self.at + 2].kind != Kind::Punct(b':') =>
+            (Kind::Word, _)
+                if self.tokens[self.at + 1].kind == Kind::Punct(b':')
+                    && self.tokens[self.at + 2].kind != Kind::Punct(b':') =>
             {
                 let label = self.word()?;
                 self.expect(b':')?;
