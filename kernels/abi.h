@@ -115,7 +115,7 @@ struct XentFused {
     float *row_lse;
     /* One element or null: n * sum_i loss_i, summed in an order that depends on `rows` alone. */
     float *loss;
-    /* [ceil(rows / XENT_CHUNK_ROWS)]: sums over chunks; used if `loss` is not null. */
+    /* [ceil(rows / XENT_CHUNK_ROWS)]: n times the sum of each chunk; used if `loss` is not null. */
     float *chunk_losses;
     /* [ceil(rows / XENT_CHUNK_ROWS)]: rows of each chunk that are done; 0 between launches. */
     uint32_t *chunk_tickets;

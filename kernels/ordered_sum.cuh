@@ -9,16 +9,20 @@
 #include <stdint.h>
 
 #include "abi.h"
+#include "arithmetic.cuh"
 #include "reduce.cuh"
 
 namespace xent {
 
-// Each lane adds every 32nd value, then the lanes are added. Read past L1: other blocks wrote them.
-__device__ __forceinline__ float warp_sum_in_order(const float *values, uint32_t count) {
+// Weight times the sum: each lane adds every 32nd value, then the lanes are added. The weight goes
+// into each addition, so that a mean does not overflow where its sum would. Read past L1: other
+// blocks wrote the values.
+__device__ __forceinline__ float warp_sum_in_order(const float *values, uint32_t count,
+                                                   float weight) {
     float sum = 0.0f;
 #pragma unroll 8
     for (uint32_t i = threadIdx.x % kWarpSize; i < count; i += kWarpSize) {
-        sum = __fadd_rn(sum, __ldcg(values + i));
+        sum = fma_rn(__ldcg(values + i), weight, sum);
     }
     return warp_sum(sum);
 }
@@ -44,11 +48,11 @@ __device__ __forceinline__ void count_row(const XentFused &p, float inverse_norm
     const uint64_t first = chunk * XENT_CHUNK_ROWS;
     const uint32_t rows = uint32_t(min(uint64_t(XENT_CHUNK_ROWS), p.rows - first));
     if (!is_last_warp(p.chunk_tickets + chunk, rows)) return;
-    const float chunk_loss = warp_sum_in_order(p.row_losses + first, rows);
+    const float chunk_loss = warp_sum_in_order(p.row_losses + first, rows, inverse_normalizer);
     if (threadIdx.x % kWarpSize == 0) p.chunk_losses[chunk] = chunk_loss;
     if (!is_last_warp(&p.workspace->loss_ticket, uint32_t(chunks))) return;
-    const float loss = warp_sum_in_order(p.chunk_losses, uint32_t(chunks));
-    if (threadIdx.x % kWarpSize == 0) *p.loss = loss * inverse_normalizer;
+    const float loss = warp_sum_in_order(p.chunk_losses, uint32_t(chunks), 1.0f);
+    if (threadIdx.x % kWarpSize == 0) *p.loss = loss;
 }
 
 }  // namespace xent

@@ -162,7 +162,7 @@ pub struct XentFused {
     pub row_lse: *mut f32,
     /// One element or null: n * sum_i loss_i, summed in an order that depends on `rows` alone.
     pub loss: *mut f32,
-    /// \[ceil(rows / XENT_CHUNK_ROWS)\]: sums over chunks; used if `loss` is not null.
+    /// \[ceil(rows / XENT_CHUNK_ROWS)\]: n times the sum of each chunk; used if `loss` is not null.
     pub chunk_losses: *mut f32,
     /// \[ceil(rows / XENT_CHUNK_ROWS)\]: rows of each chunk that are done; 0 between launches.
     pub chunk_tickets: *mut u32,

@@ -23,6 +23,8 @@ pub enum Model {
 }
 
 impl Model {
+    pub const ALL: [Self; 2] = [Self::Linear, Self::Mlp];
+
     fn widths(self) -> &'static [usize] {
         match self {
             Self::Linear => &[PIXELS, CLASSES],

@@ -48,6 +48,11 @@ impl Module {
         found.ok_or_else(|| Error::NotFound(format!("variable {name}")))
     }
 
+    /// Names of all kernels.
+    pub fn kernel_names(&self) -> impl Iterator<Item = &str> {
+        self.kernels.keys().map(String::as_str)
+    }
+
     /// A kernel. One that cannot be executed is found, and refused when it is launched.
     pub fn kernel(&self, name: &str) -> Result<Result<Arc<Kernel>, PtxError>, Error> {
         let found = self.kernels.get(name).cloned();

@@ -44,7 +44,7 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 11] = [
     ("softmax_state.cuh", &["arithmetic.cuh"]),
     ("row_loss.cuh", &["arithmetic.cuh", "softmax_state.cuh"]),
     ("reduce.cuh", &["abi.h", "softmax_state.cuh"]),
-    ("ordered_sum.cuh", &["abi.h", "reduce.cuh"]),
+    ("ordered_sum.cuh", &["abi.h", "arithmetic.cuh", "reduce.cuh"]),
     (
         "*.cuh",
         &[

@@ -27,7 +27,7 @@ fn attribute(model: &Model, number: i32, device: i32) -> Option<i32> {
         14 => 512,                              // TEXTURE_ALIGNMENT
         15 => 1,                                // GPU_OVERLAP
         16 => model.multiprocessors,            // MULTIPROCESSOR_COUNT
-        17 | 18 | 19 => 0, // KERNEL_EXEC_TIMEOUT, INTEGRATED, CAN_MAP_HOST_MEMORY
+        17..=19 => 0, // KERNEL_EXEC_TIMEOUT, INTEGRATED, CAN_MAP_HOST_MEMORY
         20 => 0,           // COMPUTE_MODE
         31 => 1,           // CONCURRENT_KERNELS
         32 => 1,           // ECC_ENABLED

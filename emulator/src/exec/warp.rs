@@ -130,8 +130,8 @@ impl Warp {
                 match relation {
                     Relation::Equal => own,
                     Relation::Less => own - 1,
-                    Relation::LessEqual => own - 1 | own,
-                    Relation::Greater => !(own - 1 | own),
+                    Relation::LessEqual => (own - 1) | own,
+                    Relation::Greater => !((own - 1) | own),
                     Relation::GreaterEqual => !(own - 1),
                 }
             }
