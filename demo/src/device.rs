@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use half::f16;
 use ndarray::Array2;
 use smoothxent::{
-    Kernels, Logit, LossConfig, LossInputs, LossOutputs, Reduction, Shape, Upstream, Workspace,
+    Kernels, Logit, LossConfig, LossInputs, LossOutputs, Shape, Upstream, Workspace,
     cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits},
     loss,
 };

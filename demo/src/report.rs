@@ -11,7 +11,7 @@ use crate::{
 /// One row a configuration, below 80 columns wide.
 pub fn table(runs: &[Run]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header([
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header([
         "model",
         "dtype",
         "smoothing",

@@ -174,7 +174,8 @@ fn train<T: Element>(
             let batch = split.train.select(indices);
             let forward = network.forward(batch.pixels());
             let step = loss.step(&forward.logits, batch.labels(), configuration.smoothing)?;
-            optimiser.step(&mut network, &{ network.backward(&forward, step.gradient) });
+            let gradients = network.backward(&forward, step.gradient);
+            optimiser.step(&mut network, &gradients);
             loss_sum += f64::from(step.loss) * batch.len() as f64;
         }
         predictions = test(&network, &mut loss, &split.test)?;
