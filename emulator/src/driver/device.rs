@@ -27,39 +27,39 @@ fn attribute(model: &Model, number: i32, device: i32) -> Option<i32> {
         14 => 512,                              // TEXTURE_ALIGNMENT
         15 => 1,                                // GPU_OVERLAP
         16 => model.multiprocessors,            // MULTIPROCESSOR_COUNT
-        17..=19 => 0, // KERNEL_EXEC_TIMEOUT, INTEGRATED, CAN_MAP_HOST_MEMORY
-        20 => 0,           // COMPUTE_MODE
-        31 => 1,           // CONCURRENT_KERNELS
-        32 => 1,           // ECC_ENABLED
-        33 => device + 1,  // PCI_BUS_ID
-        34 | 50 => 0,      // PCI_DEVICE_ID, PCI_DOMAIN_ID
-        35 => 0,           // TCC_DRIVER
+        17..=19 => 0,     // KERNEL_EXEC_TIMEOUT, INTEGRATED, CAN_MAP_HOST_MEMORY
+        20 => 0,          // COMPUTE_MODE
+        31 => 1,          // CONCURRENT_KERNELS
+        32 => 1,          // ECC_ENABLED
+        33 => device + 1, // PCI_BUS_ID
+        34 | 50 => 0,     // PCI_DEVICE_ID, PCI_DOMAIN_ID
+        35 => 0,          // TCC_DRIVER
         36 => model.memory_clock_khz, // MEMORY_CLOCK_RATE
         37 => model.memory_bus_bits, // GLOBAL_MEMORY_BUS_WIDTH
         38 => model.l2_bytes, // L2_CACHE_SIZE
         39 => model.threads_per_multiprocessor, // MAX_THREADS_PER_MULTIPROCESSOR
-        40 => 2,           // ASYNC_ENGINE_COUNT
-        41 => 1,           // UNIFIED_ADDRESSING
+        40 => 2,          // ASYNC_ENGINE_COUNT
+        41 => 1,          // UNIFIED_ADDRESSING
         75 => (model.architecture / 10) as i32, // COMPUTE_CAPABILITY_MAJOR
         76 => (model.architecture % 10) as i32, // COMPUTE_CAPABILITY_MINOR
-        78 => 1,           // STREAM_PRIORITIES_SUPPORTED
-        79 | 80 => 1,      // GLOBAL_L1_CACHE_SUPPORTED, LOCAL_
+        78 => 1,          // STREAM_PRIORITIES_SUPPORTED
+        79 | 80 => 1,     // GLOBAL_L1_CACHE_SUPPORTED, LOCAL_
         81 => model.shared_per_multiprocessor, // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
-        83 => 0,           // MANAGED_MEMORY
-        84 | 85 => 0,      // MULTI_GPU_BOARD, _GROUP_ID
-        86 => 0,           // HOST_NATIVE_ATOMIC_SUPPORTED
-        87 => 2,           // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
-        88 | 89 => 0,      // PAGEABLE_MEMORY_ACCESS, CONCURRENT_MANAGED_ACCESS
-        90 => 1,           // COMPUTE_PREEMPTION_SUPPORTED
+        83 => 0,          // MANAGED_MEMORY
+        84 | 85 => 0,     // MULTI_GPU_BOARD, _GROUP_ID
+        86 => 0,          // HOST_NATIVE_ATOMIC_SUPPORTED
+        87 => 2,          // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
+        88 | 89 => 0,     // PAGEABLE_MEMORY_ACCESS, CONCURRENT_MANAGED_ACCESS
+        90 => 1,          // COMPUTE_PREEMPTION_SUPPORTED
         91..=96 | 122 | 123 => 0, // host registration, stream memory operations, cooperative launch
         97 => model.shared_per_block_opt_in, // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-        98..=105 => 0,     // remote writes, host registration, virtual memory, handles
+        98..=105 => 0,    // remote writes, host registration, virtual memory, handles
         106 => model.blocks_per_multiprocessor, // MAX_BLOCKS_PER_MULTIPROCESSOR
-        107..=110 => 0,    // compression, persisting L2, access policy window, RDMA
+        107..=110 => 0,   // compression, persisting L2, access policy window, RDMA
         111 => model.shared_reserved_per_block, // RESERVED_SHARED_MEMORY_PER_BLOCK
         112..=114 | 116..=119 => 0, // sparse arrays, registration, semaphores, RDMA
-        115 => 1,          // MEMORY_POOLS_SUPPORTED
-        120 => 0,          // CLUSTER_LAUNCH
+        115 => 1,         // MEMORY_POOLS_SUPPORTED
+        120 => 0,         // CLUSTER_LAUNCH
         121 | 124..=135 => 0, // interprocess, tensor maps, NUMA, multicast
         _ => return None,
     })
