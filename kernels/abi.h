@@ -15,8 +15,11 @@
 /* Largest number of classes: positions within a row are 32-bit in the kernels. */
 #define XENT_MAX_CLASSES 1073741824u
 
-/* Largest block that the kernels are compiled for. */
-#define XENT_MAX_THREADS 1024u
+/* Largest block that the plain kernels are compiled for: 80 registers a thread; 72 would spill. */
+#define XENT_MAX_THREADS 768u
+
+/* Largest block of the general kernels, which need more registers. */
+#define XENT_MAX_GENERAL_THREADS 512u
 
 /* Static shared memory of a fused block kernel; the rest of the device's limit can hold the row. */
 #define XENT_BLOCK_STATIC_SHARED_BYTES 512u
@@ -35,6 +38,42 @@ enum XentTargetType {
     XENT_TARGET_I32 = 0,
     XENT_TARGET_U32 = 1,
     XENT_TARGET_I64 = 2
+};
+
+/* Where the reciprocal of a divisor comes from. */
+enum XentDivisorSource {
+    /* The host knew it. */
+    XENT_DIVISOR_GIVEN = 0,
+    /* The rows that are not ignored. */
+    XENT_DIVISOR_COUNTED_ROWS = 1,
+    /* The sum of the class weights of the targets of those rows. */
+    XENT_DIVISOR_TARGET_WEIGHTS = 2
+};
+
+/* One number for each term of the loss. */
+struct XentTerms {
+    /* -log p_y. */
+    float nll;
+    /* The sum of all -log p_k. */
+    float smoothing;
+    /* lse^2. */
+    float z_loss;
+};
+
+/*
+ * From stored logits x to z = scale * value, where value is x, or s tanh(t x / s) under a cap s.
+ */
+struct XentTransform {
+    /* t, or 1 under a cap. */
+    float scale;
+    /* log2(e) * scale. */
+    float exponent_scale;
+    /* s, or 0 for no cap. */
+    float softcap;
+    /* t / s, or 0 without a cap. */
+    float inner;
+    /* t: dz / dx where tanh does not bend. */
+    float slope;
 };
 
 /* Class indices, and which of them are to be ignored. */
@@ -75,8 +114,8 @@ struct XentWorkspace {
     uint32_t normalizer_ticket;
     /* Chunks of rows whose losses are summed; 0 between launches. */
     uint32_t loss_ticket;
-    /* What the normalizer kernel found: 1 / counted rows. */
-    float inverse_normalizer;
+    /* What the normalizer kernel found: 1 / D for each term. */
+    struct XentTerms inverse_divisors;
     /* Keeps the size a multiple of 8; 0. */
     uint32_t reserved;
 };
@@ -85,41 +124,64 @@ struct XentWorkspace {
 struct XentNormalizer {
     /* The targets to count. */
     struct XentTargets targets;
-    /* Number of targets, at least 1. */
-    uint64_t rows;
+    /* [classes] or null for 1. */
+    const float *class_weights;
+    /* [ceil(rows / XENT_CHUNK_ROWS)]: sums over chunks. */
+    float *chunk_sums;
     /* Where the result goes. */
     struct XentWorkspace *workspace;
+    /* Number of targets, at least 1. */
+    uint64_t rows;
+    /* In 1..=XENT_MAX_CLASSES. */
+    uint32_t classes;
+    /* 0 or 1: divisors that no row counts for have the reciprocal 0 instead of infinity. */
+    uint32_t empty_is_zero;
+    /* 1 / D where its source is XENT_DIVISOR_GIVEN. */
+    struct XentTerms given;
+    /* An `XentDivisorSource` for the nll term. */
+    uint32_t nll_source;
+    /* An `XentDivisorSource` for the smoothing term. */
+    uint32_t smoothing_source;
+    /* An `XentDivisorSource` for the z-loss. */
+    uint32_t z_loss_source;
 };
 
 /*
- * Argument of `xent_fused_*`: per row i of `logits`, with p = softmax(row) and y its target,
+ * Argument of `xent_fused_*`: per row i of `logits` x, with z = s tanh(t x / s) or t x,
+ * lse = log sum_k exp(z_k), p = softmax(z), target y and weights u, v of the classes,
  *
- *     loss_i = nll_weight * -log p_y + smoothing_weight * sum_k -log p_k
- *     gradient_i[k] = g_i * n * ((nll_weight + classes * smoothing_weight) * p_k
- *                                - smoothing_weight - nll_weight * [k = y])
+ *     loss_i = a u_y (-log p_y) / D1 + b sum_k v_k (-log p_k) / D2 + L lse^2 / D3
+ *     gradient_i[k] = g_i dloss_i / dx_k
  *
- * with g_i the upstream gradient and n the inverse normalizer.
+ * with a, b, L = term_weights and g_i the upstream gradient.
  */
 struct XentFused {
     /* [rows, classes] in the kernel's dtype; row i starts at element i * logits_row_stride. */
     const void *logits;
-    /* [rows, classes] in the kernel's dtype; row i starts at element i * gradient_row_stride. */
+    /* [rows, classes] in the kernel's dtype; row i starts at element i * gradient_row_stride. May
+       be `logits`, with the same stride. */
     void *gradient;
     /* [rows] class indices. */
     struct XentTargets targets;
+    /* u: [classes] or null for 1. */
+    const float *nll_weights;
+    /* v: [classes] or null for 1. */
+    const float *smoothing_weights;
     /* g_i is upstream[i * upstream_stride]; null means 1. */
     const float *upstream;
-    /* [rows], never null: loss_i. */
+    /* [rows] or null: the terms of each row, not divided. */
     float *row_losses;
     /* [rows] or null: logsumexp of each row; 0 for ignored rows. */
     float *row_lse;
-    /* One element or null: n * sum_i loss_i, summed in an order that depends on `rows` alone. */
+    /* One element or null: sum_i loss_i, in an order that depends on `rows` alone. */
     float *loss;
-    /* [ceil(rows / XENT_CHUNK_ROWS)]: n times the sum of each chunk; used if `loss` is not null. */
-    float *chunk_losses;
+    /* [rows]: loss_i; used if `loss` is not null. */
+    float *row_shares;
+    /* [ceil(rows / XENT_CHUNK_ROWS)]: sums over chunks; used if `loss` is not null. */
+    float *chunk_sums;
     /* [ceil(rows / XENT_CHUNK_ROWS)]: rows of each chunk that are done; 0 between launches. */
     uint32_t *chunk_tickets;
-    /* Status, tickets and the normalizer. */
+    /* Status, tickets and the divisors. */
     struct XentWorkspace *workspace;
     /* At least 1. */
     uint64_t rows;
@@ -133,27 +195,23 @@ struct XentFused {
     uint32_t classes;
     /* Packs of a row's aligned body that fit the launch's dynamic shared memory. */
     uint32_t cached_packs;
-    /* Weight of -log p_y. */
-    float nll_weight;
-    /* Weight of each -log p_k. */
-    float smoothing_weight;
-    /* What all weights of a row sum to: nll_weight + classes * smoothing_weight. */
-    float total_weight;
-    /* What the weights of the classes but y sum to: (classes - 1) * smoothing_weight. */
-    float others_weight;
-    /* n, unless `device_normalizer`. */
-    float inverse_normalizer;
-    /* 0 or 1: n is workspace->inverse_normalizer. */
-    uint32_t device_normalizer;
+    /* a, b, L. */
+    struct XentTerms term_weights;
+    /* 1 / D1, 1 / D2, 1 / D3, unless `device_divisors`. */
+    struct XentTerms inverse_divisors;
+    /* From stored logits to z. */
+    struct XentTransform transform;
+    /* 0 or 1: the reciprocals are workspace->inverse_divisors. */
+    uint32_t device_divisors;
 };
 
 #ifdef __cplusplus
 /* The device's half of the layout check; bindgen writes the host's half. */
 static_assert(sizeof(XentTargets) == 24, "layout of XentTargets");
 static_assert(sizeof(XentStatus) == 40, "layout of XentStatus");
-static_assert(sizeof(XentWorkspace) == 64, "layout of XentWorkspace");
-static_assert(sizeof(XentNormalizer) == 40, "layout of XentNormalizer");
-static_assert(sizeof(XentFused) == 160, "layout of XentFused");
+static_assert(sizeof(XentWorkspace) == 72, "layout of XentWorkspace");
+static_assert(sizeof(XentNormalizer) == 88, "layout of XentNormalizer");
+static_assert(sizeof(XentFused) == 208, "layout of XentFused");
 #endif
 
 #endif

@@ -16,8 +16,6 @@ struct Dtype;
 
 template <>
 struct Dtype<float> {
-    static constexpr bool kReachesHugeLogits = true;
-
     static __device__ __forceinline__ float widen(float x) { return x; }
     static __device__ __forceinline__ float narrow(float x) { return x; }
 
@@ -35,8 +33,6 @@ struct Dtype<float> {
 
 template <>
 struct Dtype<__half> {
-    static constexpr bool kReachesHugeLogits = false;
-
     static __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
     static __device__ __forceinline__ __half narrow(float x) { return __float2half_rn(x); }
 
@@ -51,8 +47,6 @@ struct Dtype<__half> {
 
 template <>
 struct Dtype<__nv_bfloat16> {
-    static constexpr bool kReachesHugeLogits = true;
-
     static __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
     static __device__ __forceinline__ __nv_bfloat16 narrow(float x) {
         return __float2bfloat16_rn(x);

@@ -1,11 +1,16 @@
 #include "strategy_block.cuh"
 
-#define XENT_FUSED_BLOCK(NAME, T)                                        \
-    extern "C" __global__ void __launch_bounds__(XENT_MAX_THREADS)       \
-        xent_fused_block_##NAME(const __grid_constant__ XentFused p) {   \
-        xent::fused_block<T>(p);                                         \
+// The plain kernels know neither class weights in the smoothing term nor a cap on the logits; the
+// general ones test for both, once a pack.
+#define XENT_FUSED_BLOCK(NAME, T, GENERAL, THREADS)                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                        \
+        xent_fused_block_##NAME(const __grid_constant__ XentFused p) {                           \
+        xent::fused_block<T, GENERAL>(p);                                                        \
     }
 
-XENT_FUSED_BLOCK(f32, float)
-XENT_FUSED_BLOCK(f16, __half)
-XENT_FUSED_BLOCK(bf16, __nv_bfloat16)
+XENT_FUSED_BLOCK(f32, float, false, XENT_MAX_THREADS)
+XENT_FUSED_BLOCK(f16, __half, false, XENT_MAX_THREADS)
+XENT_FUSED_BLOCK(bf16, __nv_bfloat16, false, XENT_MAX_THREADS)
+XENT_FUSED_BLOCK(general_f32, float, true, XENT_MAX_GENERAL_THREADS)
+XENT_FUSED_BLOCK(general_f16, __half, true, XENT_MAX_GENERAL_THREADS)
+XENT_FUSED_BLOCK(general_bf16, __nv_bfloat16, true, XENT_MAX_GENERAL_THREADS)

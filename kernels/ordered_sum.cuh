@@ -14,15 +14,12 @@
 
 namespace xent {
 
-// Weight times the sum: each lane adds every 32nd value, then the lanes are added. The weight goes
-// into each addition, so that a mean does not overflow where its sum would. Read past L1: other
-// blocks wrote the values.
-__device__ __forceinline__ float warp_sum_in_order(const float *values, uint32_t count,
-                                                   float weight) {
+// Each lane adds every 32nd value, then the lanes are added. Read past L1: other blocks wrote them.
+__device__ __forceinline__ float warp_sum_in_order(const float *values, uint32_t count) {
     float sum = 0.0f;
 #pragma unroll 8
     for (uint32_t i = threadIdx.x % kWarpSize; i < count; i += kWarpSize) {
-        sum = fma_rn(__ldcg(values + i), weight, sum);
+        sum = add_rn(sum, __ldcg(values + i));
     }
     return warp_sum(sum);
 }
@@ -40,18 +37,17 @@ __device__ __forceinline__ bool is_last_warp(uint32_t *ticket, uint32_t parties)
     return __shfl_sync(kFullMask, earlier, 0) == parties - 1;
 }
 
-// Called by all lanes of one warp, after its lane 0 has written the row's loss.
-__device__ __forceinline__ void count_row(const XentFused &p, float inverse_normalizer,
-                                          uint64_t row) {
+// Called by all lanes of one warp, after its lane 0 has written the row's share.
+__device__ __forceinline__ void count_row(const XentFused &p, uint64_t row) {
     const uint64_t chunk = row / XENT_CHUNK_ROWS;
     const uint64_t chunks = (p.rows + XENT_CHUNK_ROWS - 1) / XENT_CHUNK_ROWS;
     const uint64_t first = chunk * XENT_CHUNK_ROWS;
     const uint32_t rows = uint32_t(min(uint64_t(XENT_CHUNK_ROWS), p.rows - first));
     if (!is_last_warp(p.chunk_tickets + chunk, rows)) return;
-    const float chunk_loss = warp_sum_in_order(p.row_losses + first, rows, inverse_normalizer);
-    if (threadIdx.x % kWarpSize == 0) p.chunk_losses[chunk] = chunk_loss;
+    const float sum = warp_sum_in_order(p.row_shares + first, rows);
+    if (threadIdx.x % kWarpSize == 0) p.chunk_sums[chunk] = sum;
     if (!is_last_warp(&p.workspace->loss_ticket, uint32_t(chunks))) return;
-    const float loss = warp_sum_in_order(p.chunk_losses, uint32_t(chunks), 1.0f);
+    const float loss = warp_sum_in_order(p.chunk_sums, uint32_t(chunks));
     if (threadIdx.x % kWarpSize == 0) *p.loss = loss;
 }
 

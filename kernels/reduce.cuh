@@ -10,7 +10,7 @@
 namespace xent {
 
 constexpr uint32_t kWarpSize = 32;
-constexpr uint32_t kMaxWarps = XENT_MAX_THREADS / kWarpSize;
+constexpr uint32_t kMaxWarps = 32;
 constexpr uint32_t kFullMask = 0xffffffffu;
 
 // Every lane gets the result: max and + of two operands do not depend on their order.
@@ -37,7 +37,7 @@ __device__ __forceinline__ SoftmaxState<Shift> warp_merge(SoftmaxState<Shift> st
     state.raise(warp_max(state.max));
     state.sum = warp_sum(state.sum);
     state.shifted_sum = warp_sum(state.shifted_sum);
-    state.count = warp_sum(state.count);
+    state.mass = warp_sum(state.mass);
     return state;
 }
 
@@ -46,7 +46,7 @@ struct BlockMergeStorage {
     float max[kMaxWarps];
     float sum[kMaxWarps];
     float shifted_sum[kMaxWarps];
-    uint32_t count[kMaxWarps];
+    float mass[kMaxWarps];
 };
 static_assert(sizeof(BlockMergeStorage) == XENT_BLOCK_STATIC_SHARED_BYTES,
               "the plan leaves this much of a block's shared memory alone");
@@ -55,7 +55,8 @@ static_assert(sizeof(BlockMergeStorage) == XENT_BLOCK_STATIC_SHARED_BYTES,
 // threads of a block of whole warps. The caller separates two uses of one storage by a barrier.
 template <class Shift>
 __device__ __forceinline__ SoftmaxState<Shift> block_merge(SoftmaxState<Shift> state,
-                                                           BlockMergeStorage &storage) {
+                                                           BlockMergeStorage &storage,
+                                                           const XentTransform &by) {
     const uint32_t lane = threadIdx.x % kWarpSize;
     const uint32_t warp = threadIdx.x / kWarpSize;
     const uint32_t warps = blockDim.x / kWarpSize;
@@ -65,16 +66,16 @@ __device__ __forceinline__ SoftmaxState<Shift> block_merge(SoftmaxState<Shift> s
         storage.max[warp] = state.max;
         storage.sum[warp] = state.sum;
         storage.shifted_sum[warp] = state.shifted_sum;
-        storage.count[warp] = state.count;
+        storage.mass[warp] = state.mass;
     }
     // Lane 0 of each warp wrote its slot; below every warp reads all slots.
     __syncthreads();
     // Each warp merges all slots by itself, in the same order: no second barrier, same bits.
-    SoftmaxState<Shift> merged(lane < warps ? storage.max[lane] : -INFINITY);
+    SoftmaxState<Shift> merged(by, lane < warps ? storage.max[lane] : -INFINITY);
     if (lane < warps) {
         merged.sum = storage.sum[lane];
         merged.shifted_sum = storage.shifted_sum[lane];
-        merged.count = storage.count[lane];
+        merged.mass = storage.mass[lane];
     }
     return warp_merge(merged);
 }

@@ -1,110 +1,127 @@
 // The loss of one row and the gradient of each of its elements, from a finished softmax state.
 //
-// Computes, with p = softmax(row), y the target, a = nll_weight, b = smoothing_weight and V the
-// number of classes:
-//     loss          = a * -log p_y + b * sum_k -log p_k
-//     gradient[k]   = scale * ((a + b V) p_k - b)                 for k != y
-//     gradient[y]   = scale * ((a + b V) (p_y - 1) + b (V - 1))
-// 1 - p_y is others / (others + e_y) and -log p_y is log1p(others / e_y), where `others` sums the
-// exponentials of all classes but y: nothing cancels as p_y -> 1.
+// Computes, with values x of z = scale * x, p = softmax(z), target y, class weights u and v:
+//     loss        = a u_y (-log p_y) + b sum_k v_k (-log p_k) + L lse^2
+//     gradient[k] = g * dz/dx * ((a u_y + b V + 2 L lse) p_k - b v_k)                   for k != y
+//     gradient[y] = g * dz/dx * ((b (V - v_y) + 2 L lse) p_y - (a u_y + b v_y) (1 - p_y))
+// where V is the sum of v. 1 - p_y is others / (others + e_y) and -log p_y is log1p(others / e_y),
+// where `others` sums the exponentials of all classes but y: nothing cancels as p_y -> 1.
 //
 // Invariants: a weight of 0 makes its term 0, also where a logit is -inf; a row that holds NaN or
 // +inf, or nothing but -inf, gives NaN in loss, lse and every gradient.
 #pragma once
 
+#include "abi.h"
 #include "arithmetic.cuh"
 #include "softmax_state.cuh"
 
 namespace xent {
 
-// The softmax of a whole row, its target included.
-template <class Shift>
+// The softmax of a whole row, its target included; the same whatever shift it was formed with.
 struct RowSoftmax {
-    float max;
-    Shift shift;
-    float others;          // sum of exponentials without the target
-    float target;          // the target's exponential
-    float sum;             // others + target
-    float target_exponent; // log2 of the target's exponential
-    float shifted_sum;     // of the others, in units of Shift::kShiftedUnit
-    float others_count;
+    float max;           // of the values
+    float scale;         // z = scale * value
+    float others;        // sum of exponentials without the target
+    float target;        // the target's exponential
+    float sum;           // others + target
+    float gap;           // nats from the target up to where exponentials are 1
+    float residual;      // log2 of the largest exponential: 0 but for rounding
+    float shifted_sum;   // of the others
+    float shifted_unit;  // nats in one unit of it
+    float mass;          // of the others
 
-    // `state` holds every element but the target.
-    XENT_INLINE RowSoftmax(SoftmaxState<Shift> state, float target_logit)
-        : max(0.0f), shift(0.0f) {
-        state.raise(target_logit);
-        max = state.max;
-        shift = state.shift;
-        others = state.sum;
-        target_exponent = shift.exponent(target_logit);
-        target = exp2_approx(target_exponent);
+    // `state` holds every element but the target, and was raised to the target's value.
+    template <class Shift>
+    XENT_INLINE RowSoftmax(const SoftmaxState<Shift> &state, const XentTransform &by,
+                           float target_value)
+        : max(state.max),
+          scale(by.scale),
+          others(state.sum),
+          gap(state.shift.distance(target_value)),
+          residual(state.shift.exponent(state.max)),
+          shifted_sum(state.shifted_sum),
+          shifted_unit(state.shift.shifted_unit()),
+          mass(state.mass) {
+        target = exp2_approx(state.shift.exponent(target_value));
         sum = add_rn(others, target);
-        shifted_sum = state.shifted_sum;
-        others_count = float(state.count);
+    }
+};
+
+// What multiplies the terms of one row.
+struct RowWeights {
+    float nll;       // a u_y
+    float smoothing; // b
+    float target;    // v_y
+    float z_loss;    // L
+
+    XENT_INLINE RowWeights times(float nll_factor, float smoothing_factor,
+                                 float z_loss_factor) const {
+        return {weighted(nll, nll_factor), weighted(smoothing, smoothing_factor), target,
+                weighted(z_loss, z_loss_factor)};
     }
 };
 
 // Whether a row's values are beyond what the fused shift can express: a huge maximum; one among
 // elements that were taken in before a larger one came (its reference overflowed, so the sum is NaN,
 // as it is, rightly, for a row that holds NaN); a target or a sum so far below that it overflowed.
-XENT_INLINE bool needs_exact_shift(const RowSoftmax<FusedShift> &row, float smoothing_weight) {
-    return !(fabsf(row.max) <= FusedShift::kLargestMax) || row.sum != row.sum ||
-           row.target_exponent == -INFINITY ||
-           (smoothing_weight != 0.0f && row.shifted_sum == -INFINITY);
+XENT_INLINE bool needs_exact_shift(const RowSoftmax &row, const FusedShift &shift,
+                                   float smoothing_weight) {
+    return !(fabsf(shift.reference) <= FusedShift::kLargestReference) || row.sum != row.sum ||
+           row.gap == INFINITY || (smoothing_weight != 0.0f && row.shifted_sum == -INFINITY);
+}
+
+XENT_INLINE float log_of_sum(const RowSoftmax &row) { return kLn2 * log2f(row.sum); }
+
+XENT_INLINE float log_sum_exp(const RowSoftmax &row) {
+    return row.scale * row.max + kLn2 * (log2f(row.sum) - row.residual);
 }
 
 // weight * -log p_y. Where p_y > 1/2, from the sum of the others; else from the logarithm of the sum.
-XENT_INLINE float nll_term(const RowSoftmax<FusedShift> &row, float, float weight) {
-    if (weight == 0.0f) return 0.0f;
-    const float ratio = div_rn(row.others, row.target);
-    return weight * (ratio <= 1.0f ? log1pf(ratio) : kLn2 * (log2f(row.sum) - row.target_exponent));
-}
-
-XENT_INLINE float nll_term(const RowSoftmax<ExactShift> &row, float target_logit, float weight) {
+XENT_INLINE float nll_term(const RowSoftmax &row, float target_value, float weight) {
     if (weight == 0.0f) return 0.0f;
     const float ratio = div_rn(row.others, row.target);
     if (ratio <= 1.0f) return weight * log1pf(ratio);
-    const float gap = row.max - target_logit;
     // Two huge logits can be further apart than f32 reaches, and their weighted distance not.
+    const float scaled = weight * row.scale;
     const float weighted_gap =
-        gap <= FLT_MAX ? weight * gap : weight * row.max - weight * target_logit;
-    return weighted_gap + weight * (kLn2 * log2f(row.sum));
+        row.gap <= FLT_MAX ? weight * row.gap : scaled * row.max - scaled * target_value;
+    return weighted_gap + weight * log_of_sum(row);
 }
 
-// exponent(max) is the residual by which rounding the reference moved every exponent.
-template <class Shift>
-XENT_INLINE float log_sum_exp(const RowSoftmax<Shift> &row) {
-    return row.max + kLn2 * (log2f(row.sum) - row.shift.exponent(row.max));
-}
-
-template <class Shift>
-XENT_INLINE float row_loss(const RowSoftmax<Shift> &row, float target_logit, float nll_weight,
-                           float smoothing_weight) {
-    float loss = nll_term(row, target_logit, nll_weight + smoothing_weight);
-    if (smoothing_weight != 0.0f) {
-        // The sum over k != y of -log p_k; both terms are of one sign, up to rounding.
-        const float log_sum = kLn2 * log2f(row.sum);
-        loss += smoothing_weight * (row.others_count * log_sum) -
-                (smoothing_weight * Shift::kShiftedUnit) * row.shifted_sum;
+XENT_INLINE float row_loss(const RowSoftmax &row, float target_value, const RowWeights &weights) {
+    float loss = nll_term(row, target_value,
+                          weights.nll + weighted(weights.target, weights.smoothing));
+    if (weights.smoothing != 0.0f) {
+        // The sum over k != y of v_k -log p_k; both terms are of one sign, up to rounding.
+        loss += weights.smoothing * weighted(row.mass, log_of_sum(row)) -
+                (weights.smoothing * row.shifted_unit) * row.shifted_sum;
+    }
+    if (weights.z_loss != 0.0f) {
+        const float lse = log_sum_exp(row);
+        loss += weights.z_loss * lse * lse;
     }
     // A NaN row stays NaN when all its weights are 0.
     return row.sum == row.sum ? loss : row.sum;
 }
 
-// gradient[k] = probability_weight * 2^t(x_k) - constant for k != y; gradient[y] = target.
+// gradient[k] = probability_weight * 2^t(x_k) - v_k * constant for k != y; gradient[y] = target;
+// all times cap_slope where logits are capped.
 struct RowGradient {
     float probability_weight;
     float constant;
     float target;
 
-    template <class Shift>
-    XENT_INLINE RowGradient(const RowSoftmax<Shift> &row, float total_weight,
-                                           float smoothing_weight, float others_weight)
-        : probability_weight(div_rn(total_weight, row.sum)),
-          constant(smoothing_weight),
-          target(others_weight - total_weight * div_rn(row.others, row.sum)) {}
+    XENT_INLINE RowGradient(const RowSoftmax &row, const RowWeights &weights)
+        : constant(weights.smoothing) {
+        const float on_target = weights.nll + weighted(weights.target, weights.smoothing);
+        const float z_loss =
+            weights.z_loss == 0.0f ? 0.0f : 2.0f * weights.z_loss * log_sum_exp(row);
+        const float on_others = weighted(row.mass, weights.smoothing) + z_loss;
+        probability_weight = div_rn(on_target + on_others, row.sum);
+        target = on_others * div_rn(row.target, row.sum) - on_target * div_rn(row.others, row.sum);
+    }
 
-    // By the upstream gradient and the normalizer.
+    // By the upstream gradient and the constant part of dz/dx.
     XENT_INLINE void scale_by(float scale) {
         probability_weight *= scale;
         constant *= scale;
@@ -112,8 +129,13 @@ struct RowGradient {
     }
 
     template <class Shift>
-    XENT_INLINE float at(float x, const Shift &shift) const {
-        return fma_rn(exp2_approx(shift.exponent(x)), probability_weight, -constant);
+    XENT_INLINE float at(float value, const Shift &shift) const {
+        return fma_rn(exp2_approx(shift.exponent(value)), probability_weight, -constant);
+    }
+    template <class Shift>
+    XENT_INLINE float at(float value, const Shift &shift, float weight) const {
+        return fma_rn(exp2_approx(shift.exponent(value)), probability_weight,
+                      -weighted(weight, constant));
     }
 };
 

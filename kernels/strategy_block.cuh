@@ -39,40 +39,70 @@ enum class Pass { kFirst, kLater };
 
 constexpr uint32_t kNoPosition = UINT32_MAX;
 
-template <typename T>
+template <typename T, bool kGeneral>
 struct BlockRow {
     static constexpr uint32_t kSize = kPackSize<T>;
     // Two edges and a pack: every single element has a lane of the first warp.
     static_assert(3 * kSize - 2 <= kWarpSize, "single elements need a lane each");
 
     const T *logits;
-    T *gradient;
     RowLayout<T> layout;
     uint4 *cache;
     uint32_t cached;           // packs [0, cached) of the body are kept in `cache`
     uint32_t target_position;
     uint32_t target_pack;      // or kNoPack
     uint32_t single_position;  // this thread's single element, or kNoPosition
-    float single;
+    float single;              // its value
+    LogitTransform<kGeneral> transform;
+    const float *weights;      // v, or null for 1
 
-    __device__ __forceinline__ BlockRow(const T *logits_row, T *gradient_row, uint32_t classes,
-                                        uint32_t target, uint4 *shared, uint32_t cache_packs)
+    __device__ __forceinline__ BlockRow(const XentFused &p, const T *logits_row, uint32_t target,
+                                        uint4 *shared)
         : logits(logits_row),
-          gradient(gradient_row),
-          layout(logits_row, classes),
+          layout(logits_row, p.classes),
           cache(shared),
-          cached(cache_packs),
+          cached(p.cached_packs),
           target_position(target),
           target_pack(layout.pack_of(target)),
           single_position(kNoPosition),
-          single(0.0f) {
+          single(0.0f),
+          transform{p.transform},
+          weights(p.smoothing_weights) {
         const uint32_t beyond_edges = threadIdx.x - layout.edges();  // wraps for an edge
         if (threadIdx.x < layout.edges()) {
             single_position = layout.edge(threadIdx.x);
         } else if (target_pack != kNoPack && beyond_edges < kSize) {
             single_position = layout.start_of(target_pack) + beyond_edges;
         }
-        if (single_position != kNoPosition) single = load_one(logits + single_position);
+        if (single_position != kNoPosition) {
+            single = transform.value(load_one(logits + single_position));
+        }
+    }
+
+    __device__ __forceinline__ bool weighted_classes() const {
+        return kGeneral && weights != nullptr;
+    }
+
+    __device__ __forceinline__ float target_value() const {
+        return transform.value(load_one(logits + target_position));
+    }
+
+    __device__ __forceinline__ void values_of(uint4 bits, float (&x)[kSize]) const {
+        unpack<T>(bits, x);
+        if (transform.capped()) {
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) x[i] = transform.value(x[i]);
+        }
+    }
+
+    __device__ __forceinline__ void weights_of(uint32_t index, float (&v)[kSize]) const {
+        const float *from = weights + layout.start_of(index);
+#pragma unroll
+        for (uint32_t i = 0; i < kSize; ++i) v[i] = from[i];
+    }
+
+    __device__ __forceinline__ float weight_of(uint32_t position) const {
+        return weighted_classes() ? weights[position] : 1.0f;
     }
 
     // Whether there is such a pack, and it is not the one that is handled element by element.
@@ -103,20 +133,27 @@ struct BlockRow {
                 if (in_packs(index)) {
                     if (pass == Pass::kFirst && index < cached) cache[index] = batch[i];
                     float x[kSize];
-                    unpack<T>(batch[i], x);
-                    state.add(x);
+                    values_of(batch[i], x);
+                    if (!weighted_classes()) {
+                        state.add(x);
+                    } else {
+                        float v[kSize];
+                        weights_of(index, v);
+                        state.add(x, v);
+                    }
                 }
             }
         }
         if (single_position != kNoPosition && single_position != target_position) {
             const float one[1] = {single};
-            state.add(one);
+            const float weight[1] = {weight_of(single_position)};
+            state.add(one, weight);
         }
     }
 
     // Writes this thread's gradients in packs, last pack first.
     template <class Shift>
-    __device__ __forceinline__ void write_packs(const RowGradient &coefficients,
+    __device__ __forceinline__ void write_packs(T *gradient, const RowGradient &coefficients,
                                                 const Shift &shift) const {
         constexpr uint32_t kBatch = kPacksInFlight<Shift>;
         const uint32_t stride = kBatch * blockDim.x;
@@ -134,25 +171,59 @@ struct BlockRow {
                 const uint32_t index = start + i * blockDim.x;
                 if (in_packs(index)) {
                     float values[kSize];
-                    unpack<T>(batch[i], values);
-#pragma unroll
-                    for (uint32_t j = 0; j < kSize; ++j) {
-                        values[j] = coefficients.at(values[j], shift);
-                    }
+                    values_of(batch[i], values);
+                    gradients_of(index, values, coefficients, shift);
                     layout.body(gradient)[index] = pack<T>(values);
                 }
             }
         }
         if (single_position != kNoPosition) {
-            store_one(gradient + single_position, single_position == target_position
-                                                      ? coefficients.target
-                                                      : coefficients.at(single, shift));
+            store_one(gradient + single_position,
+                      gradient_of(single_position, single, coefficients, shift));
         }
+    }
+
+    // From the values of a pack to its gradients. The branches are the same for the whole grid.
+    template <class Shift>
+    __device__ __forceinline__ void gradients_of(uint32_t index, float (&values)[kSize],
+                                                 const RowGradient &coefficients,
+                                                 const Shift &shift) const {
+        float slopes[kSize];
+        if (transform.capped()) {
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) slopes[i] = transform.cap_slope(values[i]);
+        }
+        if (!weighted_classes()) {
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) values[i] = coefficients.at(values[i], shift);
+        } else {
+            float v[kSize];
+            weights_of(index, v);
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) {
+                values[i] = coefficients.at(values[i], shift, v[i]);
+            }
+        }
+        if (transform.capped()) {
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) values[i] = mul_rn(values[i], slopes[i]);
+        }
+    }
+
+    template <class Shift>
+    __device__ __forceinline__ float gradient_of(uint32_t position, float value,
+                                                 const RowGradient &coefficients,
+                                                 const Shift &shift) const {
+        const float slope = transform.capped() ? transform.cap_slope(value) : 1.0f;
+        const float before = position == target_position
+                                 ? coefficients.target
+                                 : coefficients.at(value, shift, weight_of(position));
+        return mul_rn(before, slope);
     }
 
     // The same for a gradient row that is not cut as the logits row is: element by element.
     template <class Shift>
-    __device__ __forceinline__ void write_elements(const RowGradient &coefficients,
+    __device__ __forceinline__ void write_elements(T *gradient, const RowGradient &coefficients,
                                                    const Shift &shift, uint32_t classes) const {
         // Each thread cached its own packs; below they are read by whoever needs them.
         __syncthreads();
@@ -164,19 +235,18 @@ struct BlockRow {
             // Two loads rather than one of a chosen address: each knows its kind of memory.
             const float x =
                 is_cached ? load_one(cached_body + in_body) : load_one(logits + position);
-            store_one(gradient + position, position == target_position
-                                               ? coefficients.target
-                                               : coefficients.at(x, shift));
+            store_one(gradient + position,
+                      gradient_of(position, transform.value(x), coefficients, shift));
         }
     }
 
     template <class Shift>
-    __device__ __forceinline__ void write(const RowGradient &coefficients, const Shift &shift,
-                                          uint32_t classes) const {
+    __device__ __forceinline__ void write(T *gradient, const RowGradient &coefficients,
+                                          const Shift &shift, uint32_t classes) const {
         if (same_alignment<T>(logits, gradient)) {
-            write_packs(coefficients, shift);
+            write_packs(gradient, coefficients, shift);
         } else {
-            write_elements(coefficients, shift, classes);
+            write_elements(gradient, coefficients, shift, classes);
         }
     }
 };
@@ -194,39 +264,52 @@ __device__ __forceinline__ void write_zeros(T *gradient, uint32_t classes) {
 
 // What is said of a row beside its gradient. Computed by the first warp alone.
 struct RowReport {
-    float loss;
+    float loss;   // its terms, not divided
+    float share;  // its part of the scalar loss
     float lse;
 
-    template <class Shift>
-    __device__ __forceinline__ void compute(const XentFused &p, const RowSoftmax<Shift> &softmax,
-                                            float target_logit) {
+    __device__ __forceinline__ void compute(const RowSoftmax &softmax, float target_value,
+                                            const RowWeights &weights, const RowWeights &divided) {
         if (threadIdx.x >= kWarpSize) return;
-        loss = row_loss(softmax, target_logit, p.nll_weight, p.smoothing_weight);
+        loss = row_loss(softmax, target_value, weights);
+        share = row_loss(softmax, target_value, divided);
         lse = log_sum_exp(softmax);
     }
 
-    __device__ __forceinline__ void write(const XentFused &p, float inverse_normalizer,
-                                          uint64_t row) const {
+    __device__ __forceinline__ void write(const XentFused &p, uint64_t row) const {
         if (threadIdx.x >= kWarpSize) return;
         if (threadIdx.x == 0) {
-            p.row_losses[row] = loss;
+            if (p.row_losses != nullptr) p.row_losses[row] = loss;
             if (p.row_lse != nullptr) p.row_lse[row] = lse;
+            if (p.loss != nullptr) p.row_shares[row] = share;
         }
-        if (p.loss != nullptr) count_row(p, inverse_normalizer, row);
+        if (p.loss != nullptr) count_row(p, row);
     }
 };
 
 template <typename T>
+__device__ __forceinline__ T *gradient_row(const XentFused &p, uint64_t row) {
+    return static_cast<T *>(p.gradient) + row * p.gradient_row_stride;
+}
+
+__device__ __forceinline__ XentTerms inverse_divisors(const XentFused &p) {
+    return p.device_divisors != 0 ? p.workspace->inverse_divisors : p.inverse_divisors;
+}
+
+// `target` was found to be a class.
+__device__ __forceinline__ RowWeights row_weights(const XentFused &p, uint32_t target) {
+    const float u = p.nll_weights == nullptr ? 1.0f : p.nll_weights[target];
+    const float v = p.smoothing_weights == nullptr ? 1.0f : p.smoothing_weights[target];
+    return {weighted(u, p.term_weights.nll), p.term_weights.smoothing, v, p.term_weights.z_loss};
+}
+
+template <typename T, bool kGeneral>
 __device__ __forceinline__ void fused_block(const XentFused &p) {
     extern __shared__ uint4 shared[];
     __shared__ BlockMergeStorage storage;
-    const float inverse_normalizer = p.device_normalizer != 0
-                                         ? p.workspace->inverse_normalizer
-                                         : p.inverse_normalizer;
 
     for (uint64_t index = blockIdx.x; index < p.rows; index += gridDim.x) {
         const T *logits = static_cast<const T *>(p.logits) + index * p.logits_row_stride;
-        T *gradient = static_cast<T *>(p.gradient) + index * p.gradient_row_stride;
         const Target target = load_target(p.targets, index, p.classes);
         if (target.kind != TargetKind::kClass) {
             const bool bad = target.kind == TargetKind::kBad;
@@ -234,40 +317,41 @@ __device__ __forceinline__ void fused_block(const XentFused &p) {
                 record_bad_target(p.workspace->status, index, target.value, p.classes);
             }
             const float result = bad ? NAN : 0.0f;
-            RowReport{result, result}.write(p, inverse_normalizer, index);
-            write_zeros(gradient, p.classes);
+            // An ignored row makes the mean of nothing NaN (0 / 0), where that is asked for.
+            RowReport{result, result * inverse_divisors(p).nll, result}.write(p, index);
+            write_zeros(gradient_row<T>(p, index), p.classes);
             continue;
         }
-        const BlockRow<T> row(logits, gradient, p.classes, uint32_t(target.value), shared,
-                              p.cached_packs);
-        const float target_logit = load_one(logits + target.value);
-
-        SoftmaxState<FusedShift> state(-INFINITY);
+        const BlockRow<T, kGeneral> row(p, logits, uint32_t(target.value), shared);
+        const float target_value = row.target_value();
+        SoftmaxState<FusedShift> state(p.transform, -INFINITY);
         row.template accumulate<Pass::kFirst>(state);
-        const RowSoftmax<FusedShift> softmax(block_merge(state, storage), target_logit);
-        RowGradient coefficients(softmax, p.total_weight, p.smoothing_weight, p.others_weight);
-        RowReport report{0.0f, 0.0f};
-        report.compute(p, softmax, target_logit);
-        const bool exact =
-            Dtype<T>::kReachesHugeLogits && needs_exact_shift(softmax, p.smoothing_weight);
+        state = block_merge(state, storage, p.transform);
+        state.raise(target_value);
+        RowSoftmax softmax(state, p.transform, target_value);
+        const bool exact = needs_exact_shift(softmax, state.shift, p.term_weights.smoothing);
         if (exact) {
             // All warps have read the first merge's slots; the second one writes them.
             __syncthreads();
-            SoftmaxState<ExactShift> again(softmax.max);
+            SoftmaxState<ExactShift> again(p.transform, softmax.max);
             row.template accumulate<Pass::kLater>(again);
-            const RowSoftmax<ExactShift> exactly(block_merge(again, storage), target_logit);
-            coefficients =
-                RowGradient(exactly, p.total_weight, p.smoothing_weight, p.others_weight);
-            report.compute(p, exactly, target_logit);
+            softmax = RowSoftmax(block_merge(again, storage, p.transform), p.transform, target_value);
         }
-        // Before the gradient: its fence would wait for all stores of this thread.
-        report.write(p, inverse_normalizer, index);
+        const RowWeights weights = row_weights(p, row.target_position);
+        const XentTerms inverse = inverse_divisors(p);
+        const RowWeights divided = weights.times(inverse.nll, inverse.smoothing, inverse.z_loss);
+        RowGradient coefficients(softmax, divided);
         const float upstream = p.upstream == nullptr ? 1.0f : p.upstream[index * p.upstream_stride];
-        coefficients.scale_by(upstream * inverse_normalizer);
+        coefficients.scale_by(upstream * p.transform.slope);
+        // Before the gradient: its fence would wait for all stores of this thread.
+        RowReport report{0.0f, 0.0f, 0.0f};
+        report.compute(softmax, target_value, weights, divided);
+        report.write(p, index);
+        T *gradient = gradient_row<T>(p, index);
         if (exact) {
-            row.write(coefficients, ExactShift(softmax.max), p.classes);
+            row.write(gradient, coefficients, ExactShift(p.transform, softmax.max), p.classes);
         } else {
-            row.write(coefficients, softmax.shift, p.classes);
+            row.write(gradient, coefficients, state.shift, p.classes);
         }
         // All warps have read the merge's slots and the cache; the next row writes both.
         __syncthreads();

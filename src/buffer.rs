@@ -137,7 +137,7 @@ impl Requirement<'_> {
 /// Device memory that the kernels need between and during calls; made once and reused.
 ///
 /// It serves problems of up to [`capacity`](Self::capacity) rows of any number of classes and any
-/// dtype: `64 + 4 * rows + 8 * ceil(rows / 1024)` bytes. It also holds the sticky record of bad
+/// dtype: `72 + 4 * rows + 8 * ceil(rows / 1024)` bytes. It also holds the sticky record of bad
 /// targets. One workspace serves one call at a time; calls that share it are ordered by `&mut`, and
 /// on the device by the streams and cudarc's events.
 #[derive(Debug)]
@@ -150,8 +150,8 @@ pub struct Workspace {
 pub(crate) struct WorkspaceAddresses {
     pub head: *mut abi::XentWorkspace,
     pub chunk_tickets: *mut u32,
-    pub chunk_losses: *mut f32,
-    pub row_losses: *mut f32,
+    pub chunk_sums: *mut f32,
+    pub row_shares: *mut f32,
 }
 
 const STATUS_WORDS: usize = size_of::<abi::XentStatus>() / size_of::<u32>();
@@ -239,8 +239,8 @@ impl Workspace {
         let addresses = WorkspaceAddresses {
             head: base as *mut _,
             chunk_tickets: at(layout.chunk_tickets) as *mut _,
-            chunk_losses: at(layout.chunk_losses) as *mut _,
-            row_losses: at(layout.row_losses) as *mut _,
+            chunk_sums: at(layout.chunk_sums) as *mut _,
+            row_shares: at(layout.row_shares) as *mut _,
         };
         Ok((addresses, guard))
     }

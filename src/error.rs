@@ -73,6 +73,21 @@ pub enum Error {
         value: f64,
     },
 
+    /// Smoothing over the other classes was asked for where there is no other class.
+    #[error("Smoothing::OtherClasses needs 2 classes or more; there is 1")]
+    OneClass,
+
+    /// An option has a value that means nothing.
+    #[error("{option} is {value}, which is not {range}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// The value given.
+        value: f64,
+        /// What it has to be.
+        range: &'static str,
+    },
+
     /// The number of classes is zero or more than the kernels count.
     #[error("{classes} classes were given; a row has 1 to {max} of them")]
     Classes {

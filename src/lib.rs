@@ -66,4 +66,6 @@ pub use device::{device_count, open};
 pub use error::Error;
 pub use loss::{LossInputs, LossOutputs, Upstream};
 pub use module::Kernels;
-pub use problem::{LossConfig, Reduction, Shape};
+pub use problem::{
+    Divisor, Divisors, EmptyMean, LossConfig, Reduction, Shape, Smoothing, WeightedTerms,
+};

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, SyncOnDrop, sys::CUdeviceptr};
 
-pub use crate::problem::{LossConfig, Reduction, Shape};
+pub use crate::problem::{
+    Divisor, Divisors, EmptyMean, LossConfig, Reduction, Shape, Smoothing, WeightedTerms,
+};
 use crate::{
     abi,
     buffer::{DeviceRead, DeviceWrite, Guarded, Logit, Requirement, TargetIndex, Workspace},
     error::Error,
     module::Kernels,
     plan::{self, Plan},
-    problem::{Problem, TargetType},
+    problem::{ClassWeights, InverseDivisor, Problem, TargetType, Terms},
 };
 
 /// What flows back into the loss from behind it: the gradient of everything later with respect to
@@ -34,14 +36,17 @@ pub struct LossInputs<'a, T, I> {
     pub logits: &'a dyn DeviceRead<T>,
     /// `[rows]` class indices.
     pub targets: &'a dyn DeviceRead<I>,
+    /// `[classes]`, what [`LossConfig::weighted_terms`] says is multiplied by the weight of a class;
+    /// none for 1. Not negative: nobody checks.
+    pub class_weights: Option<&'a dyn DeviceRead<f32>>,
     /// What multiplies the gradient.
     pub upstream: Upstream<'a>,
 }
 
 impl<'a, T, I> LossInputs<'a, T, I> {
-    /// With an upstream gradient of 1.
+    /// Without class weights, and with an upstream gradient of 1.
     pub fn new(logits: &'a dyn DeviceRead<T>, targets: &'a dyn DeviceRead<I>) -> Self {
-        Self { logits, targets, upstream: Upstream::One }
+        Self { logits, targets, class_weights: None, upstream: Upstream::One }
     }
 }
 
@@ -86,7 +91,11 @@ pub fn forward_backward<T: Logit, I: TargetIndex>(
     mut outputs: LossOutputs<'_, T>,
     workspace: &mut Workspace,
 ) -> Result<(), Error> {
-    let problem = Problem::new(T::DTYPE, I::TYPE, shape, config)?;
+    let class_weights = match inputs.class_weights {
+        None => ClassWeights::Absent,
+        Some(_) => ClassWeights::Given,
+    };
+    let problem = Problem::new(T::DTYPE, I::TYPE, class_weights, shape, config)?;
     if config.reduction == Reduction::None && outputs.loss.is_some() {
         return Err(Error::LossWithoutReduction);
     }
@@ -99,6 +108,8 @@ pub fn forward_backward<T: Logit, I: TargetIndex>(
     let (logits, _logits) = inputs.logits.read(stream);
     let (targets, _targets) = inputs.targets.read(stream);
     let (gradient, _gradient) = outputs.gradient.write(stream);
+    let (class_weights, _, _class_weights) =
+        inputs.class_weights.map_or((0, 0, None), |weights| split(weights.read(stream), 1));
     let (upstream, upstream_stride, _upstream) = match inputs.upstream {
         Upstream::One => (0, 0, None),
         Upstream::Scalar(one) => split(one.read(stream), 0),
@@ -127,22 +138,45 @@ pub fn forward_backward<T: Logit, I: TargetIndex>(
         has_ignore_index: config.ignore_index.is_some().into(),
     };
     let rows = shape.rows as u64;
+    let inverse = problem.inverse_divisors();
+    let given = terms(inverse, |divisor| match divisor {
+        InverseDivisor::Host(number) => number,
+        InverseDivisor::CountedRows | InverseDivisor::TargetWeights => 0.0,
+    });
     if let Some(launch) = normalizer {
-        let argument = abi::XentNormalizer { targets, rows, workspace: addresses.head };
-        // SAFETY: `check_buffers` found `rows` targets; the workspace has its head; guards order
-        // other streams.
+        let argument = abi::XentNormalizer {
+            targets,
+            class_weights: class_weights as *const f32,
+            chunk_sums: addresses.chunk_sums,
+            workspace: addresses.head,
+            rows,
+            classes: problem.classes(),
+            empty_is_zero: (config.empty_mean == EmptyMean::Zero).into(),
+            given,
+            nll_source: source(inverse.nll),
+            smoothing_source: source(inverse.smoothing),
+            z_loss_source: source(inverse.z_loss),
+        };
+        // SAFETY: `check_buffers` found `rows` targets and a weight for each class; the workspace has
+        // its head and chunks; guards order other streams.
         unsafe { kernels.launch(stream, launch, &argument)? };
     }
-    let weights = problem.weights();
     let argument = abi::XentFused {
         logits: logits as *const _,
         gradient: gradient as *mut _,
         targets,
+        nll_weights: class_weights as *const f32,
+        smoothing_weights: if problem.weighs_smoothing() {
+            class_weights as *const f32
+        } else {
+            std::ptr::null()
+        },
         upstream: upstream as *const f32,
-        row_losses: if row_losses == 0 { addresses.row_losses } else { row_losses as *mut f32 },
+        row_losses: row_losses as *mut f32,
         row_lse: row_lse as *mut f32,
         loss: loss as *mut f32,
-        chunk_losses: addresses.chunk_losses,
+        row_shares: addresses.row_shares,
+        chunk_sums: addresses.chunk_sums,
         chunk_tickets: addresses.chunk_tickets,
         workspace: addresses.head,
         rows,
@@ -151,12 +185,10 @@ pub fn forward_backward<T: Logit, I: TargetIndex>(
         upstream_stride,
         classes: problem.classes(),
         cached_packs,
-        nll_weight: weights.nll,
-        smoothing_weight: weights.smoothing,
-        total_weight: weights.total,
-        others_weight: weights.others,
-        inverse_normalizer: problem.host_normalizer().unwrap_or_default(),
-        device_normalizer: normalizer.is_some().into(),
+        term_weights: terms(problem.term_weights(), |weight| weight),
+        inverse_divisors: given,
+        transform: transform(&config),
+        device_divisors: normalizer.is_some().into(),
     };
     // SAFETY: `check_buffers` compared every length with what the shape spans, in this context;
     // `guarded` did so for the workspace; `&mut` keeps outputs apart from inputs and each other; the
@@ -175,6 +207,9 @@ fn check_buffers<T, I>(
     let rows = problem.shape().rows;
     require("logits", problem.logits_len()).at_least(inputs.logits)?;
     require("targets", rows).exactly(inputs.targets)?;
+    if let Some(weights) = inputs.class_weights {
+        require("class_weights", problem.shape().classes).exactly(weights)?;
+    }
     match inputs.upstream {
         Upstream::One => {}
         Upstream::Scalar(one) => require("upstream", 1).exactly(one)?,
@@ -191,6 +226,34 @@ fn check_buffers<T, I>(
         require("row_lse", rows).exactly(&**row_lse)?;
     }
     Ok(())
+}
+
+fn terms<T>(Terms { nll, smoothing, z_loss }: Terms<T>, of: impl Fn(T) -> f32) -> abi::XentTerms {
+    abi::XentTerms { nll: of(nll), smoothing: of(smoothing), z_loss: of(z_loss) }
+}
+
+fn source(divisor: InverseDivisor) -> u32 {
+    match divisor {
+        InverseDivisor::Host(_) => abi::XENT_DIVISOR_GIVEN,
+        InverseDivisor::CountedRows => abi::XENT_DIVISOR_COUNTED_ROWS,
+        InverseDivisor::TargetWeights => abi::XENT_DIVISOR_TARGET_WEIGHTS,
+    }
+}
+
+/// Formed in f64, each number rounded once.
+fn transform(config: &LossConfig) -> abi::XentTransform {
+    let slope = config.logit_scale;
+    let (scale, softcap, inner) = match config.logit_softcap {
+        None => (slope, 0.0, 0.0),
+        Some(cap) => (1.0, cap, slope / cap),
+    };
+    abi::XentTransform {
+        scale: scale as f32,
+        exponent_scale: (scale * std::f64::consts::LOG2_E) as f32,
+        softcap: softcap as f32,
+        inner: inner as f32,
+        slope: slope as f32,
+    }
 }
 
 type Guard<'a> = Option<SyncOnDrop<'a>>;

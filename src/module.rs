@@ -60,11 +60,11 @@ impl Kernels {
             .into_iter()
             .map(|kernel| {
                 let module = match kernel {
-                    Kernel::FusedBlock(_) => &modules[0],
+                    Kernel::FusedBlock(_) | Kernel::FusedBlockGeneral(_) => &modules[0],
                     Kernel::Normalizer => &modules[1],
                 };
                 let function = module.load_function(kernel.symbol())?;
-                if let Kernel::FusedBlock(_) = kernel {
+                if <abi::XentFused as KernelArgument>::belongs_to(kernel) {
                     allow_shared_memory(&function, &properties)?;
                 }
                 Ok(function)
@@ -148,7 +148,7 @@ pub(crate) unsafe trait KernelArgument {
 // SAFETY: kernels/fused_block.cu declares `XentFused` from abi.h as the only parameter.
 unsafe impl KernelArgument for abi::XentFused {
     fn belongs_to(kernel: Kernel) -> bool {
-        matches!(kernel, Kernel::FusedBlock(_))
+        matches!(kernel, Kernel::FusedBlock(_) | Kernel::FusedBlockGeneral(_))
     }
 }
 

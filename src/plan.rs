@@ -5,7 +5,7 @@ mod tuning;
 
 use crate::{
     abi,
-    problem::{Dtype, Problem, Reduction},
+    problem::{Dtype, EmptyMean, InverseDivisor, Problem, Reduction, Terms},
 };
 
 /// What a plan has to know of a device.
@@ -26,16 +26,21 @@ pub struct DeviceProperties {
 pub enum Kernel {
     /// Loss and gradient in one pass, one block a row.
     FusedBlock(Dtype),
+    /// The same with class weights in the smoothing term, or capped logits.
+    FusedBlockGeneral(Dtype),
     /// What a mean divides by, when the targets decide it.
     Normalizer,
 }
 
 impl Kernel {
     /// All of them, in the order of [`Kernel::index`].
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 7] = [
         Self::FusedBlock(Dtype::F32),
         Self::FusedBlock(Dtype::F16),
         Self::FusedBlock(Dtype::Bf16),
+        Self::FusedBlockGeneral(Dtype::F32),
+        Self::FusedBlockGeneral(Dtype::F16),
+        Self::FusedBlockGeneral(Dtype::Bf16),
         Self::Normalizer,
     ];
 
@@ -45,7 +50,10 @@ impl Kernel {
             Self::FusedBlock(Dtype::F32) => 0,
             Self::FusedBlock(Dtype::F16) => 1,
             Self::FusedBlock(Dtype::Bf16) => 2,
-            Self::Normalizer => 3,
+            Self::FusedBlockGeneral(Dtype::F32) => 3,
+            Self::FusedBlockGeneral(Dtype::F16) => 4,
+            Self::FusedBlockGeneral(Dtype::Bf16) => 5,
+            Self::Normalizer => 6,
         }
     }
 
@@ -55,7 +63,19 @@ impl Kernel {
             Self::FusedBlock(Dtype::F32) => "xent_fused_block_f32",
             Self::FusedBlock(Dtype::F16) => "xent_fused_block_f16",
             Self::FusedBlock(Dtype::Bf16) => "xent_fused_block_bf16",
+            Self::FusedBlockGeneral(Dtype::F32) => "xent_fused_block_general_f32",
+            Self::FusedBlockGeneral(Dtype::F16) => "xent_fused_block_general_f16",
+            Self::FusedBlockGeneral(Dtype::Bf16) => "xent_fused_block_general_bf16",
             Self::Normalizer => "xent_normalizer",
+        }
+    }
+
+    /// Largest block that it is compiled for.
+    pub const fn max_threads(self) -> u32 {
+        match self {
+            Self::FusedBlock(_) => abi::XENT_MAX_THREADS,
+            Self::FusedBlockGeneral(_) => abi::XENT_MAX_GENERAL_THREADS,
+            Self::Normalizer => abi::XENT_NORMALIZER_THREADS,
         }
     }
 }
@@ -78,7 +98,7 @@ pub struct Launch {
 pub enum Plan {
     /// There are no rows: nothing is launched, and this is the scalar loss.
     Empty {
-        /// 0 for a sum, NaN for a mean.
+        /// 0 for a sum, and what `EmptyMean` says for a mean.
         loss: f32,
     },
     /// One or two launches.
@@ -96,17 +116,27 @@ pub enum Plan {
 pub fn choose(problem: &Problem, device: &DeviceProperties) -> Plan {
     let rows = problem.shape().rows;
     if rows == 0 {
-        let mean = problem.config().reduction == Reduction::Mean;
-        return Plan::Empty { loss: if mean { f32::NAN } else { 0.0 } };
+        let config = problem.config();
+        let nan = config.reduction == Reduction::Mean && config.empty_mean == EmptyMean::Nan;
+        return Plan::Empty { loss: if nan { f32::NAN } else { 0.0 } };
     }
     let packs = row_packs(problem);
     let cached_packs = cached_packs(packs, device);
+    let general = problem.weighs_smoothing() || problem.config().logit_softcap.is_some();
+    let kernel = if general {
+        Kernel::FusedBlockGeneral(problem.dtype())
+    } else {
+        Kernel::FusedBlock(problem.dtype())
+    };
+    let Terms { nll, smoothing, z_loss } = problem.inverse_divisors();
+    let host_knows =
+        [nll, smoothing, z_loss].iter().all(|divisor| matches!(divisor, InverseDivisor::Host(_)));
     Plan::Fused {
-        normalizer: problem.host_normalizer().is_none().then(|| normalizer(rows, device)),
+        normalizer: (!host_knows).then(|| normalizer(rows, device)),
         fused: Launch {
-            kernel: Kernel::FusedBlock(problem.dtype()),
+            kernel,
             grid: clamp_grid(rows, MAX_GRID),
-            block: tuning::block_threads(packs),
+            block: tuning::block_threads(packs).min(kernel.max_threads()),
             shared_bytes: cached_packs * abi::XENT_PACK_BYTES,
         },
         cached_packs,
@@ -133,9 +163,10 @@ fn cached_packs(packs: u32, device: &DeviceProperties) -> u32 {
     packs.min(available / abi::XENT_PACK_BYTES)
 }
 
+/// A warp for each chunk of rows, until the device is full.
 fn normalizer(rows: usize, device: &DeviceProperties) -> Launch {
-    let rows_per_block =
-        (abi::XENT_NORMALIZER_THREADS * tuning::NORMALIZER_ROWS_PER_THREAD) as usize;
+    let warps_per_block = abi::XENT_NORMALIZER_THREADS / WARP_SIZE;
+    let rows_per_block = (warps_per_block * abi::XENT_CHUNK_ROWS) as usize;
     Launch {
         kernel: Kernel::Normalizer,
         grid: clamp_grid(
@@ -147,6 +178,8 @@ fn normalizer(rows: usize, device: &DeviceProperties) -> Launch {
     }
 }
 
+const WARP_SIZE: u32 = 32;
+
 /// Where things lie in a workspace that serves up to `capacity` rows, in 4-byte words.
 ///
 /// Places depend on the capacity, not on the problem at hand: tickets have to be found at zero by
@@ -156,8 +189,8 @@ pub(crate) struct WorkspaceLayout {
     /// Rows that it serves.
     pub capacity: usize,
     pub chunk_tickets: usize,
-    pub chunk_losses: usize,
-    pub row_losses: usize,
+    pub chunk_sums: usize,
+    pub row_shares: usize,
     /// Words in all.
     pub words: usize,
 }
@@ -166,16 +199,16 @@ impl WorkspaceLayout {
     pub fn new(capacity: usize) -> Self {
         let chunks = capacity.div_ceil(abi::XENT_CHUNK_ROWS as usize);
         let chunk_tickets = size_of::<abi::XentWorkspace>() / size_of::<u32>();
-        let chunk_losses = chunk_tickets + chunks;
-        let row_losses = chunk_losses + chunks;
-        Self { capacity, chunk_tickets, chunk_losses, row_losses, words: row_losses + capacity }
+        let chunk_sums = chunk_tickets + chunks;
+        let row_shares = chunk_sums + chunks;
+        Self { capacity, chunk_tickets, chunk_sums, row_shares, words: row_shares + capacity }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::{LossConfig, Shape, TargetType};
+    use crate::problem::{ClassWeights, LossConfig, Shape, TargetType};
 
     const H200: DeviceProperties = DeviceProperties {
         compute_capability: (9, 0),
@@ -186,7 +219,8 @@ mod tests {
 
     fn plan(dtype: Dtype, rows: usize, classes: usize, config: LossConfig) -> Plan {
         let shape = Shape::contiguous(rows, classes);
-        choose(&Problem::new(dtype, TargetType::I64, shape, config).unwrap(), &H200)
+        let problem = Problem::new(dtype, TargetType::I64, ClassWeights::Absent, shape, config);
+        choose(&problem.unwrap(), &H200)
     }
 
     #[test]
@@ -236,7 +270,7 @@ mod tests {
                     assert!((1..=i32::MAX as u32).contains(&fused.grid));
                     assert!(
                         fused.block % 32 == 0
-                            && (32..=abi::XENT_MAX_THREADS).contains(&fused.block)
+                            && (32..=fused.kernel.max_threads()).contains(&fused.block)
                     );
                     let limit = H200.shared_bytes_per_block - abi::XENT_BLOCK_STATIC_SHARED_BYTES;
                     assert!(fused.shared_bytes <= limit);
@@ -265,9 +299,9 @@ mod tests {
             let layout = WorkspaceLayout::new(capacity);
             let chunks = capacity.div_ceil(1024);
             assert_eq!(layout.chunk_tickets * 4, size_of::<abi::XentWorkspace>());
-            assert_eq!(layout.chunk_losses - layout.chunk_tickets, chunks);
-            assert_eq!(layout.row_losses - layout.chunk_losses, chunks);
-            assert_eq!(layout.words - layout.row_losses, capacity);
+            assert_eq!(layout.chunk_sums - layout.chunk_tickets, chunks);
+            assert_eq!(layout.row_shares - layout.chunk_sums, chunks);
+            assert_eq!(layout.words - layout.row_shares, capacity);
         }
     }
 }

@@ -41,26 +41,128 @@ pub enum Reduction {
     None,
     /// Their sum.
     Sum,
-    /// Their sum divided by the number of rows that are not ignored; NaN if there is none.
+    /// Their sum, each term divided as [`Divisors`] says.
     #[default]
     Mean,
 }
 
+/// Over which classes smoothing spreads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Smoothing {
+    /// e/C on each class, the target among them; the target's own weight is 1 - e beside that.
+    #[default]
+    AllClasses,
+    /// e/(C-1) on each class but the target, which has 1 - e.
+    OtherClasses,
+}
+
+/// What class weights multiply, where they are given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WeightedTerms {
+    /// Each -log p_k by the weight of class k, in both terms, as in PyTorch.
+    #[default]
+    NllAndSmoothing,
+    /// The nll term by the weight of the target, and smoothing not at all, as in fastai.
+    Nll,
+}
+
+/// What [`Reduction::Mean`] divides one term of the loss by.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Divisor {
+    /// The sum over counted rows of the class weight of the target; without class weights the same
+    /// as `CountedRows`. PyTorch's mean.
+    #[default]
+    TargetWeights,
+    /// The rows that are not ignored.
+    CountedRows,
+    /// All rows, ignored ones among them.
+    AllRows,
+    /// The caller's number, such as the tokens of a batch that is spread over devices.
+    Given(f64),
+}
+
+/// Published conventions divide different terms by different numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Divisors {
+    /// Of the nll term; of everything but the z-loss for target probabilities, whose
+    /// `TargetWeights` are the rows.
+    pub nll: Divisor,
+    /// Of the smoothing term.
+    pub smoothing: Divisor,
+    /// Of the z-loss.
+    pub z_loss: Divisor,
+}
+
+impl Divisors {
+    /// One for all terms.
+    pub const fn all(divisor: Divisor) -> Self {
+        Self { nll: divisor, smoothing: divisor, z_loss: divisor }
+    }
+}
+
+/// The mean of no rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EmptyMean {
+    /// NaN, as in PyTorch.
+    #[default]
+    Nan,
+    /// 0.
+    Zero,
+}
+
 /// What is computed, apart from sizes.
 ///
-/// The loss of row i with target y is `(1 - e) * -log p_y + e / C * sum_k -log p_k`, where
-/// `p = softmax(logits)`, e is `label_smoothing` and C the number of classes: the label smoothing
-/// of Szegedy et al. 2016 (<https://arxiv.org/abs/1512.00567>) as PyTorch's `CrossEntropyLoss`
-/// evaluates it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// With transformed logits `z = s tanh(t x / s)` (or `t x` without a cap), `p = softmax(z)`, target y,
+/// class weights w, smoothing e and C classes, the loss of row i is
+///
+/// ```text
+/// a w_y -log p_y / D1 + b sum_k w_k -log p_k / D2 + L lse^2 / D3
+/// ```
+///
+/// where `a = 1 - e, b = e/C` (Szegedy et al. 2016, <https://arxiv.org/abs/1512.00567>) or
+/// `a = 1 - e - e/(C-1), b = e/(C-1)`, and the D are 1 but in a mean. For target probabilities q the
+/// first two terms are `sum_k w_k (q_k (1 - e) + e/C) -log p_k / D1`. The default is PyTorch's
+/// `CrossEntropyLoss()`, but that nothing is ignored.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossConfig {
     /// e, within 0..=1.
     pub label_smoothing: f64,
+    /// Over which classes it spreads.
+    pub smoothing: Smoothing,
+    /// What class weights multiply, if [`LossInputs`](crate::LossInputs) has any.
+    pub weighted_terms: WeightedTerms,
     /// Rows with this target have loss 0, gradient 0 and no part in the mean. Any value, also one
     /// that is a class.
     pub ignore_index: Option<i64>,
     /// How row losses are reduced.
     pub reduction: Reduction,
+    /// What a mean divides by.
+    pub divisors: Divisors,
+    /// What the mean of no rows is.
+    pub empty_mean: EmptyMean,
+    /// L, the weight of lse^2; 0 for none.
+    pub z_loss: f64,
+    /// t, more than 0.
+    pub logit_scale: f64,
+    /// s, more than 0.
+    pub logit_softcap: Option<f64>,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        Self {
+            label_smoothing: 0.0,
+            smoothing: Smoothing::default(),
+            weighted_terms: WeightedTerms::default(),
+            ignore_index: None,
+            reduction: Reduction::default(),
+            divisors: Divisors::default(),
+            empty_mean: EmptyMean::default(),
+            z_loss: 0.0,
+            logit_scale: 1.0,
+            logit_softcap: None,
+        }
+    }
 }
 
 /// Sizes of the logits and gradient matrices, in elements.
@@ -83,17 +185,35 @@ impl Shape {
     }
 }
 
-/// The weights of a row's two terms, and their sums, as the kernels take them.
+/// One number for each term of the loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Weights {
-    /// Of -log p_y.
-    pub nll: f32,
-    /// Of each -log p_k.
-    pub smoothing: f32,
-    /// `nll + classes * smoothing`.
-    pub total: f32,
-    /// `(classes - 1) * smoothing`.
-    pub others: f32,
+pub struct Terms<T> {
+    /// Of the nll term.
+    pub nll: T,
+    /// Of the smoothing term.
+    pub smoothing: T,
+    /// Of the z-loss.
+    pub z_loss: T,
+}
+
+/// Where the reciprocal of a divisor comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum InverseDivisor {
+    /// The host knows it.
+    Host(f32),
+    /// The device counts the rows that are not ignored.
+    CountedRows,
+    /// The device adds the class weights of their targets.
+    TargetWeights,
+}
+
+/// Whether class weights are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClassWeights {
+    /// All are 1.
+    Absent,
+    /// One a class.
+    Given,
 }
 
 /// Sizes and options that go together; there is no other way to make one than [`Problem::new`].
@@ -101,6 +221,7 @@ pub struct Weights {
 pub struct Problem {
     dtype: Dtype,
     target_type: TargetType,
+    class_weights: ClassWeights,
     shape: Shape,
     config: LossConfig,
     logits_len: usize,
@@ -111,10 +232,12 @@ impl Problem {
     /// Checks everything that needs no device.
     ///
     /// # Errors
-    /// [`Error::LabelSmoothing`], [`Error::Classes`], [`Error::RowStride`], [`Error::Size`].
+    /// [`Error::LabelSmoothing`], [`Error::OneClass`], [`Error::Option`], [`Error::Classes`],
+    /// [`Error::RowStride`], [`Error::Size`].
     pub fn new(
         dtype: Dtype,
         target_type: TargetType,
+        class_weights: ClassWeights,
         shape: Shape,
         config: LossConfig,
     ) -> Result<Self, Error> {
@@ -122,12 +245,11 @@ impl Problem {
         if !(1..=max).contains(&shape.classes) {
             return Err(Error::Classes { classes: shape.classes, max });
         }
-        if !(0.0..=1.0).contains(&config.label_smoothing) {
-            return Err(Error::LabelSmoothing { value: config.label_smoothing });
-        }
+        check_options(&config, shape.classes)?;
         Ok(Self {
             dtype,
             target_type,
+            class_weights,
             shape,
             config,
             logits_len: span("logits", dtype, shape, shape.logits_row_stride)?,
@@ -171,25 +293,100 @@ impl Problem {
         self.shape.classes as u32
     }
 
-    /// Formed in f64 and rounded once.
-    pub fn weights(&self) -> Weights {
+    /// Whether class weights multiply the nll term.
+    pub fn weighs_nll(&self) -> bool {
+        self.class_weights == ClassWeights::Given
+    }
+
+    /// Whether class weights multiply the smoothing term, and there is one.
+    pub fn weighs_smoothing(&self) -> bool {
+        self.weighs_nll()
+            && self.config.weighted_terms == WeightedTerms::NllAndSmoothing
+            && self.config.label_smoothing != 0.0
+    }
+
+    /// What multiplies each term before it is divided: a, b and L of [`LossConfig`]. Formed in f64
+    /// and rounded once.
+    pub fn term_weights(&self) -> Terms<f32> {
         let smoothing = self.config.label_smoothing;
         let classes = self.shape.classes as f64;
-        Weights {
-            nll: (1.0 - smoothing) as f32,
-            smoothing: (smoothing / classes) as f32,
-            total: 1.0,
-            others: (smoothing * (classes - 1.0) / classes) as f32,
+        let (nll, smoothing) = match self.config.smoothing {
+            Smoothing::AllClasses => (1.0 - smoothing, smoothing / classes),
+            Smoothing::OtherClasses => {
+                let each = smoothing / (classes - 1.0);
+                (1.0 - smoothing - each, each)
+            }
+        };
+        Terms { nll: nll as f32, smoothing: smoothing as f32, z_loss: self.config.z_loss as f32 }
+    }
+
+    /// Where 1 / D comes from for each term.
+    pub fn inverse_divisors(&self) -> Terms<InverseDivisor> {
+        let Divisors { nll, smoothing, z_loss } = self.config.divisors;
+        let weights = self.term_weights();
+        Terms {
+            nll: self.inverse_divisor(nll),
+            // A term that is not there needs no divisor.
+            smoothing: if weights.smoothing == 0.0 {
+                InverseDivisor::Host(1.0)
+            } else {
+                self.inverse_divisor(smoothing)
+            },
+            z_loss: if weights.z_loss == 0.0 {
+                InverseDivisor::Host(1.0)
+            } else {
+                self.inverse_divisor(z_loss)
+            },
         }
     }
 
-    /// What row losses and gradients are multiplied by, if that does not depend on the targets.
-    pub fn host_normalizer(&self) -> Option<f32> {
-        match (self.config.reduction, self.config.ignore_index) {
-            (Reduction::None | Reduction::Sum, _) => Some(1.0),
-            (Reduction::Mean, None) => Some((1.0 / self.shape.rows as f64) as f32),
-            (Reduction::Mean, Some(_)) => None,
+    fn inverse_divisor(&self, divisor: Divisor) -> InverseDivisor {
+        let rows = InverseDivisor::Host((1.0 / self.shape.rows as f64) as f32);
+        match (self.config.reduction, divisor, self.config.ignore_index) {
+            (Reduction::None | Reduction::Sum, _, _) => InverseDivisor::Host(1.0),
+            (Reduction::Mean, Divisor::Given(number), _) => {
+                InverseDivisor::Host((1.0 / number) as f32)
+            }
+            (Reduction::Mean, Divisor::AllRows, _) => rows,
+            (Reduction::Mean, Divisor::TargetWeights, _) if self.weighs_nll() => {
+                InverseDivisor::TargetWeights
+            }
+            (Reduction::Mean, Divisor::TargetWeights | Divisor::CountedRows, Some(_)) => {
+                InverseDivisor::CountedRows
+            }
+            (Reduction::Mean, Divisor::TargetWeights | Divisor::CountedRows, None) => rows,
         }
+    }
+}
+
+fn check_options(config: &LossConfig, classes: usize) -> Result<(), Error> {
+    if !(0.0..=1.0).contains(&config.label_smoothing) {
+        return Err(Error::LabelSmoothing { value: config.label_smoothing });
+    }
+    if config.smoothing == Smoothing::OtherClasses && classes == 1 {
+        return Err(Error::OneClass);
+    }
+    let positive = |option, value: f64| {
+        // What is stored is f32: it has to stay finite and positive there.
+        if value as f32 > 0.0 && (value as f32).is_finite() {
+            Ok(())
+        } else {
+            Err(Error::Option { option, value, range: "finite and more than 0" })
+        }
+    };
+    positive("logit_scale", config.logit_scale)?;
+    config.logit_softcap.map_or(Ok(()), |cap| positive("logit_softcap", cap))?;
+    let Divisors { nll, smoothing, z_loss } = config.divisors;
+    for divisor in [nll, smoothing, z_loss] {
+        if let Divisor::Given(number) = divisor {
+            positive("divisor", number)?;
+        }
+    }
+    if config.z_loss >= 0.0 && (config.z_loss as f32).is_finite() {
+        Ok(())
+    } else {
+        let range = "finite and not negative";
+        Err(Error::Option { option: "z_loss", value: config.z_loss, range })
     }
 }
 
@@ -217,8 +414,11 @@ mod tests {
     use super::*;
 
     fn problem(shape: Shape, label_smoothing: f64) -> Result<Problem, Error> {
-        let config = LossConfig { label_smoothing, ..LossConfig::default() };
-        Problem::new(Dtype::F32, TargetType::I64, shape, config)
+        with(shape, LossConfig { label_smoothing, ..LossConfig::default() })
+    }
+
+    fn with(shape: Shape, config: LossConfig) -> Result<Problem, Error> {
+        Problem::new(Dtype::F32, TargetType::I64, ClassWeights::Absent, shape, config)
     }
 
     #[test]
@@ -280,13 +480,70 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_a_row_sum_to_their_total() {
-        for (classes, smoothing) in [(1, 0.1), (2, 0.0), (10, 0.1), (128_256, 0.3), (7, 1.0)] {
-            let w = problem(Shape::contiguous(1, classes), smoothing).unwrap().weights();
-            let total = f64::from(w.nll) + classes as f64 * f64::from(w.smoothing);
-            assert!((total - f64::from(w.total)).abs() <= f64::from(f32::EPSILON), "{w:?}");
-            let target = f64::from(w.nll) + f64::from(w.smoothing) + f64::from(w.others);
-            assert!((target - f64::from(w.total)).abs() <= f64::from(f32::EPSILON), "{w:?}");
+    fn weights_of_a_row_sum_to_one() {
+        for smoothing in [Smoothing::AllClasses, Smoothing::OtherClasses] {
+            for (classes, label_smoothing) in
+                [(2, 0.0), (10, 0.1), (128_256, 0.3), (7, 1.0), (2, 1.0)]
+            {
+                let config = LossConfig { label_smoothing, smoothing, ..LossConfig::default() };
+                let problem = with(Shape::contiguous(1, classes), config).unwrap();
+                let w = problem.term_weights();
+                let total = f64::from(w.nll) + classes as f64 * f64::from(w.smoothing);
+                assert!((total - 1.0).abs() <= f64::from(f32::EPSILON), "{w:?}");
+            }
         }
+    }
+
+    #[test]
+    fn options_outside_their_range_are_refused_and_named() {
+        let fine = LossConfig::default();
+        let shape = Shape::contiguous(2, 3);
+        for value in [0.0, -1.0, f64::INFINITY, 1e-60] {
+            let scale = LossConfig { logit_scale: value, ..fine };
+            let cap = LossConfig { logit_softcap: Some(value), ..fine };
+            let divisors = Divisors::all(Divisor::Given(value));
+            let divisor = LossConfig { divisors, ..fine };
+            for (option, config) in
+                [("logit_scale", scale), ("logit_softcap", cap), ("divisor", divisor)]
+            {
+                let refused = with(shape, config).unwrap_err();
+                assert!(
+                    matches!(refused, Error::Option { option: o, value: v, .. } if o == option && v == value),
+                    "{refused}"
+                );
+            }
+        }
+        for value in [-1.0, f64::INFINITY, 1e60] {
+            let refused = with(shape, LossConfig { z_loss: value, ..fine }).unwrap_err();
+            assert!(matches!(refused, Error::Option { option: "z_loss", .. }), "{refused}");
+        }
+        let others = LossConfig { smoothing: Smoothing::OtherClasses, ..fine };
+        assert_eq!(with(Shape::contiguous(2, 1), others).unwrap_err(), Error::OneClass);
+    }
+
+    #[test]
+    fn only_divisors_that_targets_decide_need_the_device() {
+        let rows = InverseDivisor::Host(0.25);
+        let one = InverseDivisor::Host(1.0);
+        let found = |class_weights, config| {
+            let shape = Shape::contiguous(4, 3);
+            Problem::new(Dtype::F32, TargetType::I64, class_weights, shape, config)
+                .unwrap()
+                .inverse_divisors()
+        };
+        let smoothed = LossConfig { label_smoothing: 0.1, ..LossConfig::default() };
+        let ignoring = LossConfig { ignore_index: Some(0), ..smoothed };
+        let terms = |nll, smoothing| Terms { nll, smoothing, z_loss: one };
+        assert_eq!(found(ClassWeights::Absent, smoothed), terms(rows, rows));
+        assert_eq!(found(ClassWeights::Absent, LossConfig::default()), terms(rows, one));
+        let counted = InverseDivisor::CountedRows;
+        assert_eq!(found(ClassWeights::Absent, ignoring), terms(counted, counted));
+        let weights = InverseDivisor::TargetWeights;
+        assert_eq!(found(ClassWeights::Given, smoothed), terms(weights, weights));
+        let sum = LossConfig { reduction: Reduction::Sum, ..ignoring };
+        assert_eq!(found(ClassWeights::Given, sum), terms(one, one));
+        let fixed = LossConfig { divisors: Divisors::all(Divisor::Given(8.0)), ..ignoring };
+        let eighth = InverseDivisor::Host(0.125);
+        assert_eq!(found(ClassWeights::Given, fixed), terms(eighth, eighth));
     }
 }

@@ -1,26 +1,60 @@
-//! The same loss in f64 on the host: what the kernels are tested against, and a place to read the
+//! The same losses in f64 on the host: what the kernels are tested against, and a place to read the
 //! formula. Shares no code with the rest of the crate.
+//!
+//! Row i has logits x, transformed logits `z_k = s tanh(t x_k / s)` (or `t x_k` without a cap),
+//! `lse = log sum_k exp(z_k)`, `p = softmax(z)`, and the loss
+//!
+//! ```text
+//! loss_i          = sum_k c_ik (lse - z_k) + L lse^2
+//! dloss_i / dx_k  = ((sum_j c_ij + 2 L lse) p_k - c_ik) t (1 - (z_k / s)^2)
+//! ```
+//!
+//! where a class index y gives `c_ik = alpha u_y [k = y] + beta v_k`, and target probabilities q give
+//! `c_ik = w_k (q_ik (1 - e) + e / C)`.
 
-/// How row losses become one number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reduction {
-    /// Not at all.
-    None,
-    /// Their sum.
-    Sum,
-    /// Their sum divided by the number of rows that are not ignored.
-    Mean,
+/// What the rows are to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Targets<'a> {
+    /// One class a row; rows with the ignored index count for nothing.
+    Indices(&'a [i64], Option<i64>),
+    /// `[rows, classes]`; rows need not sum to 1.
+    Probabilities(&'a [f64]),
+}
+
+/// What a term of the loss is divided by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Divisor {
+    /// The caller's number.
+    Given(f64),
+    /// Rows that are not ignored.
+    CountedRows,
+    /// All rows.
+    AllRows,
+    /// The sum of the class weights of the targets of counted rows.
+    TargetWeights,
 }
 
 /// What is computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options<'a> {
-    /// Within 0..=1.
-    pub label_smoothing: f64,
-    /// Rows with this target count for nothing.
-    pub ignore_index: Option<i64>,
-    /// How row losses are reduced.
-    pub reduction: Reduction,
+    /// alpha: weight of -log p_y. With probabilities: 1 - e.
+    pub nll: f64,
+    /// beta: weight of each -log p_k. With probabilities: e / C.
+    pub smoothing: f64,
+    /// u, or empty for 1. With probabilities: w.
+    pub nll_weights: &'a [f64],
+    /// v, or empty for 1. Unused with probabilities.
+    pub smoothing_weights: &'a [f64],
+    /// L.
+    pub z_loss: f64,
+    /// t.
+    pub logit_scale: f64,
+    /// s, if any.
+    pub logit_softcap: Option<f64>,
+    /// Of the nll term, the smoothing term and the z-loss.
+    pub divisors: [Divisor; 3],
+    /// Makes the mean of no rows 0 instead of NaN.
+    pub empty_is_zero: bool,
     /// What flows back: empty for 1, or one number for all rows, or one for each.
     pub upstream: &'a [f64],
 }
@@ -28,94 +62,181 @@ pub struct Options<'a> {
 /// Losses and gradient.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// Each row's loss; 0 for ignored rows, NaN for targets that name no class.
+    /// Each row's loss, not divided; 0 for ignored rows, NaN for targets that name no class.
     pub row_losses: Vec<f64>,
     /// Each row's log-sum-exp; 0 for ignored rows, NaN for targets that name no class.
     pub row_lse: Vec<f64>,
-    /// The reduced loss; NaN with `Reduction::None`.
+    /// Sum over rows of the divided terms.
     pub loss: f64,
     /// `[rows, classes]`, without gaps.
     pub gradient: Vec<f64>,
 }
 
-/// Loss and gradient of `targets.len()` rows of `classes` logits without gaps.
+/// Loss and gradient of `rows` rows of `classes` logits without gaps.
 ///
 /// # Panics
 /// If lengths do not match, or `classes` is 0: this is a reference, not an entry point.
 pub fn forward_backward(
     logits: &[f64],
+    rows: usize,
     classes: usize,
-    targets: &[i64],
+    targets: Targets<'_>,
     options: &Options<'_>,
 ) -> Outcome {
-    assert_eq!(logits.len(), targets.len() * classes, "logits are [targets, classes]");
-    let ignored = |target: i64| options.ignore_index == Some(target);
-    let counted = targets.iter().filter(|&&target| !ignored(target)).count();
-    let divisor = match options.reduction {
-        Reduction::None | Reduction::Sum => 1.0,
-        Reduction::Mean => counted as f64,
-    };
+    assert_eq!(logits.len(), rows * classes, "logits are [rows, classes]");
+    let inverse = inverse_divisors(rows, targets, options);
     let mut outcome = Outcome {
-        row_losses: Vec::with_capacity(targets.len()),
-        row_lse: Vec::with_capacity(targets.len()),
-        loss: f64::NAN,
+        row_losses: Vec::with_capacity(rows),
+        row_lse: Vec::with_capacity(rows),
+        loss: 0.0,
         gradient: Vec::with_capacity(logits.len()),
     };
-    for (row, (x, &target)) in logits.chunks_exact(classes).zip(targets).enumerate() {
-        let class = usize::try_from(target).ok().filter(|&class| class < classes);
-        let (loss, lse) = match class {
-            _ if ignored(target) => {
-                outcome.gradient.extend(std::iter::repeat_n(0.0, classes));
-                (0.0, 0.0)
-            }
-            None => {
-                outcome.gradient.extend(std::iter::repeat_n(0.0, classes));
-                (f64::NAN, f64::NAN)
-            }
-            Some(y) => {
-                let softmax = Softmax::of(x, y);
-                let upstream = match options.upstream {
-                    [] => 1.0,
-                    [one] => *one,
-                    all => all[row],
-                };
-                let scale = upstream / divisor;
-                let smoothing = options.label_smoothing;
-                let gradient = x.iter().enumerate().map(|(k, &x_k)| {
-                    scale * softmax.gradient(x_k, k == y, smoothing, classes as f64)
-                });
-                outcome.gradient.extend(gradient);
-                (softmax.loss(x, y, smoothing), softmax.lse())
+    for row in 0..rows {
+        let x = &logits[row * classes..][..classes];
+        let upstream = match options.upstream {
+            [] => 1.0,
+            [one] => *one,
+            all => all[row],
+        };
+        let target = match targets {
+            Targets::Probabilities(q) => Target::Spread(&q[row * classes..][..classes]),
+            Targets::Indices(indices, ignore_index) => {
+                let index = indices[row];
+                let class = usize::try_from(index).ok().filter(|&class| class < classes);
+                match class {
+                    _ if ignore_index == Some(index) => Target::Ignored,
+                    None => Target::Bad,
+                    Some(y) => Target::Class(y),
+                }
             }
         };
+        let class = match target {
+            Target::Class(y) => Some(y),
+            Target::Spread(_) | Target::Ignored | Target::Bad => None,
+        };
+        let (loss, divided, lse) = match target {
+            Target::Ignored => (0.0, 0.0, 0.0),
+            Target::Bad => (f64::NAN, f64::NAN, f64::NAN),
+            Target::Class(_) | Target::Spread(_) => {
+                let softmax = Softmax::of(x, class, options);
+                let loss = softmax.loss(x, &coefficients(target, classes, options, [1.0; 3]));
+                let divided = coefficients(target, classes, options, inverse);
+                outcome.gradient.extend(softmax.gradient(x, &divided).map(|g| upstream * g));
+                (loss, softmax.loss(x, &divided), softmax.lse())
+            }
+        };
+        if matches!(target, Target::Ignored | Target::Bad) {
+            outcome.gradient.extend(std::iter::repeat_n(0.0, classes));
+        }
         outcome.row_losses.push(loss);
         outcome.row_lse.push(lse);
+        outcome.loss += divided;
     }
-    if options.reduction != Reduction::None {
-        outcome.loss = outcome.row_losses.iter().sum::<f64>() / divisor;
+    if counted(targets, rows) == 0 {
+        // 0 times 1 / 0 for a mean; 0 for a sum.
+        outcome.loss = 0.0 * inverse[0];
     }
     outcome
 }
 
-/// A row's softmax, with the target kept apart: `1 - p_y` and `-log p_y` come from the sum over the
-/// other classes, since both cancel as p_y -> 1.
-struct Softmax {
+fn counted(targets: Targets<'_>, rows: usize) -> usize {
+    match targets {
+        Targets::Probabilities(_) => rows,
+        Targets::Indices(indices, ignore_index) => {
+            indices.iter().filter(|&&index| Some(index) != ignore_index).count()
+        }
+    }
+}
+
+/// 1 / D for each of the three terms.
+fn inverse_divisors(rows: usize, targets: Targets<'_>, options: &Options<'_>) -> [f64; 3] {
+    let counted = counted(targets, rows);
+    let target_weights = || match targets {
+        Targets::Probabilities(_) => rows as f64,
+        Targets::Indices(indices, ignore_index) => indices
+            .iter()
+            .filter(|&&index| Some(index) != ignore_index)
+            .map(|&index| {
+                let class = usize::try_from(index).ok();
+                class.map_or(1.0, |y| at(options.nll_weights, y))
+            })
+            .sum(),
+    };
+    options.divisors.map(|divisor| match divisor {
+        Divisor::Given(number) => 1.0 / number,
+        _ if counted == 0 && options.empty_is_zero => 0.0,
+        Divisor::CountedRows => 1.0 / counted as f64,
+        Divisor::AllRows => 1.0 / rows as f64,
+        Divisor::TargetWeights => 1.0 / target_weights(),
+    })
+}
+
+/// A weight that was not given is 1.
+fn at(weights: &[f64], k: usize) -> f64 {
+    weights.get(k).copied().unwrap_or(1.0)
+}
+
+/// A coefficient of 0 counts for nothing, also beside an infinity.
+fn times(coefficient: f64, value: f64) -> f64 {
+    if coefficient == 0.0 { 0.0 } else { coefficient * value }
+}
+
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Ignored,
+    Bad,
+    Class(usize),
+    Spread(&'a [f64]),
+}
+
+/// What multiplies each -log p_k of a row, and lse^2.
+struct Coefficients {
+    classes: Vec<f64>,
+    z_loss: f64,
+}
+
+fn coefficients(
+    target: Target<'_>,
+    classes: usize,
+    options: &Options<'_>,
+    [nll, smoothing, z_loss]: [f64; 3],
+) -> Coefficients {
+    let of = |k: usize| match target {
+        Target::Spread(q) => {
+            times(at(options.nll_weights, k) * (q[k] * options.nll + options.smoothing), nll)
+        }
+        Target::Class(y) => {
+            let hit = if k == y { options.nll * at(options.nll_weights, y) } else { 0.0 };
+            times(hit, nll) + times(options.smoothing * at(options.smoothing_weights, k), smoothing)
+        }
+        Target::Ignored | Target::Bad => 0.0,
+    };
+    Coefficients { classes: (0..classes).map(of).collect(), z_loss: times(options.z_loss, z_loss) }
+}
+
+/// A row's softmax, with a class target kept apart: `1 - p_y` and `-log p_y` come from the sum over
+/// the other classes, since both cancel as p_y -> 1.
+struct Softmax<'a> {
+    options: &'a Options<'a>,
+    class: Option<usize>,
     max: f64,
-    /// exp(x_y - max)
+    /// exp(z_y - max), or 0 without a class target.
     target: f64,
-    /// sum over k != y of exp(x_k - max)
+    /// The sum over the other classes of exp(z_k - max).
     others: f64,
 }
 
-impl Softmax {
-    fn of(x: &[f64], y: usize) -> Self {
+impl<'a> Softmax<'a> {
+    fn of(x: &[f64], class: Option<usize>, options: &'a Options<'a>) -> Self {
+        let z = |k: usize| transformed(x[k], options);
         // f64::max drops NaN; the sums bring it back.
-        let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let others = x.iter().enumerate().filter(|&(k, _)| k != y);
+        let max = (0..x.len()).map(z).fold(f64::NEG_INFINITY, f64::max);
         Self {
+            options,
+            class,
             max,
-            target: (x[y] - max).exp(),
-            others: others.map(|(_, &x_k)| (x_k - max).exp()).sum(),
+            target: class.map_or(0.0, |y| (z(y) - max).exp()),
+            others: (0..x.len()).filter(|&k| Some(k) != class).map(|k| (z(k) - max).exp()).sum(),
         }
     }
 
@@ -127,28 +248,58 @@ impl Softmax {
         self.max + self.sum().ln()
     }
 
-    fn loss(&self, x: &[f64], y: usize, smoothing: f64) -> f64 {
+    fn minus_log(&self, k: usize, x_k: f64) -> f64 {
         let ratio = self.others / self.target;
-        let nll = if ratio <= 1.0 { ratio.ln_1p() } else { (self.max - x[y]) + self.sum().ln() };
-        let mut loss = 0.0;
-        if smoothing != 1.0 {
-            loss += (1.0 - smoothing) * nll;
+        if self.class == Some(k) && ratio <= 1.0 {
+            ratio.ln_1p()
+        } else {
+            (self.max - transformed(x_k, self.options)) + self.sum().ln()
         }
-        if smoothing != 0.0 {
-            let log_sum = self.sum().ln();
-            let others = x.iter().enumerate().filter(|&(k, _)| k != y);
-            let minus_logs: f64 = others.map(|(_, &x_k)| (self.max - x_k) + log_sum).sum();
-            loss += smoothing / x.len() as f64 * (minus_logs + nll);
-        }
-        loss
     }
 
-    /// p_k - e/C - (1 - e) [k = y]; for the target as (p_y - 1) + e (1 - 1/C).
-    fn gradient(&self, x_k: f64, is_target: bool, smoothing: f64, classes: f64) -> f64 {
-        if is_target {
-            smoothing * ((classes - 1.0) / classes) - self.others / self.sum()
-        } else {
-            (x_k - self.max).exp() / self.sum() - smoothing / classes
-        }
+    fn loss(&self, x: &[f64], coefficients: &Coefficients) -> f64 {
+        let terms = coefficients.classes.iter().zip(x).enumerate();
+        let cross_entropy: f64 =
+            terms.map(|(k, (&c, &x_k))| times(c, self.minus_log(k, x_k))).sum();
+        let loss = cross_entropy + times(coefficients.z_loss, self.lse().powi(2));
+        // A NaN row stays NaN when all its coefficients are 0.
+        if self.sum() > 0.0 { loss } else { f64::NAN }
+    }
+
+    /// (total + 2 L lse) p_k - c_k; for the target without p_y - 1 and total - c_y.
+    fn gradient<'b>(
+        &'b self,
+        x: &'b [f64],
+        coefficients: &'b Coefficients,
+    ) -> impl Iterator<Item = f64> + 'b {
+        let c = &coefficients.classes;
+        let z_loss = times(2.0 * coefficients.z_loss, self.lse());
+        let of_others = c.iter().enumerate().filter(|&(k, _)| Some(k) != self.class);
+        let others: f64 = of_others.map(|(_, &c_k)| c_k).sum();
+        let total = others + self.class.map_or(0.0, |y| c[y]);
+        x.iter().zip(c).enumerate().map(move |(k, (&x_k, &c_k))| {
+            let p = (transformed(x_k, self.options) - self.max).exp() / self.sum();
+            let before_slope = if self.class == Some(k) {
+                (others + z_loss) * p - c_k * (self.others / self.sum())
+            } else {
+                (total + z_loss) * p - c_k
+            };
+            before_slope * slope(x_k, self.options)
+        })
+    }
+}
+
+fn transformed(x: f64, options: &Options<'_>) -> f64 {
+    match options.logit_softcap {
+        None => options.logit_scale * x,
+        Some(cap) => cap * (options.logit_scale * x / cap).tanh(),
+    }
+}
+
+/// dz / dx.
+fn slope(x: f64, options: &Options<'_>) -> f64 {
+    match options.logit_softcap {
+        None => options.logit_scale,
+        Some(cap) => options.logit_scale / (options.logit_scale * x / cap).cosh().powi(2),
     }
 }

@@ -11,18 +11,15 @@ struct BlockTuning {
 const BLOCK: [BlockTuning; 5] = [
     BlockTuning { up_to_packs: 32, threads: 32 },
     BlockTuning { up_to_packs: 256, threads: 64 },
-    BlockTuning { up_to_packs: 1024, threads: 256 },
-    BlockTuning { up_to_packs: 4096, threads: 512 },
-    BlockTuning { up_to_packs: u32::MAX, threads: 1024 },
+    BlockTuning { up_to_packs: 768, threads: 192 },
+    BlockTuning { up_to_packs: 3072, threads: 384 },
+    BlockTuning { up_to_packs: u32::MAX, threads: 768 },
 ];
 
 pub(super) fn block_threads(packs: u32) -> u32 {
     let fits = BLOCK.iter().find(|row| packs <= row.up_to_packs);
     fits.map_or(crate::abi::XENT_MAX_THREADS, |row| row.threads)
 }
-
-/// Predicted, not measured: four loads in flight hide most of the latency.
-pub(super) const NORMALIZER_ROWS_PER_THREAD: u32 = 4;
 
 /// Predicted, not measured: fills a multiprocessor with eight warps a block.
 pub(super) const NORMALIZER_BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
