@@ -134,7 +134,7 @@ struct XentNormalizer {
     uint64_t rows;
     /* In 1..=XENT_MAX_CLASSES. */
     uint32_t classes;
-    /* 0 or 1: divisors that no row counts for have the reciprocal 0 instead of infinity. */
+    /* 0 or 1: divisors of 0 have the reciprocal 0 instead of infinity. */
     uint32_t empty_is_zero;
     /* 1 / D where its source is XENT_DIVISOR_GIVEN. */
     struct XentTerms given;

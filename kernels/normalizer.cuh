@@ -26,8 +26,8 @@ __device__ __forceinline__ float target_weight(const XentNormalizer &p, int64_t 
 __device__ __forceinline__ float inverse_divisor(const XentNormalizer &p, uint32_t source,
                                                  float given, uint64_t rows, float weight) {
     if (source == XENT_DIVISOR_GIVEN) return given;
-    if (rows == 0 && p.empty_is_zero != 0) return 0.0f;
-    return div_rn(1.0f, source == XENT_DIVISOR_COUNTED_ROWS ? float(rows) : weight);
+    const float divisor = source == XENT_DIVISOR_COUNTED_ROWS ? float(rows) : weight;
+    return divisor == 0.0f && p.empty_is_zero != 0 ? 0.0f : div_rn(1.0f, divisor);
 }
 
 __device__ __forceinline__ void normalizer(const XentNormalizer &p) {

@@ -104,6 +104,10 @@ XENT_INLINE float row_loss(const RowSoftmax &row, float target_value, const RowW
     return row.sum == row.sum ? loss : row.sum;
 }
 
+// What an ignored row adds to the scalar loss, and every other row beside its own: 0, or NaN where the
+// nll term's divisor is 0, since a mean of nothing is 0 / 0.
+XENT_INLINE float share_of_nothing(float inverse_divisor) { return mul_rn(0.0f, inverse_divisor); }
+
 // gradient[k] = probability_weight * 2^t(x_k) - v_k * constant for k != y; gradient[y] = target;
 // all times cap_slope where logits are capped.
 struct RowGradient {

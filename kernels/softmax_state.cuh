@@ -84,7 +84,8 @@ struct ExactShift {
     }
     XENT_INLINE float distance(float x) const { return mul_rn(sub_rn(max, x), scale); }
     XENT_INLINE float shifted_unit() const { return mul_rn(kUnit, scale); }
-    XENT_INLINE void move_to(float) {}
+    // Only from an empty state, whose maximum is -inf: the row's is known before its first element.
+    XENT_INLINE void move_to(float row_max) { max = row_max; }
     XENT_INLINE float to(const ExactShift &) const { return 0.0f; }
 };
 

@@ -269,10 +269,11 @@ struct RowReport {
     float lse;
 
     __device__ __forceinline__ void compute(const RowSoftmax &softmax, float target_value,
-                                            const RowWeights &weights, const RowWeights &divided) {
+                                            const RowWeights &weights, const RowWeights &divided,
+                                            float inverse_divisor) {
         if (threadIdx.x >= kWarpSize) return;
         loss = row_loss(softmax, target_value, weights);
-        share = row_loss(softmax, target_value, divided);
+        share = row_loss(softmax, target_value, divided) + share_of_nothing(inverse_divisor);
         lse = log_sum_exp(softmax);
     }
 
@@ -317,8 +318,8 @@ __device__ __forceinline__ void fused_block(const XentFused &p) {
                 record_bad_target(p.workspace->status, index, target.value, p.classes);
             }
             const float result = bad ? NAN : 0.0f;
-            // An ignored row makes the mean of nothing NaN (0 / 0), where that is asked for.
-            RowReport{result, result * inverse_divisors(p).nll, result}.write(p, index);
+            const float nothing = share_of_nothing(inverse_divisors(p).nll);
+            RowReport{result, result + nothing, result}.write(p, index);
             write_zeros(gradient_row<T>(p, index), p.classes);
             continue;
         }
@@ -345,7 +346,7 @@ __device__ __forceinline__ void fused_block(const XentFused &p) {
         coefficients.scale_by(upstream * p.transform.slope);
         // Before the gradient: its fence would wait for all stores of this thread.
         RowReport report{0.0f, 0.0f, 0.0f};
-        report.compute(softmax, target_value, weights, divided);
+        report.compute(softmax, target_value, weights, divided, inverse.nll);
         report.write(p, index);
         T *gradient = gradient_row<T>(p, index);
         if (exact) {

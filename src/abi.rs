@@ -190,7 +190,7 @@ pub struct XentNormalizer {
     pub rows: u64,
     /// In 1..=XENT_MAX_CLASSES.
     pub classes: u32,
-    /// 0 or 1: divisors that no row counts for have the reciprocal 0 instead of infinity.
+    /// 0 or 1: divisors of 0 have the reciprocal 0 instead of infinity.
     pub empty_is_zero: u32,
     /// 1 / D where its source is XENT_DIVISOR_GIVEN.
     pub given: XentTerms,

@@ -5,7 +5,7 @@ mod tuning;
 
 use crate::{
     abi,
-    problem::{Dtype, EmptyMean, InverseDivisor, Problem, Reduction, Terms},
+    problem::{Dtype, EmptyMean, InverseDivisor, Problem, Terms},
 };
 
 /// What a plan has to know of a device.
@@ -116,8 +116,10 @@ pub enum Plan {
 pub fn choose(problem: &Problem, device: &DeviceProperties) -> Plan {
     let rows = problem.shape().rows;
     if rows == 0 {
-        let config = problem.config();
-        let nan = config.reduction == Reduction::Mean && config.empty_mean == EmptyMean::Nan;
+        // The caller's number divides even nothing; every other divisor of a mean is 0.
+        let divided =
+            matches!(problem.inverse_divisors().nll, InverseDivisor::Host(n) if n.is_finite());
+        let nan = !divided && problem.config().empty_mean == EmptyMean::Nan;
         return Plan::Empty { loss: if nan { f32::NAN } else { 0.0 } };
     }
     let packs = row_packs(problem);
@@ -208,7 +210,10 @@ impl WorkspaceLayout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::{ClassWeights, LossConfig, Shape, TargetType};
+    use crate::problem::{
+        ClassWeights, Divisor, Divisors, LossConfig, Reduction, Shape, Smoothing, TargetType,
+        WeightedTerms,
+    };
 
     const H200: DeviceProperties = DeviceProperties {
         compute_capability: (9, 0),
@@ -254,6 +259,50 @@ mod tests {
                     reduction == Reduction::Mean && ignore_index.is_some()
                 );
             }
+        }
+    }
+
+    #[test]
+    fn an_empty_mean_is_what_its_divisor_makes_of_it() {
+        let loss = |config| match plan(Dtype::F32, 0, 10, config) {
+            Plan::Empty { loss } => loss,
+            Plan::Fused { .. } => panic!("there are no rows"),
+        };
+        let mean = LossConfig::default();
+        for divisor in [Divisor::TargetWeights, Divisor::CountedRows, Divisor::AllRows] {
+            let divisors = Divisors::all(divisor);
+            assert!(loss(LossConfig { divisors, ..mean }).is_nan());
+            assert_eq!(loss(LossConfig { divisors, empty_mean: EmptyMean::Zero, ..mean }), 0.0);
+        }
+        let divisors = Divisors::all(Divisor::Given(8.0));
+        assert_eq!(loss(LossConfig { divisors, ..mean }), 0.0);
+    }
+
+    #[test]
+    fn only_what_needs_the_general_kernel_pays_for_it() {
+        let kernel = |class_weights, config| {
+            let shape = Shape::contiguous(4, 1000);
+            let problem =
+                Problem::new(Dtype::Bf16, TargetType::I64, class_weights, shape, config).unwrap();
+            match choose(&problem, &H200) {
+                Plan::Fused { fused, .. } => fused.kernel,
+                Plan::Empty { .. } => panic!("four rows are not empty"),
+            }
+        };
+        let plain = LossConfig { label_smoothing: 0.1, ..LossConfig::default() };
+        let hard = LossConfig::default();
+        let on_nll = LossConfig { weighted_terms: WeightedTerms::Nll, ..plain };
+        let others = LossConfig { smoothing: Smoothing::OtherClasses, ..plain };
+        let rest = LossConfig { z_loss: 1e-4, logit_scale: 0.5, ignore_index: Some(0), ..plain };
+        let capped = LossConfig { logit_softcap: Some(30.0), ..hard };
+        let (absent, given) = (ClassWeights::Absent, ClassWeights::Given);
+        for (class_weights, config) in
+            [(absent, plain), (absent, others), (absent, rest), (given, hard), (given, on_nll)]
+        {
+            assert_eq!(kernel(class_weights, config), Kernel::FusedBlock(Dtype::Bf16));
+        }
+        for (class_weights, config) in [(given, plain), (given, others), (absent, capped)] {
+            assert_eq!(kernel(class_weights, config), Kernel::FusedBlockGeneral(Dtype::Bf16));
         }
     }
 

@@ -100,7 +100,7 @@ impl Divisors {
     }
 }
 
-/// The mean of no rows.
+/// A mean that would divide by 0: of no rows, or of rows whose targets all have the weight 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum EmptyMean {
     /// NaN, as in PyTorch.
@@ -138,7 +138,7 @@ pub struct LossConfig {
     pub reduction: Reduction,
     /// What a mean divides by.
     pub divisors: Divisors,
-    /// What the mean of no rows is.
+    /// What a mean is that would divide by 0.
     pub empty_mean: EmptyMean,
     /// L, the weight of lse^2; 0 for none.
     pub z_loss: f64,
@@ -162,6 +162,122 @@ impl Default for LossConfig {
             logit_scale: 1.0,
             logit_softcap: None,
         }
+    }
+}
+
+/// What losses elsewhere are called here. Each equals its model in value and gradient, for class
+/// indices, up to what its documentation says; every field can still be changed.
+impl LossConfig {
+    /// PyTorch's `CrossEntropyLoss()`: target -100 is ignored, the mean is over the class weights of
+    /// the targets, smoothing is over all classes and weighted. `label_smoothing`, `ignore_index` and
+    /// `reduction` are the fields of those names; `weight` is
+    /// [`LossInputs::class_weights`](crate::LossInputs::class_weights).
+    ///
+    /// Different: a target that names no class is reported and does not end the process.
+    pub fn pytorch() -> Self {
+        Self { ignore_index: Some(-100), ..Self::default() }
+    }
+
+    /// Keras' `CategoricalCrossentropy(from_logits=True, label_smoothing=...)` for one-hot targets,
+    /// which are given as indices here: mean over all rows (`sum_over_batch_size`), nothing ignored.
+    ///
+    /// Different: Keras takes targets that are not one-hot, and sample weights.
+    pub fn keras_categorical(label_smoothing: f64) -> Self {
+        Self::mean_over_all_rows(label_smoothing)
+    }
+
+    /// timm's `LabelSmoothingCrossEntropy(smoothing=...)`: mean over all rows, nothing ignored.
+    pub fn timm(label_smoothing: f64) -> Self {
+        Self::mean_over_all_rows(label_smoothing)
+    }
+
+    /// `LabelSmoothing` of NVIDIA's DeepLearningExamples: mean over all rows, nothing ignored.
+    pub fn nvidia(label_smoothing: f64) -> Self {
+        Self::mean_over_all_rows(label_smoothing)
+    }
+
+    fn mean_over_all_rows(label_smoothing: f64) -> Self {
+        Self { label_smoothing, divisors: Divisors::all(Divisor::AllRows), ..Self::default() }
+    }
+
+    /// fastai's `LabelSmoothingCrossEntropy(eps=..., weight=...)`: weights on the nll term alone, which
+    /// is divided by the weights of the targets, while smoothing is divided by all rows.
+    ///
+    /// Different: fastai's nll term leaves out targets of -100 and its smoothing term does not;
+    /// nothing is ignored here, unless `ignore_index` is set, which leaves a row out of both.
+    pub fn fastai(label_smoothing: f64) -> Self {
+        Self {
+            label_smoothing,
+            weighted_terms: WeightedTerms::Nll,
+            divisors: Divisors { smoothing: Divisor::AllRows, ..Divisors::default() },
+            ..Self::default()
+        }
+    }
+
+    /// fairseq's `label_smoothed_cross_entropy` since smoothing spreads over the other classes, as its
+    /// trainer minimises it: the sum divided by the tokens of the whole batch (`sample_size`).
+    ///
+    /// Different: `padding_idx` is [`ignore_index`](Self::ignore_index), to be set; fairseq logs its
+    /// loss in base 2.
+    ///
+    /// `tokens` has to be more than 0.
+    pub fn fairseq(label_smoothing: f64, tokens: f64) -> Self {
+        Self::over_other_classes(label_smoothing, tokens)
+    }
+
+    /// tensor2tensor's `padded_cross_entropy(label_smoothing=1 - confidence)`: 1 - e for the target, e /
+    /// (C-1) for each other class, divided by the tokens that are not padding, which the caller counts.
+    ///
+    /// Different: tensor2tensor subtracts the entropy of the smoothed target, a constant, from each
+    /// row's loss; padding (class 0) is [`ignore_index`](Self::ignore_index), to be set. `tokens` has
+    /// to be more than 0.
+    pub fn tensor2tensor(label_smoothing: f64, tokens: f64) -> Self {
+        Self::over_other_classes(label_smoothing, tokens)
+    }
+
+    fn over_other_classes(label_smoothing: f64, tokens: f64) -> Self {
+        Self {
+            label_smoothing,
+            smoothing: Smoothing::OtherClasses,
+            divisors: Divisors::all(Divisor::Given(tokens)),
+            ..Self::default()
+        }
+    }
+
+    /// Megatron's `vocab_parallel_cross_entropy(label_smoothing=...)` on one device, which is not
+    /// reduced: `1 - e C/(C-1)` of the nll and `e C/(C-1)` of the mean of all -log p, which is 1 - e for
+    /// the target and e/(C-1) for each other class.
+    ///
+    /// Different: Megatron takes the logarithm of p, and is infinite where p underflows.
+    pub fn megatron(label_smoothing: f64) -> Self {
+        Self {
+            label_smoothing,
+            smoothing: Smoothing::OtherClasses,
+            reduction: Reduction::None,
+            ..Self::default()
+        }
+    }
+
+    /// flash-attn's `CrossEntropyLoss(label_smoothing=...)`: target -100 is ignored, every term is
+    /// divided by the rows that count. Its `lse_square_scale` is [`z_loss`](Self::z_loss), its
+    /// `logit_scale` the field of that name.
+    pub fn flash_attn(label_smoothing: f64) -> Self {
+        Self {
+            label_smoothing,
+            ignore_index: Some(-100),
+            divisors: Divisors::all(Divisor::CountedRows),
+            ..Self::default()
+        }
+    }
+
+    /// Liger's `LigerCrossEntropyLoss()`: PyTorch's, with a z-loss that is divided by the rows that
+    /// count. Its `lse_square_scale` is [`z_loss`](Self::z_loss), its `softcap` is
+    /// [`logit_softcap`](Self::logit_softcap).
+    ///
+    /// Different: Liger overwrites the logits with the gradient.
+    pub fn liger() -> Self {
+        let divisors = Divisors { z_loss: Divisor::CountedRows, ..Divisors::default() };
+        Self { divisors, ..Self::pytorch() }
     }
 }
 
@@ -519,6 +635,52 @@ mod tests {
         }
         let others = LossConfig { smoothing: Smoothing::OtherClasses, ..fine };
         assert_eq!(with(Shape::contiguous(2, 1), others).unwrap_err(), Error::OneClass);
+    }
+
+    /// alpha, beta and the divisors as the published formulas have them.
+    #[test]
+    fn presets_mean_what_their_models_do() {
+        let (classes, rows, e, tokens) = (10, 4, 0.1, 8.0);
+        let all = [0.9, 0.01];
+        let others = [0.9 - 0.1 / 9.0, 0.1 / 9.0];
+        let one = InverseDivisor::Host(1.0);
+        let every_row = InverseDivisor::Host(0.25);
+        let given = InverseDivisor::Host(0.125);
+        let counted = InverseDivisor::CountedRows;
+        let weights = InverseDivisor::TargetWeights;
+        let presets = [
+            (LossConfig { label_smoothing: e, ..LossConfig::pytorch() }, all, [weights; 3], true),
+            (LossConfig::keras_categorical(e), all, [every_row; 3], true),
+            (LossConfig::timm(e), all, [every_row; 3], true),
+            (LossConfig::nvidia(e), all, [every_row; 3], true),
+            (LossConfig::fastai(e), all, [weights, every_row, weights], false),
+            (LossConfig::fairseq(e, tokens), others, [given; 3], true),
+            (LossConfig::tensor2tensor(e, tokens), others, [given; 3], true),
+            (LossConfig::megatron(e), [1.0 - e * 10.0 / 9.0, e / 9.0], [one; 3], true),
+            (LossConfig::flash_attn(e), all, [counted; 3], true),
+            (
+                LossConfig { label_smoothing: e, ..LossConfig::liger() },
+                all,
+                [weights, weights, counted],
+                true,
+            ),
+        ];
+        for (preset, [nll, smoothing], [d1, d2, d3], weighs_smoothing) in presets {
+            let config = LossConfig { z_loss: 1e-4, ..preset };
+            let shape = Shape::contiguous(rows, classes);
+            let problem =
+                Problem::new(Dtype::F32, TargetType::I64, ClassWeights::Given, shape, config)
+                    .unwrap();
+            let found = problem.term_weights();
+            assert!((f64::from(found.nll) - nll).abs() < 1e-7, "{config:?}");
+            assert!((f64::from(found.smoothing) - smoothing).abs() < 1e-8, "{config:?}");
+            let divisors = Terms { nll: d1, smoothing: d2, z_loss: d3 };
+            assert_eq!(problem.inverse_divisors(), divisors, "{config:?}");
+            assert_eq!(problem.weighs_smoothing(), weighs_smoothing, "{config:?}");
+        }
+        let ignoring = [LossConfig::pytorch(), LossConfig::flash_attn(e), LossConfig::liger()];
+        assert!(ignoring.iter().all(|config| config.ignore_index == Some(-100)));
+        assert_eq!(LossConfig::megatron(e).reduction, Reduction::None);
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub struct Options<'a> {
     pub logit_softcap: Option<f64>,
     /// Of the nll term, the smoothing term and the z-loss.
     pub divisors: [Divisor; 3],
-    /// Makes the mean of no rows 0 instead of NaN.
+    /// Makes a mean that would divide by 0 be 0 instead of NaN.
     pub empty_is_zero: bool,
     /// What flows back: empty for 1, or one number for all rows, or one for each.
     pub upstream: &'a [f64],
@@ -132,10 +132,8 @@ pub fn forward_backward(
         outcome.row_lse.push(lse);
         outcome.loss += divided;
     }
-    if counted(targets, rows) == 0 {
-        // 0 times 1 / 0 for a mean; 0 for a sum.
-        outcome.loss = 0.0 * inverse[0];
-    }
+    // A mean of nothing is 0 / 0; everything else is not changed.
+    outcome.loss += 0.0 * inverse[0];
     outcome
 }
 
@@ -148,8 +146,8 @@ fn counted(targets: Targets<'_>, rows: usize) -> usize {
     }
 }
 
-/// 1 / D for each of the three terms.
-fn inverse_divisors(rows: usize, targets: Targets<'_>, options: &Options<'_>) -> [f64; 3] {
+/// 1 / D for the nll term, the smoothing term and the z-loss.
+pub fn inverse_divisors(rows: usize, targets: Targets<'_>, options: &Options<'_>) -> [f64; 3] {
     let counted = counted(targets, rows);
     let target_weights = || match targets {
         Targets::Probabilities(_) => rows as f64,
@@ -162,12 +160,14 @@ fn inverse_divisors(rows: usize, targets: Targets<'_>, options: &Options<'_>) ->
             })
             .sum(),
     };
-    options.divisors.map(|divisor| match divisor {
-        Divisor::Given(number) => 1.0 / number,
-        _ if counted == 0 && options.empty_is_zero => 0.0,
-        Divisor::CountedRows => 1.0 / counted as f64,
-        Divisor::AllRows => 1.0 / rows as f64,
-        Divisor::TargetWeights => 1.0 / target_weights(),
+    options.divisors.map(|divisor| {
+        let divisor = match divisor {
+            Divisor::Given(number) => number,
+            Divisor::CountedRows => counted as f64,
+            Divisor::AllRows => rows as f64,
+            Divisor::TargetWeights => target_weights(),
+        };
+        if divisor == 0.0 && options.empty_is_zero { 0.0 } else { 1.0 / divisor }
     })
 }
 

@@ -9,64 +9,121 @@ namespace {
 
 constexpr int kPack = 8;
 
+using Transform = xent::LogitTransform<true>;
+
+// One row of values (capped already) and what belongs to it.
+struct Row {
+    std::vector<float> values;
+    const float *weights;  // v, or null for 1
+    uint32_t target;
+    uint32_t threads;
+    XentTransform by;
+
+    float weight(uint32_t k) const { return weights == nullptr ? 1.0f : weights[k]; }
+    float target_value() const { return values[target]; }
+};
+
 template <class Shift>
-xent::SoftmaxState<Shift> accumulate(const float *x, uint32_t classes, uint32_t target,
-                                     uint32_t threads, float at_least) {
-    std::vector<xent::SoftmaxState<Shift>> states(threads, xent::SoftmaxState<Shift>(at_least));
+xent::SoftmaxState<Shift> accumulate(const Row &row, float at_least) {
+    const auto classes = uint32_t(row.values.size());
+    std::vector<xent::SoftmaxState<Shift>> states(row.threads,
+                                                  xent::SoftmaxState<Shift>(row.by, at_least));
     for (uint32_t start = 0, turn = 0; start < classes; start += kPack, ++turn) {
-        auto &state = states[turn % threads];
-        const bool whole = start + kPack <= classes && !(start <= target && target < start + kPack);
-        if (whole) {
-            float pack[kPack];
-            std::copy(x + start, x + start + kPack, pack);
-            state.add(pack);
+        auto &state = states[turn % row.threads];
+        const bool has_target = start <= row.target && row.target < start + kPack;
+        if (start + kPack <= classes && !has_target) {
+            float x[kPack], v[kPack];
+            for (int i = 0; i < kPack; ++i) {
+                x[i] = row.values[start + i];
+                v[i] = row.weight(start + i);
+            }
+            if (row.weights == nullptr) {
+                state.add(x);
+            } else {
+                state.add(x, v);
+            }
         } else {
             for (uint32_t k = start; k < std::min(classes, start + kPack); ++k) {
-                const float one[1] = {x[k]};
-                if (k != target) state.add(one);
+                const float one[1] = {row.values[k]};
+                const float weight[1] = {row.weight(k)};
+                if (k != row.target) state.add(one, weight);
             }
         }
     }
     // As reduce.cuh merges: raise all to the common maximum, then add.
     float max = -INFINITY;
     for (const auto &state : states) max = fmaxf(max, state.max);
-    xent::SoftmaxState<Shift> merged(at_least);
+    xent::SoftmaxState<Shift> merged(row.by, at_least);
     merged.raise(max);
     for (auto state : states) {
         state.raise(max);
         merged.sum = xent::add_rn(merged.sum, state.sum);
         merged.shifted_sum = xent::add_rn(merged.shifted_sum, state.shifted_sum);
-        merged.count += state.count;
+        merged.mass = xent::add_rn(merged.mass, state.mass);
     }
     return merged;
 }
 
+}  // namespace
+
+struct RowInput {
+    const float *logits;
+    const float *nll_weights;        // u, or null
+    const float *smoothing_weights;  // v, or null
+    float upstream;
+    uint32_t classes;
+    uint32_t target;
+    uint32_t threads;
+    XentTerms term_weights;
+    XentTerms inverse_divisors;
+    XentTransform transform;
+};
+
+struct RowOutput {
+    float loss;
+    float share;
+    float lse;
+    float *gradient;
+};
+
 template <class Shift>
-void finish(const xent::RowSoftmax<Shift> &row, const float *x, uint32_t classes, uint32_t target,
-            const float *weights, float scale, float *loss, float *lse, float *gradient) {
-    *loss = xent::row_loss(row, x[target], weights[0], weights[1]);
-    *lse = xent::log_sum_exp(row);
-    xent::RowGradient coefficients(row, weights[2], weights[1], weights[3]);
-    coefficients.scale_by(scale);
-    for (uint32_t k = 0; k < classes; ++k) {
-        gradient[k] = k == target ? coefficients.target : coefficients.at(x[k], row.shift);
+static void finish(const Row &row, const RowInput &in, const xent::RowSoftmax &softmax,
+                   const Shift &shift, RowOutput &out) {
+    using namespace xent;
+    const Transform transform{in.transform};
+    const float u = in.nll_weights == nullptr ? 1.0f : in.nll_weights[in.target];
+    const RowWeights weights{weighted(u, in.term_weights.nll), in.term_weights.smoothing,
+                             row.weight(in.target), in.term_weights.z_loss};
+    const XentTerms &inverse = in.inverse_divisors;
+    const RowWeights divided = weights.times(inverse.nll, inverse.smoothing, inverse.z_loss);
+    out.loss = row_loss(softmax, row.target_value(), weights);
+    out.share = row_loss(softmax, row.target_value(), divided) + share_of_nothing(inverse.nll);
+    out.lse = log_sum_exp(softmax);
+    RowGradient coefficients(softmax, divided);
+    coefficients.scale_by(in.upstream * in.transform.slope);
+    for (uint32_t k = 0; k < in.classes; ++k) {
+        const float value = row.values[k];
+        const float before = k == in.target ? coefficients.target
+                             : row.weights == nullptr
+                                 ? coefficients.at(value, shift)
+                                 : coefficients.at(value, shift, row.weights[k]);
+        out.gradient[k] = transform.capped() ? mul_rn(before, transform.cap_slope(value)) : before;
     }
 }
 
-}  // namespace
-
-// weights: nll, smoothing, total, others, as in XentFused.
-extern "C" void xent_row(const float *x, uint32_t classes, uint32_t target, uint32_t threads,
-                         const float *weights, float scale, float *loss, float *lse,
-                         float *gradient) {
+extern "C" void xent_row(const RowInput &in, RowOutput &out) {
     using namespace xent;
-    const RowSoftmax<FusedShift> fused(
-        accumulate<FusedShift>(x, classes, target, threads, -INFINITY), x[target]);
-    if (needs_exact_shift(fused, weights[1])) {
-        const RowSoftmax<ExactShift> exact(
-            accumulate<ExactShift>(x, classes, target, threads, fused.max), x[target]);
-        finish(exact, x, classes, target, weights, scale, loss, lse, gradient);
+    const Transform transform{in.transform};
+    Row row{{in.logits, in.logits + in.classes}, in.smoothing_weights, in.target, in.threads,
+            in.transform};
+    for (float &x : row.values) x = transform.value(x);
+    SoftmaxState<FusedShift> state = accumulate<FusedShift>(row, -INFINITY);
+    state.raise(row.target_value());
+    const RowSoftmax softmax(state, in.transform, row.target_value());
+    if (needs_exact_shift(softmax, state.shift, in.term_weights.smoothing)) {
+        const SoftmaxState<ExactShift> again = accumulate<ExactShift>(row, softmax.max);
+        finish(row, in, RowSoftmax(again, in.transform, row.target_value()), again.shift, out);
     } else {
-        finish(fused, x, classes, target, weights, scale, loss, lse, gradient);
+        finish(row, in, softmax, state.shift, out);
     }
 }

@@ -6,8 +6,9 @@ use std::{path::PathBuf, process::Command, sync::OnceLock};
 
 use libloading::{Library, Symbol};
 use smoothxent::{
-    LossConfig, Reduction,
-    problem::{Dtype, Problem, TargetType},
+    Divisor, Divisors, LossConfig, Reduction, Smoothing, WeightedTerms,
+    problem::{ClassWeights, Dtype, Problem, TargetType},
+    reference,
 };
 
 #[allow(dead_code, reason = "each test program uses its part")]
@@ -18,17 +19,45 @@ use common::{
     run::{Case, Outcome, UpstreamCase},
 };
 
-type Row = unsafe extern "C" fn(
-    x: *const f32,
+/// A term each: nll, smoothing, z-loss. As `XentTerms` of kernels/abi.h.
+#[repr(C)]
+struct Terms([f32; 3]);
+
+/// As `XentTransform` of kernels/abi.h.
+#[repr(C)]
+struct Transform {
+    scale: f32,
+    exponent_scale: f32,
+    softcap: f32,
+    inner: f32,
+    slope: f32,
+}
+
+/// As in tests/row_algebra.cpp.
+#[repr(C)]
+struct RowInput {
+    logits: *const f32,
+    nll_weights: *const f32,
+    smoothing_weights: *const f32,
+    upstream: f32,
     classes: u32,
     target: u32,
     threads: u32,
-    weights: *const [f32; 4],
-    scale: f32,
-    loss: *mut f32,
-    lse: *mut f32,
+    term_weights: Terms,
+    inverse_divisors: Terms,
+    transform: Transform,
+}
+
+/// As in tests/row_algebra.cpp.
+#[repr(C)]
+struct RowOutput {
+    loss: f32,
+    share: f32,
+    lse: f32,
     gradient: *mut f32,
-);
+}
+
+type Row = unsafe extern "C" fn(input: *const RowInput, output: *mut RowOutput);
 
 /// Compiled once a run; `cc` knows this host's compiler.
 fn library() -> &'static Library {
@@ -54,38 +83,64 @@ fn library() -> &'static Library {
 fn run(case: &Case, threads: u32) -> Outcome {
     // SAFETY: the type is that of `xent_row` in tests/row_algebra.cpp.
     let row: Symbol<'_, Row> = unsafe { library().get(b"xent_row") }.expect("it is exported");
-    let problem = Problem::new(case.dtype, case.target_type, case.shape(), case.config);
-    let weights = problem.expect("tests make sound problems").weights();
-    let weights = [weights.nll, weights.smoothing, weights.total, weights.others];
-    let scales = case.gradient_scales();
+    let given = case.class_weights.as_ref();
+    let class_weights = given.map_or(ClassWeights::Absent, |_| ClassWeights::Given);
+    let problem =
+        Problem::new(case.dtype, case.target_type, class_weights, case.shape(), case.config)
+            .expect("tests make sound problems");
+    let weights = problem.term_weights();
+    let targets = reference::Targets::Indices(&case.targets, case.config.ignore_index);
+    let inverse = case.with_options(|o| reference::inverse_divisors(case.rows(), targets, o));
+    let address = |given: Option<&Vec<f32>>| given.map_or(std::ptr::null(), Vec::as_ptr);
     let mut outcome = Outcome {
-        row_losses: vec![0.0; case.rows()],
-        row_lse: vec![0.0; case.rows()],
-        loss: None,
+        row_losses: vec![],
+        row_lse: vec![],
+        loss: Some(0.0),
         gradient: vec![],
         overwritten: None,
     };
     for (i, x) in case.logits.chunks_exact(case.classes).enumerate() {
         let mut gradient = vec![0.0f32; case.classes];
         assert!((0..case.classes as i64).contains(&case.targets[i]));
-        // SAFETY: `x` and `gradient` have `classes` elements, the target was found to be one of
-        // them, and the other pointers are to single values.
-        unsafe {
-            row(
-                x.as_ptr(),
-                case.classes as u32,
-                case.targets[i] as u32,
-                threads,
-                &weights,
-                scales[i] as f32,
-                &mut outcome.row_losses[i],
-                &mut outcome.row_lse[i],
-                gradient.as_mut_ptr(),
-            );
-        }
+        let input = RowInput {
+            logits: x.as_ptr(),
+            nll_weights: address(given),
+            smoothing_weights: address(given.filter(|_| problem.weighs_smoothing())),
+            upstream: case.upstream_of(i) as f32,
+            classes: case.classes as u32,
+            target: case.targets[i] as u32,
+            threads,
+            term_weights: Terms([weights.nll, weights.smoothing, weights.z_loss]),
+            inverse_divisors: Terms(inverse.map(|inverse| inverse as f32)),
+            transform: transform(&case.config),
+        };
+        let mut output =
+            RowOutput { loss: 0.0, share: 0.0, lse: 0.0, gradient: gradient.as_mut_ptr() };
+        // SAFETY: logits, weights and gradient have `classes` elements, the target was found to be
+        // one of them, and both structs are laid out as in C++.
+        unsafe { row(&input, &mut output) };
+        outcome.row_losses.push(output.loss);
+        outcome.row_lse.push(output.lse);
+        outcome.loss = outcome.loss.map(|sum| sum + output.share);
         outcome.gradient.extend(gradient.into_iter().map(f64::from));
     }
     outcome
+}
+
+/// As src/loss.rs forms it for the kernels.
+fn transform(config: &LossConfig) -> Transform {
+    let slope = config.logit_scale;
+    let (scale, softcap, inner) = match config.logit_softcap {
+        None => (slope, 0.0, 0.0),
+        Some(cap) => (1.0, cap, slope / cap),
+    };
+    Transform {
+        scale: scale as f32,
+        exponent_scale: (scale * std::f64::consts::LOG2_E) as f32,
+        softcap: softcap as f32,
+        inner: inner as f32,
+        slope: slope as f32,
+    }
 }
 
 fn check(case: &Case, threads: u32) -> f64 {
@@ -212,6 +267,80 @@ fn rows_that_are_not_finite() {
                 }
                 check(&case, 3);
             }
+        }
+    }
+}
+
+/// Every option at once, in turns; weights of 0 among the others.
+fn with_options(mut case: Case, draw: u64) -> Case {
+    let pick = |shift: u32, of: u64| (draw >> shift) % of;
+    let config = &mut case.config;
+    config.label_smoothing = SMOOTHING[pick(0, 4) as usize];
+    if case.classes > 1 && pick(2, 2) == 1 {
+        config.smoothing = Smoothing::OtherClasses;
+    }
+    if pick(3, 2) == 1 {
+        config.weighted_terms = WeightedTerms::Nll;
+    }
+    config.z_loss = [0.0, 1e-4, 1e-2][pick(4, 3) as usize];
+    config.logit_scale = [1.0, 0.25, 0.3, 4.0][pick(8, 4) as usize];
+    config.logit_softcap = [None, Some(5.0), Some(50.0)][pick(12, 3) as usize];
+    if pick(16, 2) == 1 {
+        config.reduction = Reduction::Mean;
+        config.divisors.nll = [Divisor::TargetWeights, Divisor::CountedRows][pick(17, 2) as usize];
+        config.divisors = Divisors {
+            smoothing: [Divisor::AllRows, Divisor::Given(3.7)][pick(18, 2) as usize],
+            ..config.divisors
+        };
+    }
+    if pick(20, 3) > 0 {
+        case.class_weights = Some(inputs::class_weights(case.classes, draw));
+    }
+    case
+}
+
+#[test]
+fn every_option() {
+    let mut worst = 0.0f64;
+    for seed in 0..6000 {
+        let classes = [1, 2, 3, 7, 8, 9, 10, 31, 100, 257][seed as usize % 10];
+        let case = with_options(rows_of(classes, 4, seed), inputs::hash(0x0b7, seed));
+        worst = worst.max(check(&case, 1 + seed as u32 % 33));
+    }
+    assert!(worst > 0.02, "the worst error is only {worst} of its budget");
+}
+
+#[test]
+fn every_option_beside_masks() {
+    for seed in 0..3000 {
+        let classes = [2, 3, 9, 40][seed as usize % 4];
+        let mut case = with_options(rows_of(classes, 4, seed), inputs::hash(0xa5c, seed));
+        for (i, x) in case.logits.iter_mut().enumerate() {
+            let draw = inputs::hash(seed ^ 0xfeed, i as u64);
+            let masked = case.class_weights.as_ref().is_none_or(|w| w[i % classes] == 0.0);
+            if draw.is_multiple_of(3) && masked {
+                *x = f32::NEG_INFINITY;
+            } else if draw.is_multiple_of(67) {
+                *x = f32::NAN;
+            }
+        }
+        check(&case, 3);
+    }
+}
+
+#[test]
+fn every_option_on_confident_rows() {
+    for gap in 1..=60 {
+        for seed in 0..20 {
+            let classes = [2, 10, 300][seed as usize % 3];
+            let mut case = with_options(rows_of(classes, 3, seed), inputs::hash(0xc0f, seed));
+            for (row, x) in case.logits.chunks_exact_mut(classes).enumerate() {
+                for v in x.iter_mut() {
+                    *v = v.clamp(-8.0, 8.0);
+                }
+                x[case.targets[row] as usize] = 8.0 + gap as f32;
+            }
+            check(&case, 5);
         }
     }
 }

@@ -26,10 +26,7 @@ impl Dense {
     }
 
     fn zeros_like(other: &Self) -> Self {
-        Self {
-            weights: Array2::zeros(other.weights.dim()),
-            bias: Array1::zeros(other.bias.dim()),
-        }
+        Self { weights: Array2::zeros(other.weights.dim()), bias: Array1::zeros(other.bias.dim()) }
     }
 
     fn forward(&self, inputs: &Array2<f32>) -> Array2<f32> {
@@ -121,10 +118,7 @@ impl Sgd {
                 .and(&mut velocity.weights)
                 .and(&gradient.weights)
                 .for_each(update);
-            Zip::from(&mut layer.bias)
-                .and(&mut velocity.bias)
-                .and(&gradient.bias)
-                .for_each(update);
+            Zip::from(&mut layer.bias).and(&mut velocity.bias).and(&gradient.bias).for_each(update);
         }
     }
 }
@@ -141,14 +135,23 @@ mod tests {
 
     /// Mean loss with smoothing 0.1 and its gradient, from the crate's f64 reference.
     fn loss(logits: &Array2<f32>) -> (f64, Array2<f32>) {
+        let rows = reference::Divisor::AllRows;
         let options = reference::Options {
-            label_smoothing: 0.1,
-            ignore_index: None,
-            reduction: reference::Reduction::Mean,
+            nll: 0.9,
+            smoothing: 0.1 / logits.ncols() as f64,
+            nll_weights: &[],
+            smoothing_weights: &[],
+            z_loss: 0.0,
+            logit_scale: 1.0,
+            logit_softcap: None,
+            divisors: [rows; 3],
+            empty_is_zero: false,
             upstream: &[],
         };
         let wide: Vec<f64> = logits.iter().copied().map(f64::from).collect();
-        let outcome = reference::forward_backward(&wide, logits.ncols(), &LABELS, &options);
+        let targets = reference::Targets::Indices(&LABELS, None);
+        let (rows, classes) = logits.dim();
+        let outcome = reference::forward_backward(&wide, rows, classes, targets, &options);
         let gradient = outcome.gradient.iter().map(|&value| value as f32).collect();
         (outcome.loss, Array2::from_shape_vec(logits.dim(), gradient).unwrap())
     }

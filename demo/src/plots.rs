@@ -1,2 +1,6 @@
-use std::path::*; use anyhow::Result; use crate::train::Run;
-pub fn draw(_: &Path, _: &[Run]) -> Result<Vec<PathBuf>> { Ok(vec![]) }
+use crate::train::Run;
+use anyhow::Result;
+use std::path::*;
+pub fn draw(_: &Path, _: &[Run]) -> Result<Vec<PathBuf>> {
+    Ok(vec![])
+}

@@ -41,7 +41,8 @@ pub fn table(runs: &[Run]) -> Table {
 pub fn findings(runs: &[Run]) -> Result<Vec<String>> {
     let mut sentences = Vec::new();
     for model in Model::ALL {
-        let [plain, smoothed] = [0.0, SMOOTHING].map(|smoothing| find(runs, model, Dtype::F32, smoothing));
+        let [plain, smoothed] =
+            [0.0, SMOOTHING].map(|smoothing| find(runs, model, Dtype::F32, smoothing));
         sentences.push(calibration_finding(model, plain?, smoothed?));
     }
     sentences.push(dtype_finding(runs)?);

@@ -7,8 +7,8 @@ use std::{
 
 use half::{bf16, f16};
 use smoothxent::{
-    Error, Kernels, Logit, LossConfig, LossInputs, LossOutputs, Reduction, Shape, TargetIndex,
-    Upstream, Workspace,
+    DeviceRead, Divisor, Divisors, EmptyMean, Error, Kernels, Logit, LossConfig, LossInputs,
+    LossOutputs, Reduction, Shape, Smoothing, TargetIndex, Upstream, WeightedTerms, Workspace,
     cudarc::driver::{CudaContext, CudaStream, CudaView, DeviceRepr},
     loss,
     problem::{Dtype, TargetType},
@@ -71,6 +71,7 @@ pub struct Case {
     pub classes: usize,
     pub logits: Vec<f32>,
     pub targets: Vec<i64>,
+    pub class_weights: Option<Vec<f32>>,
     pub upstream: UpstreamCase,
     pub config: LossConfig,
     pub placement: Placement,
@@ -80,9 +81,10 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { dtype, target_type, classes, config, placement, .. } = self;
         let rows = self.targets.len();
+        let weights = if self.class_weights.is_some() { ", class weights" } else { "" };
         write!(
             f,
-            "{rows} x {classes} {dtype:?}, {target_type:?} targets, {config:?}, {placement:?}"
+            "{rows} x {classes} {dtype:?}, {target_type:?} targets{weights}, {config:?}, {placement:?}"
         )
     }
 }
@@ -97,6 +99,7 @@ impl Case {
             classes,
             logits: inputs::logits(dtype, rows, classes, seed),
             targets: inputs::targets(rows, classes, seed),
+            class_weights: None,
             upstream: UpstreamCase::One,
             config: LossConfig::default(),
             placement: Placement::PACKED,
@@ -128,36 +131,59 @@ impl Case {
         }
     }
 
-    /// What multiplies each row's gradient.
-    pub fn gradient_scales(&self) -> Vec<f64> {
-        let divisor = match self.config.reduction {
-            Reduction::Mean => self.counted_rows() as f64,
-            Reduction::None | Reduction::Sum => 1.0,
+    /// What flows back to a row.
+    pub fn upstream_of(&self, row: usize) -> f64 {
+        match self.upstream_f64().as_slice() {
+            [] => 1.0,
+            [one] => *one,
+            all => all[row],
+        }
+    }
+
+    fn weights_f64(&self) -> Vec<f64> {
+        self.class_weights.iter().flatten().map(|&w| f64::from(w)).collect()
+    }
+
+    /// What the config means, in the oracle's words.
+    pub fn with_options<T>(&self, use_them: impl FnOnce(&reference::Options<'_>) -> T) -> T {
+        let config = &self.config;
+        let (e, classes) = (config.label_smoothing, self.classes as f64);
+        let (nll, smoothing) = match config.smoothing {
+            Smoothing::AllClasses => (1.0 - e, e / classes),
+            Smoothing::OtherClasses => (1.0 - e - e / (classes - 1.0), e / (classes - 1.0)),
         };
-        let upstream = self.upstream_f64();
-        (0..self.rows())
-            .map(|row| match upstream.as_slice() {
-                [] => 1.0 / divisor,
-                [one] => one / divisor,
-                all => all[row] / divisor,
-            })
-            .collect()
+        let Divisors { nll: d1, smoothing: d2, z_loss: d3 } = config.divisors;
+        let weights = self.weights_f64();
+        use_them(&reference::Options {
+            nll,
+            smoothing,
+            nll_weights: &weights,
+            smoothing_weights: match config.weighted_terms {
+                WeightedTerms::NllAndSmoothing => &weights,
+                WeightedTerms::Nll => &[],
+            },
+            z_loss: config.z_loss,
+            logit_scale: config.logit_scale,
+            logit_softcap: config.logit_softcap,
+            divisors: [d1, d2, d3].map(|divisor| match (config.reduction, divisor) {
+                (Reduction::None | Reduction::Sum, _) => reference::Divisor::Given(1.0),
+                (Reduction::Mean, Divisor::TargetWeights) => reference::Divisor::TargetWeights,
+                (Reduction::Mean, Divisor::CountedRows) => reference::Divisor::CountedRows,
+                (Reduction::Mean, Divisor::AllRows) => reference::Divisor::AllRows,
+                (Reduction::Mean, Divisor::Given(number)) => reference::Divisor::Given(number),
+            }),
+            empty_is_zero: config.empty_mean == EmptyMean::Zero,
+            upstream: &self.upstream_f64(),
+        })
     }
 
     /// What the oracle says.
     pub fn expected(&self) -> reference::Outcome {
         let logits: Vec<f64> = self.logits.iter().map(|&x| f64::from(x)).collect();
-        let options = reference::Options {
-            label_smoothing: self.config.label_smoothing,
-            ignore_index: self.config.ignore_index,
-            reduction: match self.config.reduction {
-                Reduction::None => reference::Reduction::None,
-                Reduction::Sum => reference::Reduction::Sum,
-                Reduction::Mean => reference::Reduction::Mean,
-            },
-            upstream: &self.upstream_f64(),
-        };
-        reference::forward_backward(&logits, self.classes, &self.targets, &options)
+        let targets = reference::Targets::Indices(&self.targets, self.config.ignore_index);
+        self.with_options(|options| {
+            reference::forward_backward(&logits, self.rows(), self.classes, targets, options)
+        })
     }
 
     /// What the device says, and whether it left alone what it should.
@@ -217,6 +243,7 @@ impl Case {
         let logits = upload(stream, &logits);
         let mut gradient = upload(stream, &gradient);
         let targets = upload(stream, &targets);
+        let class_weights = self.class_weights.as_ref().map(|weights| upload(stream, weights));
         let upstream = match &self.upstream {
             UpstreamCase::One => None,
             UpstreamCase::Scalar(one) => Some(upload(stream, &[*one])),
@@ -235,6 +262,9 @@ impl Case {
             LossInputs::<T, I> {
                 logits: &logits.slice(logits_offset..),
                 targets: &targets.slice(..shape.rows),
+                class_weights: class_weights
+                    .as_ref()
+                    .map(|weights| weights as &dyn DeviceRead<f32>),
                 upstream: match (&self.upstream, &upstream) {
                     (UpstreamCase::Scalar(_), Some(one)) => Upstream::Scalar(one),
                     (UpstreamCase::PerRow(_), Some(all)) => Upstream::PerRow(all),

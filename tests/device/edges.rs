@@ -4,7 +4,7 @@ use libtest_mimic::Trial;
 use smoothxent::{
     LossConfig, Reduction, Shape,
     plan::{self, Plan},
-    problem::{Dtype, Problem, TargetType},
+    problem::{ClassWeights, Dtype, Problem, TargetType},
 };
 
 use crate::{
@@ -78,7 +78,8 @@ fn shapes(dtype: Dtype, classes: usize) -> Result<(), String> {
 fn shared_memory_limit(dtype: Dtype) -> Result<(), String> {
     let pack = PACK_BYTES / dtype.bytes();
     let endless = Shape::contiguous(1, 1 << 24);
-    let problem = Problem::new(dtype, TargetType::I64, endless, LossConfig::default());
+    let config = LossConfig::default();
+    let problem = Problem::new(dtype, TargetType::I64, ClassWeights::Absent, endless, config);
     let problem = problem.map_err(|error| error.to_string())?;
     let Plan::Fused { cached_packs, .. } = plan::choose(&problem, Rig::here().kernels.properties())
     else {
@@ -195,7 +196,8 @@ fn not_finite(dtype: Dtype) -> Result<(), String> {
     for classes in [2, 10, 333] {
         for label_smoothing in [0.0, 0.1, 1.0] {
             let reduction = Reduction::None;
-            let config = LossConfig { ignore_index: Some(-1), reduction, label_smoothing };
+            let config =
+                LossConfig { ignore_index: Some(-1), reduction, ..smoothed(label_smoothing) };
             let mut case = Case { config, ..Case::new(dtype, 8, classes, 8) };
             case.targets[6] = -1;
             for (row, x) in case.logits.chunks_exact_mut(classes).enumerate() {

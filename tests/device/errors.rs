@@ -2,7 +2,8 @@
 
 use libtest_mimic::{Completion, Trial};
 use smoothxent::{
-    Error, Kernels, LossConfig, LossInputs, LossOutputs, Reduction, Shape, Upstream, Workspace,
+    Divisor, Divisors, Error, Kernels, LossConfig, LossInputs, LossOutputs, Reduction, Shape,
+    Smoothing, Upstream, Workspace,
     cudarc::driver::{CudaContext, CudaSlice},
     loss,
     problem::Dtype,
@@ -17,6 +18,8 @@ use crate::{
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("errors::label_smoothing", label_smoothing),
+        trial("errors::options", options),
+        trial("errors::one_class", one_class),
         trial("errors::lengths", lengths),
         trial("errors::strides", strides),
         trial("errors::no_classes", no_classes),
@@ -41,6 +44,7 @@ pub fn trials() -> Vec<Trial> {
 struct Buffers {
     logits: CudaSlice<f32>,
     targets: CudaSlice<i64>,
+    class_weights: CudaSlice<f32>,
     upstream: CudaSlice<f32>,
     gradient: CudaSlice<f32>,
     loss: CudaSlice<f32>,
@@ -60,6 +64,7 @@ impl Buffers {
         Self {
             logits: floats(ROWS * CLASSES),
             targets: stream.alloc_zeros::<i64>(ROWS).expect("a few bytes are left"),
+            class_weights: floats(CLASSES),
             upstream: floats(ROWS),
             gradient: floats(ROWS * CLASSES),
             loss: floats(1),
@@ -83,6 +88,7 @@ impl Buffers {
             LossInputs {
                 logits: &self.logits,
                 targets: &self.targets,
+                class_weights: Some(&self.class_weights),
                 upstream: Upstream::PerRow(&self.upstream),
             },
             LossOutputs {
@@ -116,6 +122,37 @@ fn label_smoothing() -> Result<(), String> {
     }
 }
 
+fn options() -> Result<(), String> {
+    let mut buffers = Buffers::new();
+    let fine = LossConfig::default();
+    let positive = "finite and more than 0";
+    for value in [0.0, -2.0, f64::INFINITY] {
+        for (option, config) in [
+            ("logit_scale", LossConfig { logit_scale: value, ..fine }),
+            ("logit_softcap", LossConfig { logit_softcap: Some(value), ..fine }),
+            ("divisor", LossConfig { divisors: Divisors::all(Divisor::Given(value)), ..fine }),
+        ] {
+            let refused = Error::Option { option, value, range: positive };
+            expect(option, buffers.call(config, SHAPE), refused)?;
+        }
+    }
+    for value in [-1e-3, f64::INFINITY] {
+        let config = LossConfig { z_loss: value, ..fine };
+        let refused = Error::Option { option: "z_loss", value, range: "finite and not negative" };
+        expect("z_loss", buffers.call(config, SHAPE), refused)?;
+    }
+    let config = LossConfig { z_loss: f64::NAN, ..fine };
+    match buffers.call(config, SHAPE) {
+        Err(Error::Option { option: "z_loss", value, .. }) if value.is_nan() => Ok(()),
+        other => Err(format!("NaN z_loss: {other:?}")),
+    }
+}
+
+fn one_class() -> Result<(), String> {
+    let config = LossConfig { smoothing: Smoothing::OtherClasses, ..LossConfig::default() };
+    expect("one class", Buffers::new().call(config, Shape::contiguous(ROWS, 1)), Error::OneClass)
+}
+
 fn lengths() -> Result<(), String> {
     type Break = fn(&mut Buffers, &CudaSlice<f32>);
     fn short(like: &CudaSlice<f32>) -> CudaSlice<f32> {
@@ -125,9 +162,11 @@ fn lengths() -> Result<(), String> {
         Rig::here().stream.alloc_zeros(like.len() + 1).expect("a few bytes are left")
     }
     let matrix = ROWS * CLASSES;
-    let broken: [(&'static str, usize, usize, Break); 6] = [
+    let broken: [(&'static str, usize, usize, Break); 8] = [
         ("logits", matrix - 1, matrix, |b, _| b.logits = short(&b.logits)),
         ("gradient", matrix - 1, matrix, |b, _| b.gradient = short(&b.gradient)),
+        ("class_weights", CLASSES - 1, CLASSES, |b, _| b.class_weights = short(&b.class_weights)),
+        ("class_weights", CLASSES + 1, CLASSES, |b, _| b.class_weights = long(&b.class_weights)),
         ("upstream", ROWS + 1, ROWS, |b, _| b.upstream = long(&b.upstream)),
         ("loss", 2, 1, |b, _| b.loss = long(&b.loss)),
         ("row_losses", ROWS - 1, ROWS, |b, _| b.row_losses = short(&b.row_losses)),
@@ -233,7 +272,7 @@ fn bad_targets() -> Result<(), String> {
     for dtype in DTYPES {
         for bad in [i64::from(i32::MIN), -1, 37, i64::from(i32::MAX)] {
             let reduction = Reduction::None;
-            let config = LossConfig { reduction, label_smoothing: 0.1, ignore_index: None };
+            let config = LossConfig { reduction, label_smoothing: 0.1, ..LossConfig::default() };
             let mut case = Case { config, ..Case::new(dtype, 5, 37, 20) };
             let upstream = UpstreamCase::Scalar(2.0);
             case.upstream = upstream;

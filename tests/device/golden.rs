@@ -11,7 +11,7 @@ use libtest_mimic::{Completion, Trial};
 use safetensors::{SafeTensors, tensor::Dtype as Stored};
 use serde::Deserialize;
 use smoothxent::{
-    LossConfig, Reduction,
+    Divisor, Divisors, LossConfig, Reduction, Smoothing,
     problem::{Dtype, TargetType},
     reference,
 };
@@ -41,20 +41,28 @@ struct Description {
 impl Description {
     /// Why the public API cannot say this yet.
     fn inexpressible(&self) -> Option<&'static str> {
-        if self.target != "index" {
-            Some("target probabilities")
-        } else if self.weighted {
-            Some("class weights")
-        } else {
-            match self.system.as_str() {
-                // nvidia divides by all rows, ignores none, and so is PyTorch's mean.
-                "torch_index" => None,
-                "nvidia" if self.ignore_index.is_none() => None,
-                "smooth_others" => Some("smoothing over the other classes"),
-                "linear_combination" => Some("separate normalizers"),
-                _ => Some("a convention that is not known"),
-            }
+        match self.system.as_str() {
+            "keras_binary" => Some("binary cross-entropy"),
+            _ if self.target != "index" => Some("target probabilities"),
+            system if convention(system).is_none() => Some("a convention that is not known"),
+            _ => None,
         }
+    }
+}
+
+/// What a file's loss is called here; None if it has no name.
+fn convention(system: &str) -> Option<LossConfig> {
+    let config = LossConfig::default();
+    match system {
+        "torch_index" => Some(LossConfig::pytorch()),
+        "nvidia" => Some(LossConfig::nvidia(0.0)),
+        "smooth_others" => Some(LossConfig {
+            smoothing: Smoothing::OtherClasses,
+            divisors: Divisors::all(Divisor::AllRows),
+            ..config
+        }),
+        "linear_combination" => Some(LossConfig::fastai(0.0)),
+        _ => None,
     }
 }
 
@@ -173,6 +181,11 @@ fn check(bytes: &[u8], description: &Description) -> Result<(), String> {
         classes: description.classes,
         logits: tensors.logits(dtype)?,
         targets: tensors.get("target", Stored::I64, i64::from_le_bytes)?,
+        class_weights: if description.weighted {
+            Some(tensors.get("weight", Stored::F32, f32::from_le_bytes)?)
+        } else {
+            None
+        },
         upstream,
         config: LossConfig {
             label_smoothing: description.smoothing,
@@ -183,6 +196,7 @@ fn check(bytes: &[u8], description: &Description) -> Result<(), String> {
                 "mean" => Reduction::Mean,
                 other => return Err(format!("reduction {other} is not known")),
             },
+            ..convention(&description.system).ok_or("a convention that is not known")?
         },
         placement: Placement::PACKED,
     };
@@ -203,8 +217,8 @@ fn published(tensors: &Tensors<'_>, case: &Case) -> Result<reference::Outcome, S
     let mut row_lse = tensors.f64s("lse")?;
     let own = case.expected();
     let (row_losses, loss) = match case.config.reduction {
-        Reduction::None => (loss, f64::NAN),
-        // Files hold the reduced loss alone: rows are held against the oracle.
+        // Files hold one of the two: the other is the oracle's own.
+        Reduction::None => (loss, own.loss),
         Reduction::Sum | Reduction::Mean => (own.row_losses.clone(), loss[0]),
     };
     for (lse, &target) in row_lse.iter_mut().zip(&case.targets) {

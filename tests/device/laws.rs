@@ -6,12 +6,15 @@ use proptest::{
     sample::select,
     test_runner::{Config, TestCaseError, TestRunner},
 };
-use smoothxent::{LossConfig, Reduction, Workspace, problem::TargetType};
+use smoothxent::{
+    Divisor, Divisors, EmptyMean, LossConfig, Reduction, Smoothing, WeightedTerms, Workspace,
+    problem::TargetType, reference,
+};
 
 use crate::{
     common::{
         compare,
-        inputs::{hash, unit},
+        inputs::{class_weights, hash, unit},
         run::{Case, Placement, Rig, UpstreamCase, check},
     },
     edges::DTYPES,
@@ -60,12 +63,17 @@ fn cases() -> impl Strategy<Value = Case> {
         prop_oneof![Just(None), Just(Some(-100i64)), Just(Some(0i64))],
     );
     let places = (0usize..9, 0usize..9, 0usize..5, 0usize..5);
-    (shape, options, places, 0u8..3).prop_map(
-        |((dtype, rows, classes, seed), options, places, upstream)| {
+    (shape, options, conventions(), places, 0u8..3).prop_map(
+        |((dtype, rows, classes, seed), options, convention, places, upstream)| {
             let (label_smoothing, reduction, ignore_index) = options;
+            let (mut convention, weighted) = convention;
+            if classes == 1 {
+                convention.smoothing = Smoothing::AllClasses;
+            }
             let (logits_offset, gradient_offset, logits_padding, gradient_padding) = places;
             let mut case = Case {
-                config: LossConfig { label_smoothing, ignore_index, reduction },
+                config: LossConfig { label_smoothing, ignore_index, reduction, ..convention },
+                class_weights: weighted.then(|| class_weights(classes, seed)),
                 placement: Placement {
                     logits_offset,
                     gradient_offset,
@@ -89,6 +97,56 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
+/// The options that most people never touch; half of the cases leave each alone.
+fn conventions() -> impl Strategy<Value = (LossConfig, bool)> {
+    let divisor = || {
+        select(
+            &[
+                Divisor::TargetWeights,
+                Divisor::CountedRows,
+                Divisor::AllRows,
+                Divisor::Given(0.7),
+                Divisor::Given(123.0),
+            ][..],
+        )
+    };
+    let terms = (
+        select(&[Smoothing::AllClasses, Smoothing::OtherClasses][..]),
+        select(&[WeightedTerms::NllAndSmoothing, WeightedTerms::Nll][..]),
+        any::<bool>(),
+    );
+    let divisors = (divisor(), divisor(), divisor());
+    let divisors =
+        divisors.prop_map(|(nll, smoothing, z_loss)| Divisors { nll, smoothing, z_loss });
+    let numbers = (
+        prop_oneof![Just(0.0), 0.0..1e-2f64],
+        prop_oneof![Just(1.0), 0.25..4.0f64],
+        prop_oneof![Just(None), (5.0..50.0f64).prop_map(Some)],
+    );
+    let empty_mean = select(&[EmptyMean::Nan, EmptyMean::Zero][..]);
+    (terms, divisors, numbers, empty_mean).prop_map(|(terms, divisors, numbers, empty_mean)| {
+        let (smoothing, weighted_terms, weighted) = terms;
+        let (z_loss, logit_scale, logit_softcap) = numbers;
+        let config = LossConfig {
+            smoothing,
+            weighted_terms,
+            divisors,
+            empty_mean,
+            z_loss,
+            logit_scale,
+            logit_softcap,
+            ..LossConfig::default()
+        };
+        (config, weighted)
+    })
+}
+
+/// Without what is not invariant under a shift of a row's logits.
+fn shift_invariant(case: &mut Case) {
+    case.config.z_loss = 0.0;
+    case.config.logit_softcap = None;
+}
+
 fn run(case: &Case) -> Result<crate::common::run::Outcome, String> {
     case.run().map_err(|error| format!("{case}: {error}"))
 }
@@ -106,6 +164,7 @@ fn constant(mut case: Case) -> Result<(), String> {
     for x in &mut case.logits {
         *x = ((*x * 8.0).round() / 8.0).clamp(-8.0, 8.0);
     }
+    shift_invariant(&mut case);
     let mut expected = case.expected();
     let mut shifted = case;
     for x in &mut shifted.logits {
@@ -113,14 +172,15 @@ fn constant(mut case: Case) -> Result<(), String> {
     }
     for (lse, &target) in expected.row_lse.iter_mut().zip(&shifted.targets) {
         if shifted.config.ignore_index != Some(target) {
-            *lse += 16.0;
+            *lse += 16.0 * shifted.config.logit_scale;
         }
     }
     let found = run(&shifted)?;
     compare::within_budget(&shifted, &found, &expected).map(drop)
 }
 
-fn sum_to_zero(case: Case) -> Result<(), String> {
+fn sum_to_zero(mut case: Case) -> Result<(), String> {
+    shift_invariant(&mut case);
     compare::rows_sum_to_zero(&case, &run(&case)?)
 }
 
@@ -131,6 +191,9 @@ fn permutation(case: Case) -> Result<(), String> {
     let place = |k: usize| k * step % classes;
     let original = case.expected();
     let (mut permuted, mut expected) = (case.clone(), original.clone());
+    for (k, weight) in case.class_weights.iter().flatten().enumerate() {
+        permuted.class_weights.as_mut().expect("it is a clone")[place(k)] = *weight;
+    }
     for row in 0..case.rows() {
         for k in 0..classes {
             permuted.logits[row * classes + place(k)] = case.logits[row * classes + k];
@@ -152,10 +215,13 @@ fn coprime(a: usize, b: usize) -> bool {
 }
 
 fn plain(mut case: Case) -> Result<(), String> {
-    case.config.label_smoothing = 0.0;
+    shift_invariant(&mut case);
+    case.config = LossConfig { label_smoothing: 0.0, logit_scale: 1.0, ..case.config };
+    case.class_weights = None;
     let found = run(&case)?;
     let mut expected = case.expected();
-    let scales = case.gradient_scales();
+    let targets = reference::Targets::Indices(&case.targets, case.config.ignore_index);
+    let inverse = case.with_options(|o| reference::inverse_divisors(case.rows(), targets, o))[0];
     for (row, x) in case.logits.chunks_exact(case.classes).enumerate() {
         let target = case.targets[row];
         if case.config.ignore_index == Some(target) {
@@ -167,7 +233,8 @@ fn plain(mut case: Case) -> Result<(), String> {
         expected.row_losses[row] = sum.ln() - f64::from(x[target as usize]);
         for (k, e) in exps.iter().enumerate() {
             let hit = if k as i64 == target { 1.0 } else { 0.0 };
-            expected.gradient[row * case.classes + k] = scales[row] * (e / sum - hit);
+            expected.gradient[row * case.classes + k] =
+                case.upstream_of(row) * inverse * (e / sum - hit);
         }
     }
     compare::within_budget_of_textbook(&case, &found, &expected)
@@ -211,7 +278,14 @@ fn ignored(mut case: Case) -> Result<(), String> {
 
 fn one_of_two(case: Case) -> Result<(), String> {
     let classes = case.classes;
-    let config = LossConfig { reduction: Reduction::Mean, ignore_index: Some(-100), ..case.config };
+    let mut config =
+        LossConfig { reduction: Reduction::Mean, ignore_index: Some(-100), ..case.config };
+    let Divisors { nll, smoothing, z_loss } = &mut config.divisors;
+    for divisor in [nll, smoothing, z_loss] {
+        if *divisor == Divisor::AllRows {
+            *divisor = Divisor::CountedRows;
+        }
+    }
     let upstream = UpstreamCase::Scalar(1.5);
     let one = Case {
         logits: case.logits[..classes].to_vec(),
