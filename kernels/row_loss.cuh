@@ -47,6 +47,11 @@ struct RowSoftmax {
     }
 };
 
+XENT_INLINE XentTerms times(const XentTerms &terms, const XentTerms &factors) {
+    return {weighted(terms.nll, factors.nll), weighted(terms.smoothing, factors.smoothing),
+            weighted(terms.z_loss, factors.z_loss)};
+}
+
 // What multiplies the terms of one row.
 struct RowWeights {
     float nll;       // a u_y
@@ -54,11 +59,9 @@ struct RowWeights {
     float target;    // v_y
     float z_loss;    // L
 
-    XENT_INLINE RowWeights times(float nll_factor, float smoothing_factor,
-                                 float z_loss_factor) const {
-        return {weighted(nll, nll_factor), weighted(smoothing, smoothing_factor), target,
-                weighted(z_loss, z_loss_factor)};
-    }
+    // Both products are formed alike: where a u_y + b v_y is 0, it is 0 exactly.
+    XENT_INLINE RowWeights(const XentTerms &terms, float u, float v)
+        : nll(weighted(u, terms.nll)), smoothing(terms.smoothing), target(v), z_loss(terms.z_loss) {}
 };
 
 // Whether a row's values are beyond what the fused shift can express: a huge maximum; one among

@@ -298,10 +298,11 @@ __device__ __forceinline__ XentTerms inverse_divisors(const XentFused &p) {
 }
 
 // `target` was found to be a class.
-__device__ __forceinline__ RowWeights row_weights(const XentFused &p, uint32_t target) {
+__device__ __forceinline__ RowWeights row_weights(const XentFused &p, uint32_t target,
+                                                  const XentTerms &terms) {
     const float u = p.nll_weights == nullptr ? 1.0f : p.nll_weights[target];
     const float v = p.smoothing_weights == nullptr ? 1.0f : p.smoothing_weights[target];
-    return {weighted(u, p.term_weights.nll), p.term_weights.smoothing, v, p.term_weights.z_loss};
+    return RowWeights(terms, u, v);
 }
 
 template <typename T, bool kGeneral>
@@ -338,9 +339,10 @@ __device__ __forceinline__ void fused_block(const XentFused &p) {
             row.template accumulate<Pass::kLater>(again);
             softmax = RowSoftmax(block_merge(again, storage, p.transform), p.transform, target_value);
         }
-        const RowWeights weights = row_weights(p, row.target_position);
+        const RowWeights weights = row_weights(p, row.target_position, p.term_weights);
         const XentTerms inverse = inverse_divisors(p);
-        const RowWeights divided = weights.times(inverse.nll, inverse.smoothing, inverse.z_loss);
+        const RowWeights divided =
+            row_weights(p, row.target_position, times(p.term_weights, inverse));
         RowGradient coefficients(softmax, divided);
         const float upstream = p.upstream == nullptr ? 1.0f : p.upstream[index * p.upstream_stride];
         coefficients.scale_by(upstream * p.transform.slope);

@@ -8,7 +8,9 @@
 //! gradient_i[k] = upstream_i / D * (p_k - e/C - (1 - e) * [k = y])
 //! ```
 //!
-//! where D is 1, or for a mean the number of rows that are not ignored. Logits and gradient are
+//! where D is 1, or for a mean the number of rows that are not ignored. [`LossConfig`] has the whole
+//! formula, with class weights, the other conventions of smoothing and averaging, z-loss, logit scale
+//! and soft-cap, and presets named after the losses of other frameworks. Logits and gradient are
 //! f32, f16 or bf16; arithmetic, losses and log-sum-exps are f32.
 //!
 //! ```no_run

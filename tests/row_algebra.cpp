@@ -92,10 +92,10 @@ static void finish(const Row &row, const RowInput &in, const xent::RowSoftmax &s
     using namespace xent;
     const Transform transform{in.transform};
     const float u = in.nll_weights == nullptr ? 1.0f : in.nll_weights[in.target];
-    const RowWeights weights{weighted(u, in.term_weights.nll), in.term_weights.smoothing,
-                             row.weight(in.target), in.term_weights.z_loss};
+    const float v = row.weight(in.target);
     const XentTerms &inverse = in.inverse_divisors;
-    const RowWeights divided = weights.times(inverse.nll, inverse.smoothing, inverse.z_loss);
+    const RowWeights weights(in.term_weights, u, v);
+    const RowWeights divided(times(in.term_weights, inverse), u, v);
     out.loss = row_loss(softmax, row.target_value(), weights);
     out.share = row_loss(softmax, row.target_value(), divided) + share_of_nothing(inverse.nll);
     out.lse = log_sum_exp(softmax);

@@ -192,14 +192,16 @@ impl Row {
         }
     }
 
-    /// The sizes of what multiplies -log p_y; 0 where they cancel exactly.
-    fn on_target(&self, terms: Terms) -> f64 {
+    /// What multiplies -log p_y, and its terms' sizes; both 0 where the terms cancel, as they do
+    /// exactly in the kernel, but here up to f64's rounding: a is -b and their factors are equal.
+    fn on_target(&self, terms: Terms) -> (f64, f64) {
         let from_smoothing = times(terms.smoothing, self.weight(self.target));
-        if terms.nll == -from_smoothing { 0.0 } else { terms.nll.abs() + from_smoothing }
+        let (sum, size) = (terms.nll + from_smoothing, terms.nll.abs() + from_smoothing);
+        if sum.abs() < 1e-14 * size { (0.0, 0.0) } else { (sum, size) }
     }
 
     fn loss(&self, terms: Terms) -> f64 {
-        let on_target = terms.nll + times(terms.smoothing, self.weight(self.target));
+        let (on_target, _) = self.on_target(terms);
         times(on_target, self.nll)
             + times(terms.smoothing, self.others_minus_log)
             + times(terms.z_loss, self.lse * self.lse)
@@ -207,7 +209,7 @@ impl Row {
 
     /// The sum of its terms' sizes, and its budget.
     fn loss_budget(&self, terms: Terms) -> (f64, f64) {
-        let on_target = self.on_target(terms);
+        let (_, on_target) = self.on_target(terms);
         // Each -log p_k is log2(sum) - t_k, the t_k added along the path.
         let smoothing_error = self.mass * (self.sum_relative() + self.value_error)
             + (SUM_PATH + 4.0) * U * self.others_minus_log;
@@ -235,7 +237,7 @@ impl Row {
         let Terms { smoothing, z_loss, .. } = self.divided;
         let coefficient = COEFFICIENT + self.divisor_error + 6.0 * U;
         let mass_error = if self.weights.is_empty() { 0.0 } else { SUM_PATH * U };
-        let on_target = self.on_target(self.divided);
+        let (_, on_target) = self.on_target(self.divided);
         let from_z_loss = times(2.0 * z_loss, self.lse.abs());
         let from_z_loss_error = times(2.0 * z_loss, self.lse_error());
         let p = (self.values[k] - self.lse).exp();

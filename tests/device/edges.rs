@@ -2,13 +2,16 @@
 
 use libtest_mimic::Trial;
 use smoothxent::{
-    LossConfig, Reduction, Shape,
+    EmptyMean, LossConfig, Reduction, Shape, Smoothing, WeightedTerms,
     plan::{self, Plan},
     problem::{ClassWeights, Dtype, Problem, TargetType},
 };
 
 use crate::{
-    common::run::{Case, Placement, Rig, UpstreamCase, check},
+    common::{
+        inputs,
+        run::{Case, Placement, Rig, UpstreamCase, check},
+    },
     trial,
 };
 
@@ -44,6 +47,14 @@ pub fn trials() -> Vec<Trial> {
                 shapes(dtype, classes)
             }));
         }
+        for classes in CLASSES.into_iter().chain([32_001, 50_257]) {
+            trials.push(trial(format!("edges::conventions::{dtype:?}::{classes}"), move || {
+                conventions(dtype, classes)
+            }));
+        }
+        trials.push(trial(format!("edges::masked_by_weight::{dtype:?}"), move || {
+            masked_by_weight(dtype)
+        }));
         trials.push(trial(format!("edges::shared_memory_limit::{dtype:?}"), move || {
             shared_memory_limit(dtype)
         }));
@@ -57,6 +68,7 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial(format!("edges::every_target::{dtype:?}"), move || every_target(dtype)));
     }
     trials.push(trial("edges::nothing_counts", nothing_counts));
+    trials.push(trial("edges::all_targets_weigh_nothing", all_targets_weigh_nothing));
     trials
 }
 
@@ -69,6 +81,72 @@ fn shapes(dtype: Dtype, classes: usize) -> Result<(), String> {
         for placement in PLACEMENTS {
             let config = smoothed(0.1);
             check(&Case { placement, config, ..Case::new(dtype, rows, classes, 1) })?;
+        }
+    }
+    Ok(())
+}
+
+/// The kernels' other paths, weighted classes and capped logits, through the same shapes.
+fn conventions(dtype: Dtype, classes: usize) -> Result<(), String> {
+    let with = |config, weighted: bool, rows, placement| {
+        let class_weights = weighted.then(|| inputs::class_weights(classes, 31));
+        check(&Case { config, class_weights, placement, ..Case::new(dtype, rows, classes, 30) })
+    };
+    let plain = smoothed(0.1);
+    let others = if classes == 1 { Smoothing::AllClasses } else { Smoothing::OtherClasses };
+    let capped = LossConfig { logit_softcap: Some(30.0), logit_scale: 1.5, ..plain };
+    for placement in PLACEMENTS {
+        with(plain, true, 3, placement)?;
+        with(LossConfig { z_loss: 1e-3, ..capped }, false, 3, placement)?;
+        with(LossConfig { smoothing: others, ..capped }, true, 3, placement)?;
+        let on_nll = LossConfig { weighted_terms: WeightedTerms::Nll, z_loss: 1e-3, ..plain };
+        with(LossConfig { logit_scale: 0.3, smoothing: others, ..on_nll }, true, 3, placement)?;
+    }
+    Ok(())
+}
+
+/// -inf where the class weighs nothing: nothing, also in rows that need the exact shift.
+fn masked_by_weight(dtype: Dtype) -> Result<(), String> {
+    for classes in [2, 10, 333, 4097] {
+        for label_smoothing in [0.1, 1.0] {
+            for largest in [8.0, 6e4] {
+                let mut class_weights = inputs::class_weights(classes, 33);
+                class_weights[classes - 1] = 1.5;
+                let config = LossConfig { reduction: Reduction::None, ..smoothed(label_smoothing) };
+                let mut case = Case { config, ..Case::new(dtype, 5, classes, 32) };
+                let huge = if dtype == Dtype::F16 { largest } else { largest * 1e30 };
+                let huge = inputs::round(dtype, huge);
+                for (row, x) in case.logits.chunks_exact_mut(classes).enumerate() {
+                    for (x, &weight) in x.iter_mut().zip(&class_weights) {
+                        if weight == 0.0 {
+                            *x = f32::NEG_INFINITY;
+                        }
+                    }
+                    x[classes - 1] = if row % 2 == 0 { huge } else { -huge };
+                }
+                case.class_weights = Some(class_weights);
+                let found = check(&case)?;
+                if let Some(row) = found.row_losses.iter().position(|loss| loss.is_nan()) {
+                    return Err(format!("{case}: a masked class made row {row} NaN"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// PyTorch divides 0 by 0 there; a named choice gives 0, and an ignored row changes neither.
+fn all_targets_weigh_nothing() -> Result<(), String> {
+    for ignore_index in [None, Some(4)] {
+        for (empty_mean, nan) in [(EmptyMean::Nan, true), (EmptyMean::Zero, false)] {
+            let config = LossConfig { ignore_index, empty_mean, ..LossConfig::default() };
+            let mut case = Case { config, ..Case::new(Dtype::F32, 4, 6, 34) };
+            case.targets = vec![2, 4, 2, 2];
+            case.class_weights = Some(vec![1.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
+            let loss = check(&case)?.loss.ok_or("a reduced loss was asked for")?;
+            if loss.is_nan() != nan || (!nan && loss != 0.0) {
+                return Err(format!("{case}: the loss is {loss}"));
+            }
         }
     }
     Ok(())
@@ -89,6 +167,9 @@ fn shared_memory_limit(dtype: Dtype) -> Result<(), String> {
     for classes in [fits - 1, fits, fits + 1, fits + pack, 2 * fits + pack + 1] {
         check(&Case { config: smoothed(0.1), ..Case::new(dtype, 2, classes, 2) })?;
     }
+    let class_weights = Some(inputs::class_weights(fits + pack, 35));
+    let softcap = LossConfig { logit_softcap: Some(20.0), ..smoothed(0.1) };
+    check(&Case { class_weights, config: softcap, ..Case::new(dtype, 1, fits + pack, 2) })?;
     // Cut differently: the gradient goes element by element, from shared and from global memory.
     let placement = Placement { gradient_offset: 1, ..Placement::PACKED };
     check(&Case { placement, ..Case::new(dtype, 1, fits + 3 * pack + 1, 3) })?;
