@@ -26,10 +26,7 @@ impl Dense {
     }
 
     fn zeros_like(other: &Self) -> Self {
-        Self {
-            weights: Array2::zeros(other.weights.dim()),
-            bias: Array1::zeros(other.bias.dim()),
-        }
+        Self { weights: Array2::zeros(other.weights.dim()), bias: Array1::zeros(other.bias.dim()) }
     }
 
     fn forward(&self, inputs: &Array2<f32>) -> Array2<f32> {
@@ -121,10 +118,7 @@ impl Sgd {
                 .and(&mut velocity.weights)
                 .and(&gradient.weights)
                 .for_each(update);
-            Zip::from(&mut layer.bias)
-                .and(&mut velocity.bias)
-                .and(&gradient.bias)
-                .for_each(update);
+            Zip::from(&mut layer.bias).and(&mut velocity.bias).and(&gradient.bias).for_each(update);
         }
     }
 }
