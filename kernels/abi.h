@@ -111,7 +111,7 @@ struct XentFused {
     const float *upstream;
     /* [rows], never null: loss_i. */
     float *row_losses;
-    /* [rows] or null: logsumexp of each row; 0 for ignored rows. */
+    /* [rows] or null: logsumexp of each row; 0 for ignored rows, NaN for bad targets. */
     float *row_lse;
     /* One element or null: n * sum_i loss_i, summed in an order that depends on `rows` alone. */
     float *loss;

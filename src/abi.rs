@@ -158,7 +158,7 @@ pub struct XentFused {
     pub upstream: *const f32,
     /// \[rows\], never null: loss_i.
     pub row_losses: *mut f32,
-    /// \[rows\] or null: logsumexp of each row; 0 for ignored rows.
+    /// \[rows\] or null: logsumexp of each row; 0 for ignored rows, NaN for bad targets.
     pub row_lse: *mut f32,
     /// One element or null: n * sum_i loss_i, summed in an order that depends on `rows` alone.
     pub loss: *mut f32,

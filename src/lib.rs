@@ -64,6 +64,13 @@ pub use buffer::{DeviceRead, DeviceWrite, Logit, TargetIndex, Workspace};
 pub use cudarc;
 pub use device::{device_count, open};
 pub use error::Error;
+/// The half-precision types that this crate takes.
+pub use half;
 pub use loss::{LossInputs, LossOutputs, Upstream};
 pub use module::Kernels;
 pub use problem::{LossConfig, Reduction, Shape};
+
+/// The examples of the README, which have to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -63,7 +63,6 @@ fn run(case: &Case, threads: u32) -> Outcome {
         row_lse: vec![0.0; case.rows()],
         loss: None,
         gradient: vec![],
-        overwritten: None,
     };
     for (i, x) in case.logits.chunks_exact(case.classes).enumerate() {
         let mut gradient = vec![0.0f32; case.classes];
