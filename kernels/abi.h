@@ -171,7 +171,7 @@ struct XentFused {
     const float *upstream;
     /* [rows] or null: the terms of each row, not divided. */
     float *row_losses;
-    /* [rows] or null: logsumexp of each row; 0 for ignored rows. */
+    /* [rows] or null: logsumexp of each row; 0 for ignored rows, NaN for bad targets. */
     float *row_lse;
     /* One element or null: sum_i loss_i, in an order that depends on `rows` alone. */
     float *loss;

@@ -1,6 +1,9 @@
-// The arithmetic that the row algebra is written in, each operation rounded once and never
-// contracted, for the device and for a host compiler: tests/row_algebra.cpp runs the same algebra on
-// the CPU at native speed.
+// The arithmetic of the row algebra, for the device and for a host compiler: tests/row_algebra.cpp
+// runs the same algebra on the CPU at native speed.
+//
+// The functions round once and are never contracted: whatever is formed twice (in both passes, or
+// by several threads) is formed by them. Plain operators stand where a contraction would only
+// remove a rounding.
 #pragma once
 
 #include <float.h>
@@ -25,7 +28,8 @@ XENT_INLINE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 XENT_INLINE float sub_rn(float a, float b) { return __fsub_rn(a, b); }
 XENT_INLINE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
 
-// One MUFU.EX2. The full-range exp2f would scale around it; t <= 16 here and what underflows is 0.
+// One MUFU.EX2. The full-range exp2f would scale around it, for results below the normal range,
+// which are 0 here.
 XENT_INLINE float exp2_approx(float t) {
     float result;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(t));

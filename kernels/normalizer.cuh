@@ -11,7 +11,6 @@
 #include <stdint.h>
 
 #include "abi.h"
-#include "arithmetic.cuh"
 #include "ordered_sum.cuh"
 #include "reduce.cuh"
 #include "targets.cuh"

@@ -33,7 +33,8 @@ __device__ __forceinline__ bool is_last_warp(uint32_t *ticket, uint32_t parties)
         earlier = atomicInc(ticket, parties - 1);
         __threadfence();  // the others' results are read after their tickets
     }
-    // Also orders the fence of lane 0 before the loads of the other lanes.
+    // Lane 0's fence comes before what the other lanes read next; a shuffle orders no memory.
+    __syncwarp();
     return __shfl_sync(kFullMask, earlier, 0) == parties - 1;
 }
 

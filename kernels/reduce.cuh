@@ -52,7 +52,8 @@ static_assert(sizeof(BlockMergeStorage) == XENT_BLOCK_STATIC_SHARED_BYTES,
               "the plan leaves this much of a block's shared memory alone");
 
 // The state of all elements that the block's threads took in; every thread gets it. Called by all
-// threads of a block of whole warps. The caller separates two uses of one storage by a barrier.
+// threads of a block of whole warps; what they wrote before, to shared memory too, is visible to all
+// of them after. The caller separates two uses of one storage by a barrier.
 template <class Shift>
 __device__ __forceinline__ SoftmaxState<Shift> block_merge(SoftmaxState<Shift> state,
                                                            BlockMergeStorage &storage,
@@ -61,7 +62,11 @@ __device__ __forceinline__ SoftmaxState<Shift> block_merge(SoftmaxState<Shift> s
     const uint32_t warp = threadIdx.x / kWarpSize;
     const uint32_t warps = blockDim.x / kWarpSize;
     state = warp_merge(state);
-    if (warps == 1) return state;
+    if (warps == 1) {
+        // In place of the barrier below: a shuffle orders no memory.
+        __syncwarp();
+        return state;
+    }
     if (lane == 0) {
         storage.max[warp] = state.max;
         storage.sum[warp] = state.sum;

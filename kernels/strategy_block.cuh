@@ -225,8 +225,8 @@ struct BlockRow {
     template <class Shift>
     __device__ __forceinline__ void write_elements(T *gradient, const RowGradient &coefficients,
                                                    const Shift &shift, uint32_t classes) const {
-        // Each thread cached its own packs; below they are read by whoever needs them.
-        __syncthreads();
+        // Each thread cached its own packs before the merge, which is a barrier; here they are read
+        // by whoever needs them.
         const T *cached_body = reinterpret_cast<const T *>(cache);
         for (uint32_t position = threadIdx.x; position < classes; position += blockDim.x) {
             const uint32_t in_body = position - layout.head;  // wraps for the head

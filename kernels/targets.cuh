@@ -41,16 +41,18 @@ __device__ __forceinline__ Target load_target(const XentTargets &targets, uint64
     return {TargetKind::kClass, value};
 }
 
-// Called by one thread for each bad row. Three fields have to agree, so a lock guards them: bad
-// targets are an error of the caller, the cost does not matter. The lowest row wins, whatever the
-// order of blocks.
+// Called by one thread for each bad row. Three fields have to agree, so a lock guards them; it is
+// taken only by rows below the lowest so far, so that a tensor full of bad targets does not queue
+// for it. The lowest row wins, whatever the order of blocks.
 __device__ __forceinline__ void record_bad_target(XentStatus &status, uint64_t row, int64_t value,
                                                       uint32_t classes) {
+    volatile XentStatus &fields = status;
+    atomicAdd(reinterpret_cast<unsigned long long *>(&status.bad_targets), 1ull);
+    // The field only ever falls within a launch: a row that is not below it never will be.
+    if (row >= fields.first_row) return;
     while (atomicCAS(&status.lock, 0u, 1u) != 0u) {
     }
     __threadfence();  // the fields are read after the lock is taken
-    volatile XentStatus &fields = status;
-    fields.bad_targets = fields.bad_targets + 1;
     if (row < fields.first_row) {
         fields.first_row = row;
         fields.first_target = value;

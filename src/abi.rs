@@ -255,7 +255,7 @@ pub struct XentFused {
     pub upstream: *const f32,
     /// \[rows\] or null: the terms of each row, not divided.
     pub row_losses: *mut f32,
-    /// \[rows\] or null: logsumexp of each row; 0 for ignored rows.
+    /// \[rows\] or null: logsumexp of each row; 0 for ignored rows, NaN for bad targets.
     pub row_lse: *mut f32,
     /// One element or null: sum_i loss_i, in an order that depends on `rows` alone.
     pub loss: *mut f32,

@@ -24,6 +24,9 @@ mod sealed {
 
     pub trait Read {
         fn elements(&self) -> usize;
+        /// Whether the elements can be as many as they claim: cudarc multiplies by their size
+        /// unchecked when it allocates.
+        fn is_addressable(&self) -> bool;
         fn context(&self) -> &Arc<CudaContext>;
         /// Makes `stream` wait for writers; the guard tells later writers to wait for `stream`.
         fn read<'a>(&'a self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>);
@@ -48,6 +51,11 @@ macro_rules! readable {
         impl<T> sealed::Read for $buffer {
             fn elements(&self) -> usize {
                 DeviceSlice::len(self)
+            }
+            fn is_addressable(&self) -> bool {
+                DeviceSlice::len(self)
+                    .checked_mul(size_of::<T>())
+                    .is_some_and(|bytes| bytes <= isize::MAX as usize)
             }
             fn context(&self) -> &Arc<CudaContext> {
                 DeviceSlice::stream(self).context()
@@ -116,6 +124,9 @@ pub(crate) struct Requirement<'a> {
 impl Requirement<'_> {
     fn check<B: sealed::Read + ?Sized>(&self, buffer: &B, fits: bool) -> Result<(), Error> {
         same_context(self.name, self.context, buffer.context())?;
+        if !buffer.is_addressable() {
+            return Err(Error::BufferSize { buffer: self.name, len: buffer.elements() });
+        }
         if fits {
             Ok(())
         } else {
@@ -160,9 +171,9 @@ impl Workspace {
     /// Allocates on `stream`, for problems of up to `rows` rows.
     ///
     /// # Errors
-    /// [`Error::Driver`] if there is no memory left.
+    /// [`Error::WorkspaceSize`] if no memory can hold it; [`Error::Driver`] if there is too little.
     pub fn new(stream: &Arc<CudaStream>, rows: usize) -> Result<Self, Error> {
-        let layout = WorkspaceLayout::new(rows);
+        let layout = WorkspaceLayout::new(rows)?;
         let words = stream
             .alloc_zeros::<u32>(layout.words)
             .map_err(Error::driver("allocate the workspace"))?;
@@ -179,8 +190,7 @@ impl Workspace {
     /// Reports targets outside `0..classes` that were not `ignore_index`, seen by any call that
     /// used this workspace since the last time, and forgets them.
     ///
-    /// Waits for `stream`: the one call of this crate that does. A training loop asks now and then,
-    /// not every step.
+    /// Waits for `stream`. A training loop asks now and then, not every step.
     ///
     /// # Errors
     /// [`Error::BadTargets`] names the lowest such row; [`Error::Driver`] if an earlier launch

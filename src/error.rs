@@ -149,6 +149,23 @@ pub enum Error {
         found: usize,
     },
 
+    /// A workspace was asked for that no memory can hold.
+    #[error("a workspace for {rows} rows is larger than memory can be")]
+    WorkspaceSize {
+        /// Rows asked for.
+        rows: usize,
+    },
+
+    /// A buffer claims a length that no memory can hold: its size in bytes wrapped around when it was
+    /// allocated.
+    #[error("the {buffer} buffer claims {len} elements, more than memory can hold")]
+    BufferSize {
+        /// Which buffer.
+        buffer: &'static str,
+        /// Elements it claims.
+        len: usize,
+    },
+
     /// The workspace was made for fewer rows.
     #[error("the workspace was made for {capacity} rows; the problem has {rows}")]
     Workspace {

@@ -66,8 +66,15 @@ pub use buffer::{DeviceRead, DeviceWrite, Logit, TargetIndex, Workspace};
 pub use cudarc;
 pub use device::{device_count, open};
 pub use error::Error;
+/// The half-precision types that this crate takes.
+pub use half;
 pub use loss::{LossInputs, LossOutputs, Upstream};
 pub use module::Kernels;
 pub use problem::{
     Divisor, Divisors, EmptyMean, LossConfig, Reduction, Shape, Smoothing, WeightedTerms,
 };
+
+/// The examples of the README, which have to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

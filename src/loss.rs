@@ -56,9 +56,11 @@ pub struct LossOutputs<'a, T> {
     pub gradient: &'a mut dyn DeviceWrite<T>,
     /// One element: the reduced loss, not multiplied by the upstream gradient.
     pub loss: Option<&'a mut dyn DeviceWrite<f32>>,
-    /// `[rows]`: each row's loss, not divided by anything; 0 for ignored rows.
+    /// `[rows]`: each row's loss, not divided by anything; 0 for ignored rows, NaN for targets that
+    /// name no class.
     pub row_losses: Option<&'a mut dyn DeviceWrite<f32>>,
-    /// `[rows]`: each row's log-sum-exp; 0 for ignored rows, whose logits are never read.
+    /// `[rows]`: each row's log-sum-exp; 0 for ignored rows, whose logits are never read, and NaN
+    /// for targets that name no class.
     pub row_lse: Option<&'a mut dyn DeviceWrite<f32>>,
 }
 
@@ -78,9 +80,17 @@ impl<'a, T> LossOutputs<'a, T> {
 /// A target that is neither a class nor `ignore_index` gives its row a NaN loss and a zero gradient,
 /// leaves its neighbours alone, and is reported by [`Workspace::take_status`].
 ///
+/// # Streams, threads and graphs
+/// Buffers may be used on several streams: cudarc's events order this call behind what was enqueued
+/// with them before, as long as event tracking is on and at least one stream beside the default one
+/// is alive; where it is off, ordering is the caller's. cudarc remembers one reader of a buffer, the
+/// last, so after reading one buffer on two streams, join them before it is written or dropped. What
+/// a captured graph uses, `kernels` and buffers, has to live until its last replay.
+///
 /// # Errors
 /// Before anything is enqueued: those of [`Problem::new`]; [`Error::Length`] (matrices may be
-/// longer than needed, vectors may not); [`Error::OtherContext`]; [`Error::Workspace`];
+/// longer than needed, vectors may not: pass a view of the rows at hand); [`Error::BufferSize`];
+/// [`Error::OtherContext`]; [`Error::Workspace`];
 /// [`Error::LossWithoutReduction`]. [`Error::Driver`] if the launch is refused.
 pub fn forward_backward<T: Logit, I: TargetIndex>(
     kernels: &Kernels,
@@ -118,6 +128,7 @@ pub fn forward_backward<T: Logit, I: TargetIndex>(
     let (loss, _loss) = optional(&mut outputs.loss, stream);
     let (row_losses, _row_losses) = optional(&mut outputs.row_losses, stream);
     let (row_lse, _row_lse) = optional(&mut outputs.row_lse, stream);
+    kernels.check_order()?;
 
     let (normalizer, fused, cached_packs) = match plan::choose(&problem, kernels.properties()) {
         // SAFETY: `check_buffers` found one element, and its guard orders other streams.

@@ -90,6 +90,12 @@ impl Kernels {
         self.context.bind_to_thread().map_err(Error::driver("bind the context"))
     }
 
+    /// Reports what cudarc could not: an event that a guard failed to wait for, or to record, is
+    /// only remembered by the context, and the launch would go ahead unordered.
+    pub(crate) fn check_order(&self) -> Result<(), Error> {
+        self.context.check_err().map_err(Error::driver("order this stream behind others"))
+    }
+
     /// Enqueues one kernel. The context is current (`enter`).
     ///
     /// # Safety
@@ -137,6 +143,14 @@ impl Kernels {
     }
 }
 
+impl Drop for Kernels {
+    /// Waits for the device: unloading a kernel that still runs is not defined.
+    fn drop(&mut self) {
+        // Nothing can be done about a failure here; the context reports it at its next use.
+        let _ = self.context.synchronize();
+    }
+}
+
 /// Ties each argument struct to the kernels that take it by value.
 ///
 /// # Safety
@@ -172,6 +186,7 @@ fn properties(context: &CudaContext) -> Result<DeviceProperties, Error> {
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ),
         multiprocessors: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        max_grid: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X)?,
         shared_bytes_per_block: attribute(
             A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
         )?,
@@ -186,10 +201,9 @@ fn allow_shared_memory(
     function: &CudaFunction,
     properties: &DeviceProperties,
 ) -> Result<(), DriverError> {
-    let dynamic = properties.shared_bytes_per_block - abi::XENT_BLOCK_STATIC_SHARED_BYTES;
     function.set_attribute(
         CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-        dynamic as i32,
+        properties.dynamic_shared_bytes() as i32,
     )
 }
 

@@ -5,6 +5,7 @@ mod tuning;
 
 use crate::{
     abi,
+    error::Error,
     problem::{Dtype, EmptyMean, InverseDivisor, Problem, Terms},
 };
 
@@ -15,10 +16,19 @@ pub struct DeviceProperties {
     pub compute_capability: (u32, u32),
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
+    /// Blocks that a grid can have in its first dimension.
+    pub max_grid: u32,
     /// Shared memory that one block can have when it asks for more than the default 48 KiB.
     pub shared_bytes_per_block: u32,
     /// Shared memory of one multiprocessor.
     pub shared_bytes_per_multiprocessor: u32,
+}
+
+impl DeviceProperties {
+    /// What a block kernel leaves of a block's shared memory for the row.
+    pub(crate) fn dynamic_shared_bytes(&self) -> u32 {
+        self.shared_bytes_per_block.saturating_sub(abi::XENT_BLOCK_STATIC_SHARED_BYTES)
+    }
 }
 
 /// A loaded kernel's name. `Kernel::symbol` is the only place that spells the symbols.
@@ -137,16 +147,14 @@ pub fn choose(problem: &Problem, device: &DeviceProperties) -> Plan {
         normalizer: (!host_knows).then(|| normalizer(rows, device)),
         fused: Launch {
             kernel,
-            grid: clamp_grid(rows, MAX_GRID),
+            // The kernels step over the rows beyond.
+            grid: clamp_grid(rows, device.max_grid),
             block: tuning::block_threads(packs).min(kernel.max_threads()),
             shared_bytes: cached_packs * abi::XENT_PACK_BYTES,
         },
         cached_packs,
     }
 }
-
-/// A grid's first dimension ends here; the kernels step over further rows.
-const MAX_GRID: u32 = i32::MAX as u32;
 
 fn clamp_grid(blocks: usize, max: u32) -> u32 {
     u32::try_from(blocks).unwrap_or(u32::MAX).min(max)
@@ -160,9 +168,7 @@ fn row_packs(problem: &Problem) -> u32 {
 
 /// The whole row if a block can have it, else as much of it as fits.
 fn cached_packs(packs: u32, device: &DeviceProperties) -> u32 {
-    let available =
-        device.shared_bytes_per_block.saturating_sub(abi::XENT_BLOCK_STATIC_SHARED_BYTES);
-    packs.min(available / abi::XENT_PACK_BYTES)
+    packs.min(device.dynamic_shared_bytes() / abi::XENT_PACK_BYTES)
 }
 
 /// A warp for each chunk of rows, until the device is full.
@@ -173,7 +179,8 @@ fn normalizer(rows: usize, device: &DeviceProperties) -> Launch {
         kernel: Kernel::Normalizer,
         grid: clamp_grid(
             rows.div_ceil(rows_per_block),
-            device.multiprocessors * tuning::NORMALIZER_BLOCKS_PER_MULTIPROCESSOR,
+            (device.multiprocessors * tuning::NORMALIZER_BLOCKS_PER_MULTIPROCESSOR)
+                .min(device.max_grid),
         ),
         block: abi::XENT_NORMALIZER_THREADS,
         shared_bytes: 0,
@@ -198,12 +205,21 @@ pub(crate) struct WorkspaceLayout {
 }
 
 impl WorkspaceLayout {
-    pub fn new(capacity: usize) -> Self {
+    /// # Errors
+    /// [`Error::WorkspaceSize`] if so many rows cannot be addressed, or their chunks not counted.
+    pub fn new(capacity: usize) -> Result<Self, Error> {
         let chunks = capacity.div_ceil(abi::XENT_CHUNK_ROWS as usize);
         let chunk_tickets = size_of::<abi::XentWorkspace>() / size_of::<u32>();
+        let words = chunks
+            .checked_mul(2)
+            .and_then(|of_chunks| of_chunks.checked_add(capacity))
+            .and_then(|variable| variable.checked_add(chunk_tickets))
+            .filter(|&words| words <= isize::MAX as usize / size_of::<u32>())
+            .filter(|_| u32::try_from(chunks).is_ok())
+            .ok_or(Error::WorkspaceSize { rows: capacity })?;
         let chunk_sums = chunk_tickets + chunks;
         let row_shares = chunk_sums + chunks;
-        Self { capacity, chunk_tickets, chunk_sums, row_shares, words: row_shares + capacity }
+        Ok(Self { capacity, chunk_tickets, chunk_sums, row_shares, words })
     }
 }
 
@@ -218,6 +234,7 @@ mod tests {
     const H200: DeviceProperties = DeviceProperties {
         compute_capability: (9, 0),
         multiprocessors: 132,
+        max_grid: i32::MAX as u32,
         shared_bytes_per_block: 232_448,
         shared_bytes_per_multiprocessor: 233_472,
     };
@@ -345,12 +362,20 @@ mod tests {
     #[test]
     fn workspace_places_do_not_overlap() {
         for capacity in [0, 1, 1023, 1024, 1025, 1 << 23] {
-            let layout = WorkspaceLayout::new(capacity);
+            let layout = WorkspaceLayout::new(capacity).unwrap();
             let chunks = capacity.div_ceil(1024);
             assert_eq!(layout.chunk_tickets * 4, size_of::<abi::XentWorkspace>());
             assert_eq!(layout.chunk_sums - layout.chunk_tickets, chunks);
             assert_eq!(layout.row_shares - layout.chunk_sums, chunks);
             assert_eq!(layout.words - layout.row_shares, capacity);
+        }
+    }
+
+    #[test]
+    fn workspaces_beyond_memory_are_refused() {
+        // The first two would wrap to a few bytes.
+        for rows in [usize::MAX, 4_602_696_377_065_931_054, 1 << 62, (1 << 42) + 1] {
+            assert_eq!(WorkspaceLayout::new(rows), Err(Error::WorkspaceSize { rows }));
         }
     }
 }

@@ -92,13 +92,8 @@ fn run(case: &Case, threads: u32) -> Outcome {
     let targets = reference::Targets::Indices(&case.targets, case.config.ignore_index);
     let inverse = case.with_options(|o| reference::inverse_divisors(case.rows(), targets, o));
     let address = |given: Option<&Vec<f32>>| given.map_or(std::ptr::null(), Vec::as_ptr);
-    let mut outcome = Outcome {
-        row_losses: vec![],
-        row_lse: vec![],
-        loss: Some(0.0),
-        gradient: vec![],
-        overwritten: None,
-    };
+    let mut outcome =
+        Outcome { row_losses: vec![], row_lse: vec![], loss: Some(0.0), gradient: vec![] };
     for (i, x) in case.logits.chunks_exact(case.classes).enumerate() {
         let mut gradient = vec![0.0f32; case.classes];
         assert!((0..case.classes as i64).contains(&case.targets[i]));

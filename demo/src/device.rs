@@ -207,3 +207,78 @@ impl<'a, T: Element> DeviceLoss<'a, T> {
 fn rounded<T: Element>(values: &Array2<f32>) -> Vec<T> {
     values.iter().copied().map(T::from_f32).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+    use smoothxent::reference;
+
+    use super::*;
+
+    const ROWS: usize = 37;
+    const CLASSES: usize = 10;
+    const SMOOTHING: f64 = 0.1;
+
+    /// A step of fewer rows than there is room for, against the crate's f64 reference on the same
+    /// rounded logits. `rounding` is the type's: half the distance of neighbours, relative.
+    fn a_step_agrees_with_the_reference<T: Element>(rounding: f64) {
+        let device =
+            Device::open().expect("this test needs a driver: run it by `cargo xtask test`");
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let logits =
+            Array2::from_shape_simple_fn((ROWS, CLASSES), || rng.random_range(-9.0f32..9.0));
+        let labels: Vec<i64> = (0..ROWS).map(|_| rng.random_range(0..CLASSES as i64)).collect();
+        let mut loss = DeviceLoss::<T>::new(&device, 2 * ROWS, CLASSES).unwrap();
+        let step = loss.step(&logits, &labels, SMOOTHING).unwrap();
+        let evaluation = loss.evaluate(&logits, &labels).unwrap();
+        loss.check_labels().unwrap();
+
+        let seen: Vec<f64> = evaluation.logits.iter().copied().map(f64::from).collect();
+        let expected = |label_smoothing| {
+            let options = reference::Options {
+                label_smoothing,
+                ignore_index: None,
+                reduction: reference::Reduction::Mean,
+                upstream: &[],
+            };
+            reference::forward_backward(&seen, CLASSES, &labels, &options)
+        };
+        // f32 arithmetic on numbers up to about 20 (a loss), of which a handful are added up.
+        let arithmetic = 16.0 * 20.0 * f64::from(f32::EPSILON);
+        let near = |found: f32, expected: f64, allowed: f64| {
+            let distance = (f64::from(found) - expected).abs();
+            assert!(distance <= allowed, "{found} is not {expected} within {allowed}");
+        };
+        let smoothed = expected(SMOOTHING);
+        near(step.loss, smoothed.loss, arithmetic);
+        for (&found, &expected) in step.gradient.iter().zip(&smoothed.gradient) {
+            // Probabilities are at most 1 and divided by the number of rows.
+            near(found, expected, rounding * expected.abs() + arithmetic / ROWS as f64);
+        }
+        let plain = expected(0.0);
+        for row in 0..ROWS {
+            near(evaluation.row_nll[row], plain.row_losses[row], arithmetic);
+            near(evaluation.row_lse[row], plain.row_lse[row], arithmetic);
+        }
+    }
+
+    #[test]
+    fn a_step_in_f32_agrees_with_the_reference() {
+        a_step_agrees_with_the_reference::<f32>(0.0);
+    }
+
+    #[test]
+    fn a_step_in_f16_agrees_with_the_reference() {
+        a_step_agrees_with_the_reference::<f16>(f64::from(f16::EPSILON) / 2.0);
+    }
+
+    #[test]
+    fn a_label_that_is_no_digit_is_an_error() {
+        let device =
+            Device::open().expect("this test needs a driver: run it by `cargo xtask test`");
+        let mut loss = DeviceLoss::<f32>::new(&device, 2, CLASSES).unwrap();
+        loss.step(&Array2::zeros((2, CLASSES)), &[3, 10], 0.0).unwrap();
+        let error = loss.check_labels().unwrap_err().to_string();
+        assert!(error.contains("10 in row 1"), "{error}");
+    }
+}

@@ -24,9 +24,9 @@ use crate::{device::Device, train::Recipe};
 /// log-likelihood and calibration, writes two pictures, and fails if the results are not what they
 /// should be.
 #[derive(Parser)]
-#[command(name = "cargo xtask demo --")]
+#[command(bin_name = "cargo xtask demo --")]
 struct Arguments {
-    /// Passes over the training images [default: 60, with --quick 10]
+    /// Passes over the training images [default: 100, with --quick 10]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     epochs: Option<u16>,
     /// Seed of initial weights and of the order of training images
@@ -57,8 +57,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         format!("cannot create {}; choose another folder with --out", arguments.out.display())
     })?;
 
-    let epochs = usize::from(arguments.epochs.unwrap_or(if arguments.quick { 10 } else { 60 }));
-    let recipe = Recipe { epochs, seed: arguments.seed, ..Recipe::default() };
+    let mut recipe = Recipe { seed: arguments.seed, ..Recipe::default() };
+    match arguments.epochs {
+        Some(epochs) => recipe.epochs = usize::from(epochs),
+        None if arguments.quick => recipe.epochs = 10,
+        None => {}
+    }
     let split = data::Split::load()?;
     println!(
         "{} images to train on, {} to test on; {}",
@@ -68,18 +72,18 @@ fn run(arguments: &Arguments) -> Result<()> {
     );
     let runs = train::all(&device, &recipe, &split)?;
 
-    println!("{}", report::table(&runs));
-    if arguments.quick {
-        println!("These are numbers of a short training (--quick), not those of a full run.");
-    }
-    for sentence in report::findings(&runs)? {
+    println!("\n{}\n\n{}\n", report::table(&runs), report::LEGEND);
+    for sentence in report::findings(&runs) {
         println!("{sentence}");
+    }
+    if arguments.quick {
+        println!("These are the numbers of a short training (--quick), not those of a full run.");
     }
     for picture in plots::draw(&arguments.out, &runs)? {
         println!("Picture: {}", picture.display());
     }
 
-    let broken = report::broken_expectations(&runs, arguments.quick)?;
+    let broken = report::broken_expectations(&runs, arguments.quick);
     if !broken.is_empty() {
         bail!("the results are not what they should be:\n  {}", broken.join("\n  "));
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use half::f16;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
@@ -47,6 +47,10 @@ impl fmt::Display for Model {
 pub enum Dtype {
     F32,
     F16,
+}
+
+impl Dtype {
+    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
 }
 
 impl fmt::Display for Dtype {
@@ -103,7 +107,7 @@ pub struct Recipe {
 
 impl Default for Recipe {
     fn default() -> Self {
-        Self { epochs: 60, batch: 64, learning_rate: 0.1, momentum: 0.9, seed: 1 }
+        Self { epochs: 100, batch: 64, learning_rate: 0.05, momentum: 0.9, seed: 1 }
     }
 }
 
@@ -145,7 +149,7 @@ pub fn all(device: &Device, recipe: &Recipe, split: &Split) -> Result<Vec<Run>> 
             Dtype::F32 => train::<f32>(device, recipe, split, configuration, &bar),
             Dtype::F16 => train::<f16>(device, recipe, split, configuration, &bar),
         };
-        runs.push(run?);
+        runs.push(run.with_context(|| format!("cannot train {configuration}"))?);
     }
     bar.finish_and_clear();
     Ok(runs)
@@ -162,7 +166,8 @@ fn train<T: Element>(
     let mut network = Network::random(configuration.model.widths(), &mut rng);
     let mut optimiser = Sgd::new(&network, recipe.learning_rate, recipe.momentum);
     let rows = recipe.batch.max(split.test.len());
-    let mut loss = DeviceLoss::<T>::new(device, rows, CLASSES)?;
+    let mut loss = DeviceLoss::<T>::new(device, rows, CLASSES)
+        .context("cannot allocate buffers; is another program using up the device?")?;
 
     let mut order: Vec<usize> = (0..split.train.len()).collect();
     let mut epochs = Vec::with_capacity(recipe.epochs);
@@ -170,7 +175,11 @@ fn train<T: Element>(
     for _ in 0..recipe.epochs {
         order.shuffle(&mut rng);
         let mut loss_sum = 0.0;
-        for indices in order.chunks(recipe.batch) {
+        // The remainder waits for another epoch: the mean over its few images would make a step as
+        // long as that over a batch, in a direction that one odd image decides.
+        let batches = order.chunks_exact(recipe.batch);
+        let images = order.len() - batches.remainder().len();
+        for indices in batches {
             let batch = split.train.select(indices);
             let forward = network.forward(batch.pixels());
             let step = loss.step(&forward.logits, batch.labels(), configuration.smoothing)?;
@@ -181,7 +190,7 @@ fn train<T: Element>(
         predictions = test(&network, &mut loss, &split.test)?;
         loss.check_labels()?;
         epochs.push(Epoch {
-            train_loss: loss_sum / split.train.len() as f64,
+            train_loss: loss_sum / images as f64,
             test_nll: metrics::nll(&predictions),
             test_accuracy: metrics::accuracy(&predictions),
         });

@@ -312,7 +312,7 @@ impl Context {
     fn check_geometry(&self, kernel: &Kernel, config: &LaunchConfig) -> Result<(), Error> {
         let LaunchConfig { grid, block, .. } = config;
         let name = &kernel.name;
-        let limits = [i32::MAX as u32, 65535, 65535];
+        let limits = [self.settings.max_grid.unsigned_abs(), 65535, 65535];
         if grid.contains(&0) || block.contains(&0) || grid.iter().zip(limits).any(|(n, l)| *n > l) {
             return Err(Error::InvalidValue(format!("{name}: grid {grid:?}, block {block:?}")));
         }

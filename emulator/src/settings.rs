@@ -128,6 +128,8 @@ pub struct Settings {
     pub step_limit: u64,
     /// Host threads of a launch.
     pub workers: usize,
+    /// Blocks that a grid can have in its first dimension.
+    pub max_grid: i32,
 }
 
 impl Default for Settings {
@@ -139,6 +141,7 @@ impl Default for Settings {
             injection: None,
             step_limit: 1_000_000_000,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
+            max_grid: i32::MAX,
         }
     }
 }
@@ -175,6 +178,10 @@ impl Settings {
         }
         if let Some(workers) = read("CUDA_EMULATOR_THREADS", "a number", |t| t.parse().ok())? {
             settings.workers = workers;
+        }
+        let positive = |text: &str| text.parse().ok().filter(|&number| number > 0);
+        if let Some(blocks) = read("CUDA_EMULATOR_MAX_GRID", "a number above 0", positive)? {
+            settings.max_grid = blocks;
         }
         settings.report = read("CUDA_EMULATOR_REPORT", "a path", |t| Some(PathBuf::from(t)))?;
         Ok(settings)

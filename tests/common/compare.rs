@@ -32,9 +32,10 @@ const U: f64 = 1.0 / (1u64 << 24) as f64;
 /// The smallest normal f32: exponentials below it are flushed to 0.
 const MIN_NORMAL: f64 = f32::MIN_POSITIVE as f64;
 
-/// Additions on the longest path of a row's sums: 1,024 threads at most share a row, so 64 covers
-/// rows of up to 2^19 f32 elements, and everything shorter that fewer threads share (plan/tuning.rs
-/// gives a thread at most 16 packs below that).
+/// Additions on the longest path of a row's sums: 768 threads at most share a row (512 in the general
+/// kernels), so 64 covers rows of 51 packs a thread, which are 156,672 f32 elements (104,448), and
+/// everything shorter that fewer threads share (plan/tuning.rs gives a thread at most 19 packs below
+/// that).
 const SUM_PATH: f64 = 64.0;
 
 /// Half the distance between neighbours of the stored type around a value.

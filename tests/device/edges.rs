@@ -1,6 +1,6 @@
 //! Shapes, places and values at which kernels of this kind break.
 
-use libtest_mimic::Trial;
+use libtest_mimic::{Completion, Trial};
 use smoothxent::{
     EmptyMean, LossConfig, Reduction, Shape, Smoothing, WeightedTerms,
     plan::{self, Plan},
@@ -21,9 +21,10 @@ pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 const PACK_BYTES: usize = 16;
 
 /// Around packs (4 and 8 elements), warps, and blocks of every size in the tuning table.
-const CLASSES: [usize; 33] = [
+const CLASSES: [usize; 44] = [
     1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000,
-    1001, 1023, 1024, 1025, 2047, 2049, 4097, 8191, 8193,
+    1001, 1023, 1024, 1025, 2047, 2049, 4095, 4096, 4097, 8191, 8192, 8193, 16_383, 16_384, 16_385,
+    28_671, 28_672, 28_673, 57_343, 57_345,
 ];
 
 /// Vocabularies, odd ones among them.
@@ -65,6 +66,7 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial(format!("edges::confident::{dtype:?}"), move || confident(dtype)));
         trials.push(trial(format!("edges::not_finite::{dtype:?}"), move || not_finite(dtype)));
         trials.push(trial(format!("edges::many_rows::{dtype:?}"), move || many_rows(dtype)));
+        trials.push(far_apart(dtype));
         trials.push(trial(format!("edges::every_target::{dtype:?}"), move || every_target(dtype)));
     }
     trials.push(trial("edges::nothing_counts", nothing_counts));
@@ -314,6 +316,26 @@ fn many_rows(dtype: Dtype) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Rows further apart than 2^32 elements: offsets are 64-bit.
+fn far_apart(dtype: Dtype) -> Trial {
+    Trial::ignorable_test(format!("edges::rows_beyond_2_to_the_32::{dtype:?}"), move || {
+        let rig = Rig::here();
+        let name = rig.context.name().map_err(|error| format!("{:?}", error.0))?;
+        let stride = (1usize << 32) + 64;
+        // Logits and gradient, on the device and while they are made on the host.
+        let needed = 2 * (stride + 64) * dtype.bytes();
+        let (free, _) = rig.context.mem_get_info().map_err(|error| format!("{:?}", error.0))?;
+        if name.starts_with("Emulated") || free < needed + (1 << 30) {
+            return Ok(Completion::ignored_with(format!("needs a GPU with {needed} bytes free")));
+        }
+        let padding = stride - 33;
+        let placement =
+            Placement { logits_padding: padding, gradient_padding: padding, ..Placement::PACKED };
+        check(&Case { placement, config: smoothed(0.1), ..Case::new(dtype, 2, 33, 12) })?;
+        Ok(Completion::Completed)
+    })
 }
 
 /// PyTorch's empty mean is NaN, an empty sum 0; gradients are 0.

@@ -6,7 +6,7 @@ use smoothxent::{
     Smoothing, Upstream, Workspace,
     cudarc::driver::{CudaContext, CudaSlice},
     loss,
-    problem::Dtype,
+    problem::{Dtype, TargetType},
 };
 
 use crate::{
@@ -25,6 +25,10 @@ pub fn trials() -> Vec<Trial> {
         trial("errors::no_classes", no_classes),
         trial("errors::loss_without_reduction", loss_without_reduction),
         trial("errors::workspace_too_small", workspace_too_small),
+        trial("errors::sizes_that_wrap_around", sizes_that_wrap_around),
+        trial("errors::scalar_upstream_of_two", scalar_upstream_of_two),
+        trial("errors::the_lowest_bad_row_wins", the_lowest_bad_row_wins),
+        trial("errors::bad_targets_of_every_type", bad_targets_of_every_type),
         trial("errors::another_context_of_the_same_device", || another_context(0)),
         Trial::ignorable_test("errors::another_device", || {
             if smoothxent::device_count().map_err(|error| error.to_string())? < 2 {
@@ -227,17 +231,22 @@ fn another_context(ordinal: usize) -> Result<(), String> {
     let other = smoothxent::open(ordinal).map_err(|error| error.to_string())?;
     let expected = |buffer| Error::OtherContext { buffer, expected: 0, found: ordinal };
 
-    let mut buffers = Buffers::new();
-    buffers.logits = Buffers::on(&other).logits;
-    expect("logits", buffers.call(LossConfig::default(), SHAPE), expected("logits"))?;
-
-    let mut buffers = Buffers::new();
-    buffers.gradient = Buffers::on(&other).gradient;
-    expect("gradient", buffers.call(LossConfig::default(), SHAPE), expected("gradient"))?;
-
-    let mut buffers = Buffers::new();
-    buffers.workspace = Buffers::on(&other).workspace;
-    expect("workspace", buffers.call(LossConfig::default(), SHAPE), expected("workspace"))?;
+    type Replace = fn(&mut Buffers, Buffers);
+    let foreign: [(&str, Replace); 8] = [
+        ("logits", |b, other| b.logits = other.logits),
+        ("targets", |b, other| b.targets = other.targets),
+        ("upstream", |b, other| b.upstream = other.upstream),
+        ("gradient", |b, other| b.gradient = other.gradient),
+        ("loss", |b, other| b.loss = other.loss),
+        ("row_losses", |b, other| b.row_losses = other.row_losses),
+        ("row_lse", |b, other| b.row_lse = other.row_lse),
+        ("workspace", |b, other| b.workspace = other.workspace),
+    ];
+    for (buffer, replace) in foreign {
+        let mut buffers = Buffers::new();
+        replace(&mut buffers, Buffers::on(&other));
+        expect(buffer, buffers.call(LossConfig::default(), SHAPE), expected(buffer))?;
+    }
     let stream = other.default_stream();
     let found = Buffers::new().workspace.take_status(&stream);
     // Here the workspace is at home and the stream is not.
@@ -264,6 +273,86 @@ fn device_ordinal() -> Result<(), String> {
         smoothxent::open(count).map(drop),
         Error::DeviceOrdinal { ordinal: count, count },
     )
+}
+
+/// Lengths whose bytes wrap around to a few: cudarc allocates the few.
+fn sizes_that_wrap_around() -> Result<(), String> {
+    let stream = &Rig::here().stream;
+    for rows in [usize::MAX, 4_602_696_377_065_931_054] {
+        let found = Workspace::new(stream, rows).map(drop);
+        expect("workspace", found, Error::WorkspaceSize { rows })?;
+    }
+    // What cudarc's allocation gives where products are not checked: 64 elements that claim more.
+    let address = stream.alloc_zeros::<f32>(64).map_err(|error| format!("{:?}", error.0))?.leak();
+    let mut buffers = Buffers::new();
+    // SAFETY: the length is a lie, and the call below has to refuse it before anything reads it;
+    // the driver frees by address.
+    buffers.logits = unsafe { stream.upgrade_device_ptr(address, (1 << 62) + 64) };
+    let len = buffers.logits.len();
+    let found = buffers.call(LossConfig::default(), SHAPE);
+    expect("logits", found, Error::BufferSize { buffer: "logits", len })
+}
+
+fn scalar_upstream_of_two() -> Result<(), String> {
+    let rig = Rig::here();
+    let mut buffers = Buffers::new();
+    let two = rig.stream.alloc_zeros::<f32>(2).map_err(|error| format!("{:?}", error.0))?;
+    let found = loss::forward_backward(
+        &rig.kernels,
+        &rig.stream,
+        LossConfig::default(),
+        SHAPE,
+        LossInputs {
+            upstream: Upstream::Scalar(&two),
+            ..LossInputs::new(&buffers.logits, &buffers.targets)
+        },
+        LossOutputs::new(&mut buffers.gradient),
+        &mut buffers.workspace,
+    );
+    expect("upstream", found, Error::Length { buffer: "upstream", len: 2, needed: 1 })
+}
+
+/// Also when it comes later.
+fn the_lowest_bad_row_wins() -> Result<(), String> {
+    let rig = Rig::here();
+    let mut workspace = Workspace::new(&rig.stream, 9).map_err(|error| error.to_string())?;
+    for (row, target) in [(7, 4), (2, -3), (5, 9)] {
+        let mut case = Case::new(Dtype::F32, 9, 4, 24);
+        case.targets[row] = target;
+        case.run_on(&rig.stream, &mut workspace).map_err(|error| error.to_string())?;
+    }
+    let expected = Error::BadTargets { count: 3, row: 2, target: -3, classes: 4 };
+    expect("status", workspace.take_status(&rig.stream), expected)
+}
+
+/// Values that are classes only if they are cut to 32 bits or read with another sign.
+fn bad_targets_of_every_type() -> Result<(), String> {
+    let rig = Rig::here();
+    let values = [
+        (TargetType::I64, 1 << 32),
+        (TargetType::I64, (1 << 32) + 5),
+        (TargetType::I64, i64::MIN),
+        (TargetType::I64, i64::MAX),
+        (TargetType::I32, i64::from(i32::MIN)),
+        (TargetType::I32, i64::from(i32::MAX)),
+        (TargetType::U32, 1 << 31),
+        (TargetType::U32, i64::from(u32::MAX)),
+    ];
+    for (target_type, target) in values {
+        let mut case = Case { target_type, ..Case::new(Dtype::F16, 3, 37, 25) };
+        case.targets[1] = target;
+        let mut workspace = Workspace::new(&rig.stream, 3).map_err(|error| error.to_string())?;
+        let found = case.run_on(&rig.stream, &mut workspace).map_err(|error| error.to_string())?;
+        crate::common::compare::within_budget(&case, &found, &case.expected())?;
+        let expected = Error::BadTargets { count: 1, row: 1, target, classes: 37 };
+        expect("status", workspace.take_status(&rig.stream), expected)?;
+        // The same value is fine as the one to ignore.
+        case.config.ignore_index = Some(target);
+        let found = case.run_on(&rig.stream, &mut workspace).map_err(|error| error.to_string())?;
+        crate::common::compare::within_budget(&case, &found, &case.expected())?;
+        workspace.take_status(&rig.stream).map_err(|error| format!("{target}: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Targets of C and of -1: NaN there, zero gradient there, everything else as without them.

@@ -8,7 +8,8 @@ use proptest::{
 };
 use smoothxent::{
     Divisor, Divisors, EmptyMean, LossConfig, Reduction, Smoothing, WeightedTerms, Workspace,
-    problem::TargetType, reference,
+    problem::{Dtype, TargetType},
+    reference,
 };
 
 use crate::{
@@ -31,6 +32,10 @@ pub fn trials() -> Vec<Trial> {
         law("ignored_rows_change_nothing_else", ignored),
         law("one_row_ignored_of_two_is_one_row", one_of_two),
         law("same_launch_same_bits", same_bits),
+        trial("laws::same_launch_same_bits_over_chunks", || {
+            let config = LossConfig { ignore_index: Some(1), ..LossConfig::default() };
+            same_bits(Case { config, ..Case::new(Dtype::Bf16, 2049, 5, 31) })
+        }),
         law("index_types_agree", index_types),
         law("scalar_upstream_is_the_same_for_all_rows", scalar_upstream),
         law("placement_changes_no_loss", placement),

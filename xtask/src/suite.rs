@@ -97,8 +97,9 @@ impl Suite {
                 bar.set_message(name.to_owned());
                 if let Some(reason) = outcome.strip_prefix("ignored") {
                     self.skips.push(Skip {
-                        test: name.to_owned(),
-                        reason: reason.trim_start_matches(", ").to_owned(),
+                        test: name.trim_end().to_owned(),
+                        // libtest writes `ignored, why`, libtest-mimic `ignored (why)`.
+                        reason: reason.trim_matches([',', ' ', '(', ')']).to_owned(),
                     });
                 }
             }

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that can run here, with one summary.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -32,6 +32,20 @@ const GOLDEN: &str = "golden";
 const GOLDEN_SUITE: &str = "device";
 const GOLDEN_PREFIX: &str = "golden::";
 
+/// The emulated devices beside the default one, with an order of blocks and a limit of the grid that
+/// make blocks do what they do on a full GPU: come in any order, and take more than one row.
+const MODELS: [(&str, &[(&str, &str)]); 2] = [
+    ("sm_75, reverse", &[("CUDA_EMULATOR_DEVICE", "sm_75"), ("CUDA_EMULATOR_ORDER", "reverse")]),
+    (
+        "sm_80, shuffled, grids of 2",
+        &[
+            ("CUDA_EMULATOR_DEVICE", "sm_80"),
+            ("CUDA_EMULATOR_ORDER", "shuffle:1"),
+            ("CUDA_EMULATOR_MAX_GRID", "2"),
+        ],
+    ),
+];
+
 /// The suite that checks what the crate does without a driver: it runs with none in the search path.
 const WITHOUT_DRIVER: &str = "no_driver";
 
@@ -52,6 +66,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         suites.extend(runner.run_programs(&["--test", GOLDEN_SUITE])?);
     } else {
         suites.extend(runner.run_programs(&[])?);
+        if matches!(driver, Driver::Emulated { .. }) {
+            suites.extend(runner.run_on_other_models()?);
+        }
         suites.push(runner.run_documentation()?);
         suites.push(runner.run_without_kernels("none")?);
         // On a GPU of this very kind the test says that it is skipped.
@@ -84,6 +101,23 @@ impl Runner<'_> {
                 self.run_program(&name_of(program), program, driver)
             })
             .collect()
+    }
+
+    /// The device suite again, on the emulated models and in the orders that [`MODELS`] lists.
+    fn run_on_other_models(&self) -> Result<Vec<Suite>> {
+        let mut build = cargo::command("test");
+        build.args([cargo::PROFILE, "--no-run"]).args(cargo::WORKSPACE);
+        build.args(["--test", GOLDEN_SUITE]);
+        let programs = cargo::build(build)?.tests();
+        let program = programs.first().context("cargo built no test program")?;
+        let run = |(description, settings): &(&str, &[(&str, &str)])| {
+            let mut command = Command::new(&program.path);
+            command.current_dir(&program.folder).args(&self.filter).envs(settings.iter().copied());
+            self.driver.apply(&mut command)?;
+            let name = format!("{GOLDEN_SUITE} ({description})");
+            self.report(Suite::run(&name, command, &self.logs)?)
+        };
+        MODELS.iter().map(run).collect()
     }
 
     /// The examples in the documentation.
@@ -203,15 +237,21 @@ fn rows(suites: &[Suite]) -> Vec<[String; 5]> {
 
 /// The skipped tests by suite and reason, each with the first few names.
 fn skips(suites: &[Suite]) -> Vec<String> {
-    const NAMED: usize = 4;
+    const NAMED: usize = 2;
     let mut lines = Vec::new();
+    let mut said = BTreeSet::new();
     for suite in suites {
         let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for skip in &suite.skips {
             let reason = if skip.reason.is_empty() { "no reason given" } else { &skip.reason };
             by_reason.entry(reason).or_default().push(&skip.test);
         }
+        // The same program on another emulated device skips the same tests.
+        let program = suite.name.split(" (").next().unwrap_or_default();
         for (reason, tests) in by_reason {
+            if !said.insert((program, reason)) {
+                continue;
+            }
             let mut names = tests[..tests.len().min(NAMED)].join(", ");
             if let Some(more) = tests.len().checked_sub(NAMED + 1) {
                 let log = workspace::relative(&suite.log);

@@ -41,8 +41,8 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 11] = [
     ("dtype.cuh", &["abi.h"]),
     ("vector.cuh", &["abi.h"]),
     ("targets.cuh", &["abi.h"]),
-    ("softmax_state.cuh", &["arithmetic.cuh"]),
-    ("row_loss.cuh", &["arithmetic.cuh", "softmax_state.cuh"]),
+    ("softmax_state.cuh", &["abi.h", "arithmetic.cuh"]),
+    ("row_loss.cuh", &["abi.h", "arithmetic.cuh", "softmax_state.cuh"]),
     ("reduce.cuh", &["abi.h", "softmax_state.cuh"]),
     ("ordered_sum.cuh", &["abi.h", "arithmetic.cuh", "reduce.cuh"]),
     (

@@ -6,17 +6,19 @@ use super::state::{Primary, check_device, objects, settings};
 use super::{Handle, Out, api};
 use crate::device::{COUNT, Model, TOTAL_MEMORY};
 use crate::error::Error;
+use crate::settings::Settings;
 
 /// What `cuDriverGetVersion` reports: a CUDA 13.0 driver.
 const VERSION: i32 = 13_000;
 
 /// `CUdevice_attribute` by its number in `cuda.h`.
-fn attribute(model: &Model, number: i32, device: i32) -> Option<i32> {
+fn attribute(settings: &Settings, number: i32, device: i32) -> Option<i32> {
+    let model = settings.model;
     Some(match number {
         1 => 1024,                              // MAX_THREADS_PER_BLOCK
         2 | 3 => 1024,                          // MAX_BLOCK_DIM_X, _Y
         4 => 64,                                // MAX_BLOCK_DIM_Z
-        5 => i32::MAX,                          // MAX_GRID_DIM_X
+        5 => settings.max_grid,                 // MAX_GRID_DIM_X
         6 | 7 => 65535,                         // MAX_GRID_DIM_Y, _Z
         8 => model.shared_per_block,            // MAX_SHARED_MEMORY_PER_BLOCK
         9 => 64 << 10,                          // TOTAL_CONSTANT_MEMORY
@@ -119,7 +121,7 @@ api! {
 
     fn cuDeviceGetAttribute(value: Out<i32>, number: i32, device: i32) {
         check_device(device)?;
-        match attribute(settings()?.model, number, device) {
+        match attribute(settings()?, number, device) {
             Some(found) => value.set(found),
             None => Err(Error::NotSupported(format!("device attribute {number}"))),
         }

@@ -101,118 +101,85 @@ impl Registers {
         let row = &mut self.pred[d as usize];
         *row = *row & !mask | bits & mask;
     }
+}
 
-    #[inline(always)]
-    fn map1(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(u32) -> u32) {
-        let a = self.r(s[0]);
+/// Loops over lanes. They are macros because the compiler does not inline a closure that several
+/// functions share, and only what is inlined becomes vector code.
+macro_rules! lanes {
+    ($r:expr, $write:ident, $d:expr, $mask:expr, [$($a:ident = $row:expr),+], $body:expr) => {{
+        let rows = ($($row,)+);
         let mut out = [0; LANES];
         for lane in 0..LANES {
-            out[lane] = f(a[lane]);
+            let ($($a,)+) = lanes!(@pick rows, lane, $($a)+);
+            out[lane] = $body;
         }
-        self.write32(d, mask, &out);
-    }
+        $r.$write($d, $mask, &out);
+    }};
+    (@pick $rows:ident, $lane:ident, $a:ident) => { ($rows.0[$lane],) };
+    (@pick $rows:ident, $lane:ident, $a:ident $b:ident) => { ($rows.0[$lane], $rows.1[$lane]) };
+    (@pick $rows:ident, $lane:ident, $a:ident $b:ident $c:ident) => {
+        ($rows.0[$lane], $rows.1[$lane], $rows.2[$lane])
+    };
+}
 
-    #[inline(always)]
-    fn map2(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(u32, u32) -> u32) {
-        let (a, b) = (self.r(s[0]), self.r(s[1]));
-        let mut out = [0; LANES];
-        for lane in 0..LANES {
-            out[lane] = f(a[lane], b[lane]);
-        }
-        self.write32(d, mask, &out);
-    }
+/// 32-bit integers of one to three sources.
+macro_rules! map {
+    ($r:expr, $d:expr, $s:expr, $mask:expr, |$a:ident| $body:expr) => {
+        lanes!($r, write32, $d, $mask, [$a = $r.r($s[0])], $body)
+    };
+    ($r:expr, $d:expr, $s:expr, $mask:expr, |$a:ident, $b:ident| $body:expr) => {
+        lanes!($r, write32, $d, $mask, [$a = $r.r($s[0]), $b = $r.r($s[1])], $body)
+    };
+    ($r:expr, $d:expr, $s:expr, $mask:expr, |$a:ident, $b:ident, $c:ident| $body:expr) => {
+        lanes!(
+            $r,
+            write32,
+            $d,
+            $mask,
+            [$a = $r.r($s[0]), $b = $r.r($s[1]), $c = $r.r($s[2])],
+            $body
+        )
+    };
+}
 
-    #[inline(always)]
-    fn map3(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(u32, u32, u32) -> u32) {
-        let (a, b, c) = (self.r(s[0]), self.r(s[1]), self.r(s[2]));
-        let mut out = [0; LANES];
-        for lane in 0..LANES {
-            out[lane] = f(a[lane], b[lane], c[lane]);
-        }
-        self.write32(d, mask, &out);
-    }
+/// f32 of one to three sources.
+macro_rules! float {
+    ($r:expr, $d:expr, $s:expr, $mask:expr, |$($a:ident),+| $body:expr) => {
+        map!($r, $d, $s, $mask, |$($a),+| {
+            $(let $a = f32::from_bits($a);)+
+            f32::to_bits($body)
+        })
+    };
+}
 
-    #[inline(always)]
-    fn float1(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(f32) -> f32) {
-        self.map1(d, s, mask, |a| f(f32::from_bits(a)).to_bits());
-    }
+/// 64-bit integers of one to three sources.
+macro_rules! wide {
+    ($r:expr, $d:expr, $s:expr, $mask:expr, |$a:ident| $body:expr) => {
+        lanes!($r, write64, $d, $mask, [$a = $r.r64($s[0])], $body)
+    };
+    ($r:expr, $d:expr, $s:expr, $mask:expr, |$a:ident, $b:ident| $body:expr) => {
+        lanes!($r, write64, $d, $mask, [$a = $r.r64($s[0]), $b = $r.r64($s[1])], $body)
+    };
+    ($r:expr, $d:expr, $s:expr, $mask:expr, |$a:ident, $b:ident, $c:ident| $body:expr) => {
+        lanes!(
+            $r,
+            write64,
+            $d,
+            $mask,
+            [$a = $r.r64($s[0]), $b = $r.r64($s[1]), $c = $r.r64($s[2])],
+            $body
+        )
+    };
+}
 
-    #[inline(always)]
-    fn float2(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(f32, f32) -> f32) {
-        self.map2(d, s, mask, |a, b| f(f32::from_bits(a), f32::from_bits(b)).to_bits());
-    }
-
-    #[inline(always)]
-    fn float3(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(f32, f32, f32) -> f32) {
-        self.map3(d, s, mask, |a, b, c| {
-            f(f32::from_bits(a), f32::from_bits(b), f32::from_bits(c)).to_bits()
-        });
-    }
-
-    #[inline(always)]
-    fn wide1(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(u64) -> u64) {
-        let a = self.r64(s[0]);
-        let mut out = [0; LANES];
-        for lane in 0..LANES {
-            out[lane] = f(a[lane]);
-        }
-        self.write64(d, mask, &out);
-    }
-
-    #[inline(always)]
-    fn wide2(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(u64, u64) -> u64) {
-        let (a, b) = (self.r64(s[0]), self.r64(s[1]));
-        let mut out = [0; LANES];
-        for lane in 0..LANES {
-            out[lane] = f(a[lane], b[lane]);
-        }
-        self.write64(d, mask, &out);
-    }
-
-    #[inline(always)]
-    fn wide3(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(u64, u64, u64) -> u64) {
-        let (a, b, c) = (self.r64(s[0]), self.r64(s[1]), self.r64(s[2]));
-        let mut out = [0; LANES];
-        for lane in 0..LANES {
-            out[lane] = f(a[lane], b[lane], c[lane]);
-        }
-        self.write64(d, mask, &out);
-    }
-
-    #[inline(always)]
-    fn double2(&mut self, d: Slot, s: &[Slot], mask: u32, f: impl Fn(f64, f64) -> f64) {
-        self.wide2(d, s, mask, |a, b| f(f64::from_bits(a), f64::from_bits(b)).to_bits());
-    }
-
-    #[inline(always)]
-    fn shift64(&mut self, d: Slot, s: Slot, count: Slot, mask: u32, f: impl Fn(u64, u32) -> u64) {
-        let (a, b) = (self.r64(s), self.r(count));
-        let mut out = [0; LANES];
-        for lane in 0..LANES {
-            out[lane] = f(a[lane], b[lane]);
-        }
-        self.write64(d, mask, &out);
-    }
-
-    #[inline(always)]
-    fn widen2(&mut self, d: Slot, s: [Slot; 2], mask: u32, f: impl Fn(u32, u32) -> u64) {
-        let (a, b) = (self.r(s[0]), self.r(s[1]));
-        let mut out = [0; LANES];
-        for lane in 0..LANES {
-            out[lane] = f(a[lane], b[lane]);
-        }
-        self.write64(d, mask, &out);
-    }
-
-    #[inline(always)]
-    fn narrow(&mut self, d: Slot, s: Slot, mask: u32, f: impl Fn(u64) -> u32) {
-        let a = self.r64(s);
-        let mut out = [0; LANES];
-        for lane in 0..LANES {
-            out[lane] = f(a[lane]);
-        }
-        self.write32(d, mask, &out);
-    }
+/// f64 of one to three sources.
+macro_rules! double {
+    ($r:expr, $d:expr, $s:expr, $mask:expr, |$($a:ident),+| $body:expr) => {
+        wide!($r, $d, $s, $mask, |$($a),+| {
+            $(let $a = f64::from_bits($a);)+
+            f64::to_bits($body)
+        })
+    };
 }
 
 #[inline(always)]
@@ -341,58 +308,53 @@ fn finish(x: f32, mode: FloatMode) -> f32 {
 fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32) {
     let r = regs;
     match op {
-        Alu32::Mov => r.map1(d, s, mask, |a| a),
-        Alu32::Add => r.map2(d, s, mask, u32::wrapping_add),
-        Alu32::Sub => r.map2(d, s, mask, u32::wrapping_sub),
-        Alu32::Mul => r.map2(d, s, mask, u32::wrapping_mul),
-        Alu32::MulHiU => r.map2(d, s, mask, high_unsigned),
-        Alu32::MulHiS => r.map2(d, s, mask, high_signed),
-        Alu32::Mad => r.map3(d, s, mask, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
-        Alu32::MadHiU => r.map3(d, s, mask, |a, b, c| high_unsigned(a, b).wrapping_add(c)),
-        Alu32::MadHiS => r.map3(d, s, mask, |a, b, c| high_signed(a, b).wrapping_add(c)),
+        Alu32::Mov => map!(r, d, s, mask, |a| a),
+        Alu32::Add => map!(r, d, s, mask, |a, b| a.wrapping_add(b)),
+        Alu32::Sub => map!(r, d, s, mask, |a, b| a.wrapping_sub(b)),
+        Alu32::Mul => map!(r, d, s, mask, |a, b| a.wrapping_mul(b)),
+        Alu32::MulHiU => map!(r, d, s, mask, |a, b| high_unsigned(a, b)),
+        Alu32::MulHiS => map!(r, d, s, mask, |a, b| high_signed(a, b)),
+        Alu32::Mad => map!(r, d, s, mask, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
+        Alu32::MadHiU => map!(r, d, s, mask, |a, b, c| high_unsigned(a, b).wrapping_add(c)),
+        Alu32::MadHiS => map!(r, d, s, mask, |a, b, c| high_signed(a, b).wrapping_add(c)),
         // The manual leaves division by zero open; these are the results of GPUs.
-        Alu32::DivU => r.map2(d, s, mask, |a, b| a.checked_div(b).unwrap_or(u32::MAX)),
-        Alu32::RemU => r.map2(d, s, mask, |a, b| a.checked_rem(b).unwrap_or(a)),
-        Alu32::DivS => r.map2(d, s, mask, |a, b| {
+        Alu32::DivU => map!(r, d, s, mask, |a, b| a.checked_div(b).unwrap_or(u32::MAX)),
+        Alu32::RemU => map!(r, d, s, mask, |a, b| a.checked_rem(b).unwrap_or(a)),
+        Alu32::DivS => map!(r, d, s, mask, |a, b| {
             if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 }
         }),
         Alu32::RemS => {
-            r.map2(
-                d,
-                s,
-                mask,
-                |a, b| {
-                    if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }
-                },
-            )
+            map!(r, d, s, mask, |a, b| {
+                if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }
+            })
         }
-        Alu32::MinU => r.map2(d, s, mask, u32::min),
-        Alu32::MaxU => r.map2(d, s, mask, u32::max),
-        Alu32::MinS => r.map2(d, s, mask, |a, b| (a as i32).min(b as i32) as u32),
-        Alu32::MaxS => r.map2(d, s, mask, |a, b| (a as i32).max(b as i32) as u32),
-        Alu32::AbsS => r.map1(d, s, mask, |a| (a as i32).wrapping_abs() as u32),
-        Alu32::Neg => r.map1(d, s, mask, u32::wrapping_neg),
-        Alu32::And => r.map2(d, s, mask, |a, b| a & b),
-        Alu32::Or => r.map2(d, s, mask, |a, b| a | b),
-        Alu32::Xor => r.map2(d, s, mask, |a, b| a ^ b),
-        Alu32::Not => r.map1(d, s, mask, |a| !a),
-        Alu32::CNot => r.map1(d, s, mask, |a| u32::from(a == 0)),
-        Alu32::Shl => r.map2(d, s, mask, |a, b| if b > 31 { 0 } else { a << (b & 31) }),
-        Alu32::ShrU => r.map2(d, s, mask, |a, b| if b > 31 { 0 } else { a >> (b & 31) }),
-        Alu32::ShrS => r.map2(d, s, mask, |a, b| ((a as i32) >> b.min(31)) as u32),
-        Alu32::ShfL(clamp) => r.map3(d, s, mask, |a, b, c| {
+        Alu32::MinU => map!(r, d, s, mask, |a, b| a.min(b)),
+        Alu32::MaxU => map!(r, d, s, mask, |a, b| a.max(b)),
+        Alu32::MinS => map!(r, d, s, mask, |a, b| (a as i32).min(b as i32) as u32),
+        Alu32::MaxS => map!(r, d, s, mask, |a, b| (a as i32).max(b as i32) as u32),
+        Alu32::AbsS => map!(r, d, s, mask, |a| (a as i32).wrapping_abs() as u32),
+        Alu32::Neg => map!(r, d, s, mask, |a| a.wrapping_neg()),
+        Alu32::And => map!(r, d, s, mask, |a, b| a & b),
+        Alu32::Or => map!(r, d, s, mask, |a, b| a | b),
+        Alu32::Xor => map!(r, d, s, mask, |a, b| a ^ b),
+        Alu32::Not => map!(r, d, s, mask, |a| !a),
+        Alu32::CNot => map!(r, d, s, mask, |a| u32::from(a == 0)),
+        Alu32::Shl => map!(r, d, s, mask, |a, b| if b > 31 { 0 } else { a << (b & 31) }),
+        Alu32::ShrU => map!(r, d, s, mask, |a, b| if b > 31 { 0 } else { a >> (b & 31) }),
+        Alu32::ShrS => map!(r, d, s, mask, |a, b| ((a as i32) >> b.min(31)) as u32),
+        Alu32::ShfL(clamp) => map!(r, d, s, mask, |a, b, c| {
             let count = if clamp { c.min(32) } else { c & 31 };
             ((u64::from(b) << 32 | u64::from(a)) << count >> 32) as u32
         }),
-        Alu32::ShfR(clamp) => r.map3(d, s, mask, |a, b, c| {
+        Alu32::ShfR(clamp) => map!(r, d, s, mask, |a, b, c| {
             let count = if clamp { c.min(32) } else { c & 31 };
             ((u64::from(b) << 32 | u64::from(a)) >> count) as u32
         }),
-        Alu32::Prmt(mode) => r.map3(d, s, mask, |a, b, c| permute(mode, a, b, c)),
+        Alu32::Prmt(mode) => map!(r, d, s, mask, |a, b, c| permute(mode, a, b, c)),
         Alu32::BfeU => {
-            r.map3(d, s, mask, |a, b, c| extract(u64::from(a), 32, b, c, false) as u32);
+            map!(r, d, s, mask, |a, b, c| extract(u64::from(a), 32, b, c, false) as u32);
         }
-        Alu32::BfeS => r.map3(d, s, mask, |a, b, c| extract(u64::from(a), 32, b, c, true) as u32),
+        Alu32::BfeS => map!(r, d, s, mask, |a, b, c| extract(u64::from(a), 32, b, c, true) as u32),
         Alu32::Bfi => {
             let (a, b, c, e) = (*r.r(s[0]), *r.r(s[1]), *r.r(s[2]), *r.r(s[3]));
             let out = std::array::from_fn(|lane| {
@@ -400,14 +362,18 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
             });
             r.write32(d, mask, &out);
         }
-        Alu32::BfindU(amount) => r.map1(d, s, mask, |a| find(u64::from(a), 32, amount)),
+        Alu32::BfindU(amount) => map!(r, d, s, mask, |a| find(u64::from(a), 32, amount)),
         Alu32::BfindS(amount) => {
-            r.map1(d, s, mask, |a| find(u64::from(if (a as i32) < 0 { !a } else { a }), 32, amount))
+            map!(r, d, s, mask, |a| find(
+                u64::from(if (a as i32) < 0 { !a } else { a }),
+                32,
+                amount
+            ))
         }
-        Alu32::Clz => r.map1(d, s, mask, u32::leading_zeros),
-        Alu32::Popc => r.map1(d, s, mask, u32::count_ones),
-        Alu32::Brev => r.map1(d, s, mask, u32::reverse_bits),
-        Alu32::Lop3(table) => r.map3(d, s, mask, |a, b, c| {
+        Alu32::Clz => map!(r, d, s, mask, |a| a.leading_zeros()),
+        Alu32::Popc => map!(r, d, s, mask, |a| a.count_ones()),
+        Alu32::Brev => map!(r, d, s, mask, |a| a.reverse_bits()),
+        Alu32::Lop3(table) => map!(r, d, s, mask, |a, b, c| {
             let mut out = 0;
             for entry in 0..8 {
                 let pick = |x: u32, bit: u32| if entry & bit != 0 { x } else { !x };
@@ -416,34 +382,34 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
             }
             out
         }),
-        Alu32::SadU => r.map3(d, s, mask, |a, b, c| c.wrapping_add(a.abs_diff(b))),
+        Alu32::SadU => map!(r, d, s, mask, |a, b, c| c.wrapping_add(a.abs_diff(b))),
         Alu32::SadS => {
-            r.map3(d, s, mask, |a, b, c| c.wrapping_add((a as i32).abs_diff(b as i32)));
+            map!(r, d, s, mask, |a, b, c| c.wrapping_add((a as i32).abs_diff(b as i32)));
         }
-        Alu32::AddSatS => r.map2(d, s, mask, |a, b| (a as i32).saturating_add(b as i32) as u32),
-        Alu32::SubSatS => r.map2(d, s, mask, |a, b| (a as i32).saturating_sub(b as i32) as u32),
-        Alu32::Dp4aUU => r.map3(d, s, mask, |a, b, c| {
+        Alu32::AddSatS => map!(r, d, s, mask, |a, b| (a as i32).saturating_add(b as i32) as u32),
+        Alu32::SubSatS => map!(r, d, s, mask, |a, b| (a as i32).saturating_sub(b as i32) as u32),
+        Alu32::Dp4aUU => map!(r, d, s, mask, |a, b, c| {
             let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
             (0..4).fold(c, |sum, i| sum.wrapping_add(u32::from(a[i]) * u32::from(b[i])))
         }),
-        Alu32::Dp4aSS => r.map3(d, s, mask, |a, b, c| {
+        Alu32::Dp4aSS => map!(r, d, s, mask, |a, b, c| {
             let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
             (0..4).fold(c, |sum, i| {
                 sum.wrapping_add((i32::from(a[i] as i8) * i32::from(b[i] as i8)) as u32)
             })
         }),
-        Alu32::Pack16 => r.map2(d, s, mask, |low, high| low & 0xFFFF | high << 16),
-        Alu32::Low16 => r.map1(d, s, mask, |a| a & 0xFFFF),
-        Alu32::High16 => r.map1(d, s, mask, |a| a >> 16),
-        Alu32::SignExtend16 => r.map1(d, s, mask, |a| a as u16 as i16 as u32),
+        Alu32::Pack16 => map!(r, d, s, mask, |low, high| low & 0xFFFF | high << 16),
+        Alu32::Low16 => map!(r, d, s, mask, |a| a & 0xFFFF),
+        Alu32::High16 => map!(r, d, s, mask, |a| a >> 16),
+        Alu32::SignExtend16 => map!(r, d, s, mask, |a| a as u16 as i16 as u32),
         Alu32::AddF(mode) => add(r, d, s, mask, mode, false),
         Alu32::SubF(mode) => add(r, d, s, mask, mode, true),
         Alu32::MulF(mode) => {
             let ftz = mode.ftz;
             if mode.round == Round::Nearest {
-                r.float2(d, s, mask, |a, b| finish(flush(a, ftz) * flush(b, ftz), mode));
+                float!(r, d, s, mask, |a, b| finish(flush(a, ftz) * flush(b, ftz), mode));
             } else {
-                r.float2(d, s, mask, |a, b| {
+                float!(r, d, s, mask, |a, b| {
                     let product = f64::from(flush(a, ftz)) * f64::from(flush(b, ftz));
                     finish(round_f32(product, mode.round), mode)
                 });
@@ -452,37 +418,37 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
         Alu32::FmaF(mode) => {
             let ftz = mode.ftz;
             if mode.round == Round::Nearest {
-                r.float3(d, s, mask, |a, b, c| {
+                float!(r, d, s, mask, |a, b, c| {
                     finish(flush(a, ftz).mul_add(flush(b, ftz), flush(c, ftz)), mode)
                 });
             } else {
-                r.float3(d, s, mask, |a, b, c| {
+                float!(r, d, s, mask, |a, b, c| {
                     let (a, b, c) = (flush(a, ftz), flush(b, ftz), flush(c, ftz));
                     finish(fma_directed(a, b, c, mode.round), mode)
                 });
             }
         }
-        Alu32::DivF(mode) => r.float2(d, s, mask, |a, b| {
+        Alu32::DivF(mode) => float!(r, d, s, mask, |a, b| {
             let (a, b) = (flush(a, mode.ftz), flush(b, mode.ftz));
             finish(round_f32(div_odd(f64::from(a), f64::from(b)), mode.round), mode)
         }),
-        Alu32::RcpF(mode) => r.float1(d, s, mask, |a| {
+        Alu32::RcpF(mode) => float!(r, d, s, mask, |a| {
             let a = flush(a, mode.ftz);
             finish(round_f32(div_odd(1.0, f64::from(a)), mode.round), mode)
         }),
-        Alu32::SqrtF(mode) => r.float1(d, s, mask, |a| {
+        Alu32::SqrtF(mode) => float!(r, d, s, mask, |a| {
             let a = flush(a, mode.ftz);
             finish(round_f32(sqrt_odd(f64::from(a)), mode.round), mode)
         }),
         Alu32::MinF { ftz, nan } => {
-            r.float2(d, s, mask, |a, b| min_f32(flush(a, ftz), flush(b, ftz), nan));
+            float!(r, d, s, mask, |a, b| min_f32(flush(a, ftz), flush(b, ftz), nan));
         }
         Alu32::MaxF { ftz, nan } => {
-            r.float2(d, s, mask, |a, b| max_f32(flush(a, ftz), flush(b, ftz), nan));
+            float!(r, d, s, mask, |a, b| max_f32(flush(a, ftz), flush(b, ftz), nan));
         }
-        Alu32::AbsF { ftz } => r.float1(d, s, mask, |a| canonical(flush(a, ftz).abs())),
-        Alu32::NegF { ftz } => r.float1(d, s, mask, |a| canonical(-flush(a, ftz))),
-        Alu32::CopySign => r.map2(d, s, mask, |a, b| a & 0x8000_0000 | b & 0x7FFF_FFFF),
+        Alu32::AbsF { ftz } => float!(r, d, s, mask, |a| canonical(flush(a, ftz).abs())),
+        Alu32::NegF { ftz } => float!(r, d, s, mask, |a| canonical(-flush(a, ftz))),
+        Alu32::CopySign => map!(r, d, s, mask, |a, b| a & 0x8000_0000 | b & 0x7FFF_FFFF),
         Alu32::DivApprox(ftz) => approx2(r, d, s, mask, ftz, div_approx),
         Alu32::DivFull(ftz) => {
             approx2(r, d, s, mask, ftz, |a, b| (f64::from(a) / f64::from(b)) as f32);
@@ -492,13 +458,13 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
             approx1(r, d, s, mask, ftz, |a| (1.0 / f64::from(a).sqrt()) as f32);
         }
         Alu32::SqrtApprox(ftz) => approx1(r, d, s, mask, ftz, f32::sqrt),
-        Alu32::Ex2(ftz) => r.float1(d, s, mask, |a| flush(exp2(flush(a, ftz)), ftz)),
+        Alu32::Ex2(ftz) => float!(r, d, s, mask, |a| flush(exp2(flush(a, ftz)), ftz)),
         Alu32::Lg2(ftz) => approx1(r, d, s, mask, ftz, |a| f64::from(a).log2() as f32),
         Alu32::Sin(ftz) => approx1(r, d, s, mask, ftz, |a| f64::from(a).sin() as f32),
         Alu32::Cos(ftz) => approx1(r, d, s, mask, ftz, |a| f64::from(a).cos() as f32),
         Alu32::Tanh => approx1(r, d, s, mask, false, |a| f64::from(a).tanh() as f32),
         Alu32::Half(half) => {
-            r.map3(d, s, mask, |a, b, c| {
+            map!(r, d, s, mask, |a, b, c| {
                 let low = half_op(half, a as u16, b as u16, c as u16);
                 let high = if half.packed {
                     half_op(half, (a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16)
@@ -520,8 +486,8 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
             let bits = f16_row(r.r(s[0]));
             r.write32(d, mask, &bits);
         }
-        Alu32::F32FromBf16 => r.map1(d, s, mask, |a| canonical(f32::from_bits(a << 16)).to_bits()),
-        Alu32::Bf16FromF32 => r.map1(d, s, mask, |a| u32::from(bf16_from_f32(f32::from_bits(a)))),
+        Alu32::F32FromBf16 => map!(r, d, s, mask, |a| canonical(f32::from_bits(a << 16)).to_bits()),
+        Alu32::Bf16FromF32 => map!(r, d, s, mask, |a| u32::from(bf16_from_f32(f32::from_bits(a)))),
         Alu32::PackHalf { kind, relu } => {
             let row = |a: &[u32; LANES]| match kind {
                 HalfKind::F16 => f16_row(a),
@@ -532,7 +498,7 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
             let out = std::array::from_fn(|lane| clamp(high[lane]) << 16 | clamp(low[lane]));
             r.write32(d, mask, &out);
         }
-        Alu32::Convert(c) => r.map1(d, s, mask, |a| convert(c, u64::from(a)) as u32),
+        Alu32::Convert(c) => map!(r, d, s, mask, |a| convert(c, u64::from(a)) as u32),
     }
 }
 
@@ -553,9 +519,9 @@ fn add(r: &mut Registers, d: Slot, s: &[Slot], mask: u32, mode: FloatMode, subtr
     let sign = if subtract { 0x8000_0000 } else { 0 };
     let flip = |b: f32| f32::from_bits(b.to_bits() ^ sign);
     if mode.round == Round::Nearest {
-        r.float2(d, s, mask, |a, b| finish(flush(a, ftz) + flush(flip(b), ftz), mode));
+        float!(r, d, s, mask, |a, b| finish(flush(a, ftz) + flush(flip(b), ftz), mode));
     } else {
-        r.float2(d, s, mask, |a, b| {
+        float!(r, d, s, mask, |a, b| {
             finish(add_directed(flush(a, ftz), flush(flip(b), ftz), mode.round), mode)
         });
     }
@@ -563,7 +529,7 @@ fn add(r: &mut Registers, d: Slot, s: &[Slot], mask: u32, mode: FloatMode, subtr
 
 #[inline(always)]
 fn approx1(r: &mut Registers, d: Slot, s: &[Slot], mask: u32, ftz: bool, f: impl Fn(f32) -> f32) {
-    r.float1(d, s, mask, |a| flush(canonical(f(flush(a, ftz))), ftz));
+    float!(r, d, s, mask, |a| flush(canonical(f(flush(a, ftz))), ftz));
 }
 
 #[inline(always)]
@@ -575,7 +541,7 @@ fn approx2(
     ftz: bool,
     f: impl Fn(f32, f32) -> f32,
 ) {
-    r.float2(d, s, mask, |a, b| flush(canonical(f(flush(a, ftz), flush(b, ftz))), ftz));
+    float!(r, d, s, mask, |a, b| flush(canonical(f(flush(a, ftz), flush(b, ftz))), ftz));
 }
 
 fn high_unsigned(a: u32, b: u32) -> u32 {
@@ -681,59 +647,55 @@ fn half_op(half: Half, a: u16, b: u16, c: u16) -> u16 {
 #[inline(always)]
 fn execute64(r: &mut Registers, op: Alu64, d: Slot, s: &[Slot; 3], mask: u32) {
     match op {
-        Alu64::Mov => r.wide1(d, s, mask, |a| a),
-        Alu64::Add => r.wide2(d, s, mask, u64::wrapping_add),
-        Alu64::Sub => r.wide2(d, s, mask, u64::wrapping_sub),
-        Alu64::Mul => r.wide2(d, s, mask, u64::wrapping_mul),
+        Alu64::Mov => wide!(r, d, s, mask, |a| a),
+        Alu64::Add => wide!(r, d, s, mask, |a, b| a.wrapping_add(b)),
+        Alu64::Sub => wide!(r, d, s, mask, |a, b| a.wrapping_sub(b)),
+        Alu64::Mul => wide!(r, d, s, mask, |a, b| a.wrapping_mul(b)),
         Alu64::MulHiU => {
-            r.wide2(d, s, mask, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64);
+            wide!(r, d, s, mask, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64);
         }
         Alu64::MulHiS => {
-            r.wide2(d, s, mask, |a, b| ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64)
+            wide!(r, d, s, mask, |a, b| ((i128::from(a as i64) * i128::from(b as i64)) >> 64)
+                as u64)
         }
-        Alu64::Mad => r.wide3(d, s, mask, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
-        Alu64::DivU => r.wide2(d, s, mask, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
-        Alu64::RemU => r.wide2(d, s, mask, |a, b| a.checked_rem(b).unwrap_or(a)),
-        Alu64::DivS => r.wide2(d, s, mask, |a, b| {
+        Alu64::Mad => wide!(r, d, s, mask, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
+        Alu64::DivU => wide!(r, d, s, mask, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
+        Alu64::RemU => wide!(r, d, s, mask, |a, b| a.checked_rem(b).unwrap_or(a)),
+        Alu64::DivS => wide!(r, d, s, mask, |a, b| {
             if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 }
         }),
         Alu64::RemS => {
-            r.wide2(
-                d,
-                s,
-                mask,
-                |a, b| {
-                    if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }
-                },
-            )
+            wide!(r, d, s, mask, |a, b| {
+                if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }
+            })
         }
-        Alu64::MinU => r.wide2(d, s, mask, u64::min),
-        Alu64::MaxU => r.wide2(d, s, mask, u64::max),
-        Alu64::MinS => r.wide2(d, s, mask, |a, b| (a as i64).min(b as i64) as u64),
-        Alu64::MaxS => r.wide2(d, s, mask, |a, b| (a as i64).max(b as i64) as u64),
-        Alu64::AbsS => r.wide1(d, s, mask, |a| (a as i64).wrapping_abs() as u64),
-        Alu64::Neg => r.wide1(d, s, mask, u64::wrapping_neg),
-        Alu64::And => r.wide2(d, s, mask, |a, b| a & b),
-        Alu64::Or => r.wide2(d, s, mask, |a, b| a | b),
-        Alu64::Xor => r.wide2(d, s, mask, |a, b| a ^ b),
-        Alu64::Not => r.wide1(d, s, mask, |a| !a),
-        Alu64::CNot => r.wide1(d, s, mask, |a| u64::from(a == 0)),
-        Alu64::Brev => r.wide1(d, s, mask, u64::reverse_bits),
-        Alu64::AddF => r.double2(d, s, mask, |a, b| a + b),
-        Alu64::SubF => r.double2(d, s, mask, |a, b| a - b),
-        Alu64::MulF => r.double2(d, s, mask, |a, b| a * b),
-        Alu64::FmaF => r.wide3(d, s, mask, |a, b, c| {
+        Alu64::MinU => wide!(r, d, s, mask, |a, b| a.min(b)),
+        Alu64::MaxU => wide!(r, d, s, mask, |a, b| a.max(b)),
+        Alu64::MinS => wide!(r, d, s, mask, |a, b| (a as i64).min(b as i64) as u64),
+        Alu64::MaxS => wide!(r, d, s, mask, |a, b| (a as i64).max(b as i64) as u64),
+        Alu64::AbsS => wide!(r, d, s, mask, |a| (a as i64).wrapping_abs() as u64),
+        Alu64::Neg => wide!(r, d, s, mask, |a| a.wrapping_neg()),
+        Alu64::And => wide!(r, d, s, mask, |a, b| a & b),
+        Alu64::Or => wide!(r, d, s, mask, |a, b| a | b),
+        Alu64::Xor => wide!(r, d, s, mask, |a, b| a ^ b),
+        Alu64::Not => wide!(r, d, s, mask, |a| !a),
+        Alu64::CNot => wide!(r, d, s, mask, |a| u64::from(a == 0)),
+        Alu64::Brev => wide!(r, d, s, mask, |a| a.reverse_bits()),
+        Alu64::AddF => double!(r, d, s, mask, |a, b| a + b),
+        Alu64::SubF => double!(r, d, s, mask, |a, b| a - b),
+        Alu64::MulF => double!(r, d, s, mask, |a, b| a * b),
+        Alu64::FmaF => wide!(r, d, s, mask, |a, b, c| {
             f64::from_bits(a).mul_add(f64::from_bits(b), f64::from_bits(c)).to_bits()
         }),
-        Alu64::DivF => r.double2(d, s, mask, |a, b| a / b),
-        Alu64::RcpF => r.wide1(d, s, mask, |a| (1.0 / f64::from_bits(a)).to_bits()),
-        Alu64::SqrtF => r.wide1(d, s, mask, |a| f64::from_bits(a).sqrt().to_bits()),
-        Alu64::MinF => r.double2(d, s, mask, |a, b| min_max_f64(a, b, false)),
-        Alu64::MaxF => r.double2(d, s, mask, |a, b| min_max_f64(a, b, true)),
-        Alu64::AbsF => r.wide1(d, s, mask, |a| a & !(1 << 63)),
-        Alu64::NegF => r.wide1(d, s, mask, |a| a ^ 1 << 63),
-        Alu64::CopySignF => r.wide2(d, s, mask, |a, b| a & 1 << 63 | b & !(1 << 63)),
-        Alu64::Convert(c) => r.wide1(d, s, mask, |a| convert(c, a)),
+        Alu64::DivF => double!(r, d, s, mask, |a, b| a / b),
+        Alu64::RcpF => wide!(r, d, s, mask, |a| (1.0 / f64::from_bits(a)).to_bits()),
+        Alu64::SqrtF => wide!(r, d, s, mask, |a| f64::from_bits(a).sqrt().to_bits()),
+        Alu64::MinF => double!(r, d, s, mask, |a, b| min_max_f64(a, b, false)),
+        Alu64::MaxF => double!(r, d, s, mask, |a, b| min_max_f64(a, b, true)),
+        Alu64::AbsF => wide!(r, d, s, mask, |a| a & !(1 << 63)),
+        Alu64::NegF => wide!(r, d, s, mask, |a| a ^ 1 << 63),
+        Alu64::CopySignF => wide!(r, d, s, mask, |a, b| a & 1 << 63 | b & !(1 << 63)),
+        Alu64::Convert(c) => wide!(r, d, s, mask, |a| convert(c, a)),
     }
 }
 
@@ -748,10 +710,31 @@ fn bits64(
 ) {
     let (a, count) = (values[0], positions[0]);
     match op {
-        Bits64::Shl => r.shift64(d, a, count, mask, |a, b| if b > 63 { 0 } else { a << (b & 63) }),
-        Bits64::ShrU => r.shift64(d, a, count, mask, |a, b| if b > 63 { 0 } else { a >> (b & 63) }),
+        Bits64::Shl => lanes!(
+            r,
+            write64,
+            d,
+            mask,
+            [a = r.r64(a), b = r.r(count)],
+            if b > 63 { 0 } else { a << (b & 63) }
+        ),
+        Bits64::ShrU => lanes!(
+            r,
+            write64,
+            d,
+            mask,
+            [a = r.r64(a), b = r.r(count)],
+            if b > 63 { 0 } else { a >> (b & 63) }
+        ),
         Bits64::ShrS => {
-            r.shift64(d, a, count, mask, |a, b| ((a as i64) >> b.min(63)) as u64);
+            lanes!(
+                r,
+                write64,
+                d,
+                mask,
+                [a = r.r64(a), b = r.r(count)],
+                ((a as i64) >> b.min(63)) as u64
+            );
         }
         Bits64::BfeU | Bits64::BfeS | Bits64::Bfi => {
             let (a, b) = (*r.r64(values[0]), *r.r64(values[1]));
@@ -773,8 +756,8 @@ fn widen(r: &mut Registers, op: Widen, d: Slot, s: [Slot; 2], addend: Slot, mask
     let unsigned = |a, b| u64::from(a) * u64::from(b);
     let signed = |a: u32, b: u32| (i64::from(a as i32) * i64::from(b as i32)) as u64;
     match op {
-        Widen::MulU => r.widen2(d, s, mask, unsigned),
-        Widen::MulS => r.widen2(d, s, mask, signed),
+        Widen::MulU => lanes!(r, write64, d, mask, [a = r.r(s[0]), b = r.r(s[1])], unsigned(a, b)),
+        Widen::MulS => lanes!(r, write64, d, mask, [a = r.r(s[0]), b = r.r(s[1])], signed(a, b)),
         Widen::MadU | Widen::MadS => {
             let (a, b, c) = (*r.r(s[0]), *r.r(s[1]), *r.r64(addend));
             let out = std::array::from_fn(|lane| {
@@ -787,25 +770,41 @@ fn widen(r: &mut Registers, op: Widen, d: Slot, s: [Slot; 2], addend: Slot, mask
             });
             r.write64(d, mask, &out);
         }
-        Widen::Pack => r.widen2(d, s, mask, |low, high| u64::from(high) << 32 | u64::from(low)),
-        Widen::ZeroExtend => r.widen2(d, s, mask, |a, _| u64::from(a)),
-        Widen::SignExtend => r.widen2(d, s, mask, |a, _| i64::from(a as i32) as u64),
-        Widen::Convert(c) => r.widen2(d, s, mask, |a, _| convert(c, u64::from(a))),
+        Widen::Pack => lanes!(
+            r,
+            write64,
+            d,
+            mask,
+            [low = r.r(s[0]), high = r.r(s[1])],
+            u64::from(high) << 32 | u64::from(low)
+        ),
+        Widen::ZeroExtend => lanes!(r, write64, d, mask, [a = r.r(s[0])], u64::from(a)),
+        Widen::SignExtend => {
+            lanes!(r, write64, d, mask, [a = r.r(s[0])], i64::from(a as i32) as u64)
+        }
+        Widen::Convert(c) => lanes!(r, write64, d, mask, [a = r.r(s[0])], convert(c, u64::from(a))),
     }
 }
 
 #[inline(always)]
 fn narrow(r: &mut Registers, op: Narrow, d: Slot, s: Slot, mask: u32) {
     match op {
-        Narrow::Low => r.narrow(d, s, mask, |a| a as u32),
-        Narrow::High => r.narrow(d, s, mask, |a| (a >> 32) as u32),
-        Narrow::Popc => r.narrow(d, s, mask, u64::count_ones),
-        Narrow::Clz => r.narrow(d, s, mask, u64::leading_zeros),
-        Narrow::BfindU(amount) => r.narrow(d, s, mask, |a| find(a, 64, amount)),
+        Narrow::Low => lanes!(r, write32, d, mask, [a = r.r64(s)], a as u32),
+        Narrow::High => lanes!(r, write32, d, mask, [a = r.r64(s)], (a >> 32) as u32),
+        Narrow::Popc => lanes!(r, write32, d, mask, [a = r.r64(s)], a.count_ones()),
+        Narrow::Clz => lanes!(r, write32, d, mask, [a = r.r64(s)], a.leading_zeros()),
+        Narrow::BfindU(amount) => lanes!(r, write32, d, mask, [a = r.r64(s)], find(a, 64, amount)),
         Narrow::BfindS(amount) => {
-            r.narrow(d, s, mask, |a| find(if (a as i64) < 0 { !a } else { a }, 64, amount));
+            lanes!(
+                r,
+                write32,
+                d,
+                mask,
+                [a = r.r64(s)],
+                find(if (a as i64) < 0 { !a } else { a }, 64, amount)
+            );
         }
-        Narrow::Convert(c) => r.narrow(d, s, mask, |a| convert(c, a) as u32),
+        Narrow::Convert(c) => lanes!(r, write32, d, mask, [a = r.r64(s)], convert(c, a) as u32),
     }
 }
 
