@@ -236,12 +236,19 @@ mod tests {
         let seen: Vec<f64> = evaluation.logits.iter().copied().map(f64::from).collect();
         let expected = |label_smoothing| {
             let options = reference::Options {
-                label_smoothing,
-                ignore_index: None,
-                reduction: reference::Reduction::Mean,
+                nll: 1.0 - label_smoothing,
+                smoothing: label_smoothing / CLASSES as f64,
+                nll_weights: &[],
+                smoothing_weights: &[],
+                z_loss: 0.0,
+                logit_scale: 1.0,
+                logit_softcap: None,
+                divisors: [reference::Divisor::AllRows; 3],
+                empty_is_zero: false,
                 upstream: &[],
             };
-            reference::forward_backward(&seen, CLASSES, &labels, &options)
+            let targets = reference::Targets::Indices(&labels, None);
+            reference::forward_backward(&seen, labels.len(), CLASSES, targets, &options)
         };
         // f32 arithmetic on numbers up to about 20 (a loss), of which a handful are added up.
         let arithmetic = 16.0 * 20.0 * f64::from(f32::EPSILON);
