@@ -28,11 +28,12 @@
 
 namespace xent {
 
-// Packs that a thread has in flight at once, to cover the latency of memory; one where it is cold.
-template <class Shift>
-constexpr uint32_t kPacksInFlight = 4;
-template <>
-constexpr uint32_t kPacksInFlight<ExactShift> = 1;
+// Packs that a thread has in flight at once, to cover the latency of memory; fewer in the general
+// kernels, whose code for a pack is long, and one where it is cold.
+template <class Shift, bool kGeneral>
+constexpr uint32_t kPacksInFlight = kGeneral ? 2 : 4;
+template <bool kGeneral>
+constexpr uint32_t kPacksInFlight<ExactShift, kGeneral> = 1;
 
 // Where a pass finds the packs that shared memory has room for.
 enum class Pass { kFirst, kLater };
@@ -119,7 +120,7 @@ struct BlockRow {
     // Takes every element of this thread but the target into `state`, first pack first.
     template <Pass pass, class Shift>
     __device__ __forceinline__ void accumulate(SoftmaxState<Shift> &state) const {
-        constexpr uint32_t kBatch = kPacksInFlight<Shift>;
+        constexpr uint32_t kBatch = kPacksInFlight<Shift, kGeneral>;
         for (uint32_t start = threadIdx.x; start < layout.packs; start += kBatch * blockDim.x) {
             uint4 batch[kBatch];
 #pragma unroll
@@ -155,7 +156,7 @@ struct BlockRow {
     template <class Shift>
     __device__ __forceinline__ void write_packs(T *gradient, const RowGradient &coefficients,
                                                 const Shift &shift) const {
-        constexpr uint32_t kBatch = kPacksInFlight<Shift>;
+        constexpr uint32_t kBatch = kPacksInFlight<Shift, kGeneral>;
         const uint32_t stride = kBatch * blockDim.x;
         const uint32_t rounds = (layout.packs + stride - 1) / stride;
         for (uint32_t round = rounds; round-- > 0;) {
@@ -270,10 +271,16 @@ struct RowReport {
 
     __device__ __forceinline__ void compute(const RowSoftmax &softmax, float target_value,
                                             const RowWeights &weights, const RowWeights &divided,
-                                            float inverse_divisor) {
+                                            const XentTerms &inverse) {
         if (threadIdx.x >= kWarpSize) return;
         loss = row_loss(softmax, target_value, weights);
-        share = row_loss(softmax, target_value, divided) + share_of_nothing(inverse_divisor);
+        // One divisor for all terms is the rule: then the row's logarithms are not formed again,
+        // unless the loss overflowed, which its share need not.
+        const bool alike = inverse.nll == inverse.smoothing && inverse.nll == inverse.z_loss &&
+                           fabsf(loss) <= FLT_MAX;
+        const float divided_loss =
+            alike ? weighted(inverse.nll, loss) : row_loss(softmax, target_value, divided);
+        share = divided_loss + share_of_nothing(inverse.nll);
         lse = log_sum_exp(softmax);
     }
 
@@ -348,7 +355,7 @@ __device__ __forceinline__ void fused_block(const XentFused &p) {
         coefficients.scale_by(upstream * p.transform.slope);
         // Before the gradient: its fence would wait for all stores of this thread.
         RowReport report{0.0f, 0.0f, 0.0f};
-        report.compute(softmax, target_value, weights, divided, inverse.nll);
+        report.compute(softmax, target_value, weights, divided, inverse);
         report.write(p, index);
         T *gradient = gradient_row<T>(p, index);
         if (exact) {

@@ -442,17 +442,9 @@ impl Problem {
         let weights = self.term_weights();
         Terms {
             nll: self.inverse_divisor(nll),
-            // A term that is not there needs no divisor.
-            smoothing: if weights.smoothing == 0.0 {
-                InverseDivisor::Host(1.0)
-            } else {
-                self.inverse_divisor(smoothing)
-            },
-            z_loss: if weights.z_loss == 0.0 {
-                InverseDivisor::Host(1.0)
-            } else {
-                self.inverse_divisor(z_loss)
-            },
+            // A term that is not there goes with the nll term: one divisor for all is cheaper.
+            smoothing: self.inverse_divisor(if weights.smoothing == 0.0 { nll } else { smoothing }),
+            z_loss: self.inverse_divisor(if weights.z_loss == 0.0 { nll } else { z_loss }),
         }
     }
 
@@ -695,17 +687,22 @@ mod tests {
         };
         let smoothed = LossConfig { label_smoothing: 0.1, ..LossConfig::default() };
         let ignoring = LossConfig { ignore_index: Some(0), ..smoothed };
-        let terms = |nll, smoothing| Terms { nll, smoothing, z_loss: one };
-        assert_eq!(found(ClassWeights::Absent, smoothed), terms(rows, rows));
-        assert_eq!(found(ClassWeights::Absent, LossConfig::default()), terms(rows, one));
+        let all = |divisor| Terms { nll: divisor, smoothing: divisor, z_loss: divisor };
+        assert_eq!(found(ClassWeights::Absent, smoothed), all(rows));
         let counted = InverseDivisor::CountedRows;
-        assert_eq!(found(ClassWeights::Absent, ignoring), terms(counted, counted));
+        assert_eq!(found(ClassWeights::Absent, ignoring), all(counted));
         let weights = InverseDivisor::TargetWeights;
-        assert_eq!(found(ClassWeights::Given, smoothed), terms(weights, weights));
+        assert_eq!(found(ClassWeights::Given, smoothed), all(weights));
         let sum = LossConfig { reduction: Reduction::Sum, ..ignoring };
-        assert_eq!(found(ClassWeights::Given, sum), terms(one, one));
+        assert_eq!(found(ClassWeights::Given, sum), all(one));
         let fixed = LossConfig { divisors: Divisors::all(Divisor::Given(8.0)), ..ignoring };
-        let eighth = InverseDivisor::Host(0.125);
-        assert_eq!(found(ClassWeights::Given, fixed), terms(eighth, eighth));
+        assert_eq!(found(ClassWeights::Given, fixed), all(InverseDivisor::Host(0.125)));
+        // A term that is not there goes with the nll term.
+        let smoothing = Divisors { smoothing: Divisor::AllRows, ..Divisors::default() };
+        let apart = LossConfig { divisors: smoothing, ..ignoring };
+        let two = Terms { nll: counted, smoothing: rows, z_loss: counted };
+        assert_eq!(found(ClassWeights::Absent, apart), two);
+        let plain = LossConfig { label_smoothing: 0.0, ..apart };
+        assert_eq!(found(ClassWeights::Absent, plain), all(counted));
     }
 }
