@@ -113,7 +113,7 @@ pub enum Plan {
     },
     /// One or two launches.
     Fused {
-        /// Counts the rows that a mean divides by, where the host cannot.
+        /// Finds what a mean divides by, where the targets decide it.
         normalizer: Option<Launch>,
         /// Loss and gradient.
         fused: Launch,

@@ -315,7 +315,7 @@ impl Worst {
         let same = found == expected || (found.is_nan() && expected.is_nan());
         let of_budget = if same {
             0.0
-        } else if found.is_finite() && expected.is_finite() {
+        } else if found.is_finite() && expected.is_finite() && budget.is_finite() {
             (found - expected).abs() / budget
         } else {
             f64::INFINITY
