@@ -10,7 +10,7 @@ use std::{error::Error, fs, path::PathBuf, process::ExitCode, sync::Arc};
 use clap::Parser;
 use half::{bf16, f16};
 use smoothxent::{
-    Kernels, Logit, LossConfig, LossInputs, LossOutputs, Shape, Workspace,
+    Gradient, Kernels, Logit, LossConfig, LossInputs, LossOutputs, Shape, Workspace,
     cudarc::driver::{
         CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
         sys::{CUdevice_attribute, CUevent_flags},
@@ -184,16 +184,16 @@ impl Bench {
         let shape = Shape::contiguous(rows, classes);
 
         let mut fused = |set: &mut Buffers<T>| -> Result<(), Box<dyn Error>> {
-            let inputs = LossInputs::new(&set.logits, &targets);
-            let outputs =
-                LossOutputs { loss: Some(&mut loss), ..LossOutputs::new(&mut set.gradient) };
+            let inputs = LossInputs::new(shape, &set.logits, &targets);
+            let outputs = LossOutputs { loss: Some(&mut loss), ..LossOutputs::default() };
+            let gradient = Gradient::new(&mut set.gradient);
             loss::forward_backward(
                 &self.kernels,
                 &self.stream,
                 config,
-                shape,
                 inputs,
                 outputs,
+                gradient,
                 &mut workspace,
             )?;
             Ok(())

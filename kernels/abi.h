@@ -15,14 +15,21 @@
 /* Largest number of classes: positions within a row are 32-bit in the kernels. */
 #define XENT_MAX_CLASSES 1073741824u
 
-/* Largest block that the plain kernels are compiled for: 80 registers a thread; 72 would spill. */
+/* Largest block that the plain and the log-softmax kernels are compiled for: 80 registers a thread;
+   72 would spill. */
 #define XENT_MAX_THREADS 768u
 
 /* Largest block of the general kernels, which need more registers. */
 #define XENT_MAX_GENERAL_THREADS 512u
 
-/* Static shared memory of a fused block kernel; the rest of the device's limit can hold the row. */
-#define XENT_BLOCK_STATIC_SHARED_BYTES 512u
+/* Largest block of the kernels that read target probabilities. */
+#define XENT_MAX_PROBABILITIES_THREADS 384u
+
+/* Largest block of the binary kernels. */
+#define XENT_MAX_BINARY_THREADS 512u
+
+/* Static shared memory of a block kernel; the rest of the device's limit can hold the row. */
+#define XENT_BLOCK_STATIC_SHARED_BYTES 640u
 
 /* Rows whose losses are summed together; part of the definition of the scalar loss's last bits. */
 #define XENT_CHUNK_ROWS 1024u
@@ -33,11 +40,14 @@
 /* `XentStatus.first_row` while no bad target has been seen. */
 #define XENT_NO_ROW UINT64_MAX
 
-/* Integer type of the class indices. */
+/* Type of the targets: class indices, then probabilities. */
 enum XentTargetType {
     XENT_TARGET_I32 = 0,
     XENT_TARGET_U32 = 1,
-    XENT_TARGET_I64 = 2
+    XENT_TARGET_I64 = 2,
+    XENT_TARGET_F32 = 3,
+    XENT_TARGET_F16 = 4,
+    XENT_TARGET_BF16 = 5
 };
 
 /* Where the reciprocal of a divisor comes from. */
@@ -60,6 +70,14 @@ struct XentTerms {
     float z_loss;
 };
 
+/* What the terms of a row are multiplied by, and divided by. */
+struct XentDivided {
+    /* 1 / D for each term. */
+    struct XentTerms inverse_divisors;
+    /* a / D1, b / D2, L / D3; a term that is not there is 0 whatever its divisor. */
+    struct XentTerms term_weights;
+};
+
 /*
  * From stored logits x to z = scale * value, where value is x, or s tanh(t x / s) under a cap s.
  */
@@ -76,15 +94,17 @@ struct XentTransform {
     float slope;
 };
 
-/* Class indices, and which of them are to be ignored. */
+/* Class indices, and which of them are to be ignored; or target probabilities. */
 struct XentTargets {
-    /* `rows` indices of type `index_type`. */
-    const void *indices;
-    /* Compared before any other use of a target; any value. Meaningful if `has_ignore_index`. */
+    /* `rows` indices, or [rows, classes] probabilities. */
+    const void *values;
+    /* Compared before any other use of an index; any value. Meaningful if `has_ignore_index`. */
     int64_t ignore_index;
+    /* From one row of probabilities to the next, at least `classes`. */
+    uint64_t row_stride;
     /* An `XentTargetType`. */
-    uint32_t index_type;
-    /* 0 or 1. */
+    uint32_t kind;
+    /* 0 or 1; 0 for probabilities. */
     uint32_t has_ignore_index;
 };
 
@@ -112,12 +132,49 @@ struct XentWorkspace {
     uint64_t counted_rows;
     /* Blocks of the normalizer kernel that are done; 0 between launches. */
     uint32_t normalizer_ticket;
-    /* Chunks of rows whose losses are summed; 0 between launches. */
-    uint32_t loss_ticket;
-    /* What the normalizer kernel found: 1 / D for each term. */
-    struct XentTerms inverse_divisors;
-    /* Keeps the size a multiple of 8; 0. */
-    uint32_t reserved;
+    /* Chunks of rows that are done; 0 between launches. */
+    uint32_t chunk_ticket;
+    /* Correct predictions so far; 0 between launches. */
+    uint64_t correct;
+    /* What the normalizer kernel found, if nothing is saved. */
+    struct XentDivided divided;
+};
+
+/* What the backward pass has to know of a row's softmax, beside its logits. */
+struct XentSavedRow {
+    /* The largest value. */
+    float max;
+    /* The sum of the exponentials of all classes but the one that was kept apart: the target, or
+       the one in `apart_and_exact`. */
+    float others;
+    /* The sum of the weights of the same classes in the smoothing term. */
+    float mass;
+    /* In the lowest bit, whether exponentials were formed with the exact shift; above, which class a
+       row without a target kept apart, or XENT_NOTHING_APART. */
+    uint32_t apart_and_exact;
+};
+
+/* No class, in XentSavedRow.apart_and_exact: more than XENT_MAX_CLASSES. */
+#define XENT_NOTHING_APART 0x7fffffffu
+
+/*
+ * What follows from the losses of single rows, in an order that depends on `rows` alone.
+ */
+struct XentRowSums {
+    /* One element or null: the sum of all shares. */
+    float *loss;
+    /* One element or null: rows whose largest logit is the target's. */
+    uint64_t *correct;
+    /* [rows]: each row's part of the loss; used if `loss` is not null. */
+    float *row_shares;
+    /* [ceil(rows / XENT_CHUNK_ROWS)]: sums over chunks; used if `loss` is not null. */
+    float *chunk_sums;
+    /* [ceil(rows / XENT_CHUNK_ROWS)]: rows of each chunk that are done; 0 between launches. */
+    uint32_t *chunk_tickets;
+    /* Status and tickets. */
+    struct XentWorkspace *workspace;
+    /* At least 1. */
+    uint64_t rows;
 };
 
 /* Argument of `xent_normalizer`. */
@@ -128,8 +185,10 @@ struct XentNormalizer {
     const float *class_weights;
     /* [ceil(rows / XENT_CHUNK_ROWS)]: sums over chunks. */
     float *chunk_sums;
-    /* Where the result goes. */
+    /* Tickets. */
     struct XentWorkspace *workspace;
+    /* Where the result goes. */
+    struct XentDivided *divided;
     /* Number of targets, at least 1. */
     uint64_t rows;
     /* In 1..=XENT_MAX_CLASSES. */
@@ -138,6 +197,8 @@ struct XentNormalizer {
     uint32_t empty_is_zero;
     /* 1 / D where its source is XENT_DIVISOR_GIVEN. */
     struct XentTerms given;
+    /* a, b, L. */
+    struct XentTerms term_weights;
     /* An `XentDivisorSource` for the nll term. */
     uint32_t nll_source;
     /* An `XentDivisorSource` for the smoothing term. */
@@ -153,15 +214,19 @@ struct XentNormalizer {
  *     loss_i = a u_y (-log p_y) / D1 + b sum_k v_k (-log p_k) / D2 + L lse^2 / D3
  *     gradient_i[k] = g_i dloss_i / dx_k
  *
- * with a, b, L = term_weights and g_i the upstream gradient.
+ * with a, b, L = term_weights and g_i the upstream gradient; or, for target probabilities q,
+ *
+ *     loss_i = sum_k (a u_k q_k + b v_k) (-log p_k) / D1 + L lse^2 / D3.
+ *
+ * Any output may be left out. With `saved` the logits are read once, for the gradient alone.
  */
 struct XentFused {
     /* [rows, classes] in the kernel's dtype; row i starts at element i * logits_row_stride. */
     const void *logits;
-    /* [rows, classes] in the kernel's dtype; row i starts at element i * gradient_row_stride. May
-       be `logits`, with the same stride. */
+    /* [rows, classes] in the kernel's dtype, or null; row i starts at element
+       i * gradient_row_stride. May be `logits`, with the same stride. */
     void *gradient;
-    /* [rows] class indices. */
+    /* Class indices, or probabilities, as the kernel's name says. */
     struct XentTargets targets;
     /* u: [classes] or null for 1. */
     const float *nll_weights;
@@ -173,18 +238,17 @@ struct XentFused {
     float *row_losses;
     /* [rows] or null: logsumexp of each row; 0 for ignored rows, NaN for bad targets. */
     float *row_lse;
-    /* One element or null: sum_i loss_i, in an order that depends on `rows` alone. */
-    float *loss;
-    /* [rows]: loss_i; used if `loss` is not null. */
-    float *row_shares;
-    /* [ceil(rows / XENT_CHUNK_ROWS)]: sums over chunks; used if `loss` is not null. */
-    float *chunk_sums;
-    /* [ceil(rows / XENT_CHUNK_ROWS)]: rows of each chunk that are done; 0 between launches. */
-    uint32_t *chunk_tickets;
-    /* Status, tickets and the divisors. */
-    struct XentWorkspace *workspace;
-    /* At least 1. */
-    uint64_t rows;
+    /* [rows] or null: the class of the largest value, the lowest of several; of NaN if there is one;
+       -1 for ignored rows and bad targets. */
+    int64_t *row_argmax;
+    /* Scalar loss and correct predictions. */
+    struct XentRowSums sums;
+    /* [rows] or null: where to save what the backward pass needs. */
+    struct XentSavedRow *save;
+    /* [rows] or null: what the forward pass saved. */
+    const struct XentSavedRow *saved;
+    /* What the normalizer kernel found, or null where the host knew it. */
+    const struct XentDivided *device_divided;
     /* At least `classes`. */
     uint64_t logits_row_stride;
     /* At least `classes`. */
@@ -193,25 +257,138 @@ struct XentFused {
     uint64_t upstream_stride;
     /* In 1..=XENT_MAX_CLASSES. */
     uint32_t classes;
-    /* Packs of a row's aligned body that fit the launch's dynamic shared memory. */
+    /* Packs of a row's aligned body that fit the launch's dynamic shared memory, with the weights of
+       their elements for target probabilities. */
     uint32_t cached_packs;
     /* a, b, L. */
     struct XentTerms term_weights;
-    /* 1 / D1, 1 / D2, 1 / D3, unless `device_divisors`. */
-    struct XentTerms inverse_divisors;
+    /* Where `device_divided` is null. */
+    struct XentDivided divided;
     /* From stored logits to z. */
     struct XentTransform transform;
-    /* 0 or 1: the reciprocals are workspace->inverse_divisors. */
-    uint32_t device_divisors;
+};
+
+/* What `xent_log_softmax_*` writes. */
+enum XentSoftmaxOutput {
+    /* x_k - lse. */
+    XENT_LOG_PROBABILITIES = 0,
+    /* exp(x_k - lse). */
+    XENT_PROBABILITIES = 1
+};
+
+/* Argument of `xent_log_softmax_block_*`: per row of `logits` x, log softmax(x) or softmax(x). */
+struct XentLogSoftmax {
+    /* [rows, classes] in the kernel's dtype. */
+    const void *logits;
+    /* [rows, classes] in the kernel's dtype. */
+    void *output;
+    /* [rows] or null: logsumexp of each row. */
+    float *row_lse;
+    /* [rows] or null: where to save what the backward pass needs. */
+    struct XentSavedRow *save;
+    /* At least 1. */
+    uint64_t rows;
+    /* At least `classes`. */
+    uint64_t logits_row_stride;
+    /* At least `classes`. */
+    uint64_t output_row_stride;
+    /* In 1..=XENT_MAX_CLASSES. */
+    uint32_t classes;
+    /* Packs of a row's aligned body that fit the launch's dynamic shared memory. */
+    uint32_t cached_packs;
+    /* An `XentSoftmaxOutput`. */
+    uint32_t what;
+};
+
+/*
+ * Argument of `xent_log_softmax_backward_block_*`: per row, with p_k = exp(values_k - lse),
+ *
+ *     gradient[k] = upstream[k] - p_k sum_j upstream[j].
+ */
+struct XentLogSoftmaxBackward {
+    /* [rows, classes] in the kernel's dtype: the logits, or log-probabilities, whose lse is 0. */
+    const void *values;
+    /* [rows, classes] in the kernel's dtype. */
+    const void *upstream;
+    /* [rows, classes] in the kernel's dtype. */
+    void *gradient;
+    /* [rows]: what the forward pass saved; null for log-probabilities. */
+    const struct XentSavedRow *saved;
+    /* At least 1. */
+    uint64_t rows;
+    /* At least `classes`. */
+    uint64_t values_row_stride;
+    /* At least `classes`. */
+    uint64_t upstream_row_stride;
+    /* At least `classes`. */
+    uint64_t gradient_row_stride;
+    /* In 1..=XENT_MAX_CLASSES. */
+    uint32_t classes;
+    /* Packs of a row of `upstream` that fit the launch's dynamic shared memory. */
+    uint32_t cached_packs;
+};
+
+/*
+ * Argument of `xent_binary_block_*`: per row i of `logits` x, with targets q in 0..1, class weights w
+ * and positive weights r,
+ *
+ *     t_k = on q_k + off
+ *     loss_i = sum_k w_k (r_k t_k softplus(-x_k) + (1 - t_k) softplus(x_k)) / D
+ *     gradient_i[k] = g_i dloss_i / dx_k
+ *
+ * where q_k is [k = y] for class indices y.
+ */
+struct XentBinary {
+    /* [rows, classes] in the kernel's dtype. */
+    const void *logits;
+    /* [rows, classes] in the kernel's dtype, or null. May be `logits`, with the same stride. */
+    void *gradient;
+    /* Class indices, or probabilities. */
+    struct XentTargets targets;
+    /* w: [classes] or null for 1. */
+    const float *class_weights;
+    /* r: [classes] or null for 1. */
+    const float *positive_weights;
+    /* g_i is upstream[i * upstream_stride]; null means 1. */
+    const float *upstream;
+    /* [rows] or null: the loss of each row, times `over_classes` and not divided by D. */
+    float *row_losses;
+    /* The scalar loss; `correct` is not used. */
+    struct XentRowSums sums;
+    /* 1 / D of the nll term, or null where the host knew it. */
+    const struct XentDivided *device_divided;
+    /* At least `classes`. */
+    uint64_t logits_row_stride;
+    /* At least `classes`. */
+    uint64_t gradient_row_stride;
+    /* 0 or 1. */
+    uint64_t upstream_stride;
+    /* In 1..=XENT_MAX_CLASSES. */
+    uint32_t classes;
+    /* What a target keeps. */
+    float on;
+    /* What every class gets. */
+    float off;
+    /* 1 - on - off. */
+    float rest;
+    /* What multiplies the sum over classes: 1, or 1 / classes. */
+    float over_classes;
+    /* 1 / D where `device_divided` is null. */
+    float inverse_divisor;
 };
 
 #ifdef __cplusplus
 /* The device's half of the layout check; bindgen writes the host's half. */
-static_assert(sizeof(XentTargets) == 24, "layout of XentTargets");
+static_assert(sizeof(XentTargets) == 32, "layout of XentTargets");
 static_assert(sizeof(XentStatus) == 40, "layout of XentStatus");
-static_assert(sizeof(XentWorkspace) == 72, "layout of XentWorkspace");
-static_assert(sizeof(XentNormalizer) == 88, "layout of XentNormalizer");
-static_assert(sizeof(XentFused) == 208, "layout of XentFused");
+static_assert(sizeof(XentWorkspace) == 88, "layout of XentWorkspace");
+static_assert(sizeof(XentSavedRow) == 16, "layout of XentSavedRow");
+static_assert(sizeof(XentRowSums) == 56, "layout of XentRowSums");
+static_assert(sizeof(XentNormalizer) == 120, "layout of XentNormalizer");
+static_assert(sizeof(XentFused) == 264, "layout of XentFused");
+static_assert(sizeof(XentLogSoftmax) == 72, "layout of XentLogSoftmax");
+static_assert(sizeof(XentLogSoftmaxBackward) == 72, "layout of XentLogSoftmaxBackward");
+static_assert(sizeof(XentBinary) == 192, "layout of XentBinary");
 #endif
 
 #endif

@@ -11,6 +11,9 @@
 
 namespace xent {
 
+using Half = __half;
+using Bfloat16 = __nv_bfloat16;
+
 template <typename T>
 struct Dtype;
 
@@ -36,8 +39,16 @@ struct Dtype<__half> {
     static __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
     static __device__ __forceinline__ __half narrow(float x) { return __float2half_rn(x); }
 
+    // __half22float2 would take the pair apart once for each of the two.
     static __device__ __forceinline__ float2 unpack2(unsigned bits) {
-        return __half22float2(*reinterpret_cast<const __half2 *>(&bits));
+        float2 both;
+        asm("{.reg .f16 low, high;\n"
+            " mov.b32 {low, high}, %2;\n"
+            " cvt.f32.f16 %0, low;\n"
+            " cvt.f32.f16 %1, high;}"
+            : "=f"(both.x), "=f"(both.y)
+            : "r"(bits));
+        return both;
     }
     static __device__ __forceinline__ unsigned pack2(float low, float high) {
         const __half2 both = __floats2half2_rn(low, high);
@@ -98,6 +109,45 @@ __device__ __forceinline__ float load_one(const T *from) {
 template <typename T>
 __device__ __forceinline__ void store_one(T *to, float x) {
     *to = Dtype<T>::narrow(x);
+}
+
+// N consecutive elements, the size of a pack of some dtype; in as few loads as there can be where
+// `aligned` says that they are aligned to their width, or to 16 bytes.
+template <typename T, int N>
+__device__ __forceinline__ void load_run(const T *from, bool aligned, float (&x)[N]) {
+    if (!aligned) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) x[i] = load_one(from + i);
+    } else if constexpr (N * sizeof(T) < XENT_PACK_BYTES) {
+        static_assert(N == 4 && sizeof(T) == 2, "half a pack");
+        const uint2 bits = *reinterpret_cast<const uint2 *>(from);
+        const float2 low = Dtype<T>::unpack2(bits.x), high = Dtype<T>::unpack2(bits.y);
+        x[0] = low.x;
+        x[1] = low.y;
+        x[2] = high.x;
+        x[3] = high.y;
+    } else {
+        constexpr int kInPack = XENT_PACK_BYTES / sizeof(T);
+#pragma unroll
+        for (int start = 0; start < N; start += kInPack) {
+            float part[kInPack];
+            unpack<T>(*reinterpret_cast<const uint4 *>(from + start), part);
+#pragma unroll
+            for (int i = 0; i < kInPack; ++i) x[start + i] = part[i];
+        }
+    }
+}
+
+// The same the other way.
+template <typename T, int N>
+__device__ __forceinline__ void store_run(T *to, bool aligned, const float (&x)[N]) {
+    static_assert(N * sizeof(T) == XENT_PACK_BYTES, "one pack");
+    if (aligned) {
+        *reinterpret_cast<uint4 *>(to) = pack<T>(x);
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; ++i) store_one(to + i, x[i]);
+    }
 }
 
 }  // namespace xent

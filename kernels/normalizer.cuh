@@ -1,7 +1,7 @@
 // What a mean divides by, where the host cannot know it: the rows that are not ignored, or the sum
 // of the class weights of their targets.
 //
-// Computes: workspace->inverse_divisors = 1 / D for each term of the loss.
+// Computes: *divided: 1 / D for each term of the loss, and the term's weight over D.
 // Traffic: the targets once, and a weight for each where there are weights.
 // Parallelism: a warp takes a chunk of XENT_CHUNK_ROWS rows; the last warp to finish adds the chunks.
 // Invariants: counts are integers and weights are added in an order that depends on `rows` alone. A
@@ -13,6 +13,7 @@
 #include "abi.h"
 #include "ordered_sum.cuh"
 #include "reduce.cuh"
+#include "row_loss.cuh"
 #include "targets.cuh"
 
 namespace xent {
@@ -57,11 +58,11 @@ __device__ __forceinline__ void normalizer(const XentNormalizer &p) {
             const float all = warp_sum_in_order(p.chunk_sums, uint32_t(chunks));
             if (lane == 0) {
                 const uint64_t rows = atomicExch(counted_rows, 0ull);
-                XentTerms &inverse = p.workspace->inverse_divisors;
-                inverse.nll = inverse_divisor(p, p.nll_source, p.given.nll, rows, all);
-                inverse.smoothing =
-                    inverse_divisor(p, p.smoothing_source, p.given.smoothing, rows, all);
-                inverse.z_loss = inverse_divisor(p, p.z_loss_source, p.given.z_loss, rows, all);
+                const XentTerms inverse = {
+                    inverse_divisor(p, p.nll_source, p.given.nll, rows, all),
+                    inverse_divisor(p, p.smoothing_source, p.given.smoothing, rows, all),
+                    inverse_divisor(p, p.z_loss_source, p.given.z_loss, rows, all)};
+                *p.divided = {inverse, times(p.term_weights, inverse)};
             }
         }
     }

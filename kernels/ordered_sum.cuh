@@ -1,5 +1,6 @@
-// The scalar loss: the sum of all row losses, within the launch that computes them, in an order
-// that depends on the number of rows alone: not on the grid, the block size, or who is first.
+// What follows from all rows, within the launch that computes them: the scalar loss, summed in an
+// order that depends on the number of rows alone, not on the grid, the block size, or who is first;
+// and how many predictions are correct.
 //
 // Parallelism: rows form chunks of XENT_CHUNK_ROWS. Whoever finishes a chunk's last row sums the
 // chunk with one warp; whoever finishes the last chunk sums the chunks. Tickets count who is done
@@ -38,18 +39,33 @@ __device__ __forceinline__ bool is_last_warp(uint32_t *ticket, uint32_t parties)
     return __shfl_sync(kFullMask, earlier, 0) == parties - 1;
 }
 
-// Called by all lanes of one warp, after its lane 0 has written the row's share.
-__device__ __forceinline__ void count_row(const XentFused &p, uint64_t row) {
+// Called by all lanes of one warp, after its lane 0 has written the row's share, or counted the row
+// among the correct ones.
+__device__ __forceinline__ void count_row(const XentRowSums &sums, uint64_t row) {
+    const bool first_lane = threadIdx.x % kWarpSize == 0;
     const uint64_t chunk = row / XENT_CHUNK_ROWS;
-    const uint64_t chunks = (p.rows + XENT_CHUNK_ROWS - 1) / XENT_CHUNK_ROWS;
+    const uint64_t chunks = (sums.rows + XENT_CHUNK_ROWS - 1) / XENT_CHUNK_ROWS;
     const uint64_t first = chunk * XENT_CHUNK_ROWS;
-    const uint32_t rows = uint32_t(min(uint64_t(XENT_CHUNK_ROWS), p.rows - first));
-    if (!is_last_warp(p.chunk_tickets + chunk, rows)) return;
-    const float sum = warp_sum_in_order(p.row_shares + first, rows);
-    if (threadIdx.x % kWarpSize == 0) p.chunk_sums[chunk] = sum;
-    if (!is_last_warp(&p.workspace->loss_ticket, uint32_t(chunks))) return;
-    const float loss = warp_sum_in_order(p.chunk_sums, uint32_t(chunks));
-    if (threadIdx.x % kWarpSize == 0) *p.loss = loss;
+    const uint32_t rows = uint32_t(min(uint64_t(XENT_CHUNK_ROWS), sums.rows - first));
+    if (!is_last_warp(sums.chunk_tickets + chunk, rows)) return;
+    if (sums.loss != nullptr) {
+        const float sum = warp_sum_in_order(sums.row_shares + first, rows);
+        if (first_lane) sums.chunk_sums[chunk] = sum;
+    }
+    if (!is_last_warp(&sums.workspace->chunk_ticket, uint32_t(chunks))) return;
+    if (sums.loss != nullptr) {
+        const float loss = warp_sum_in_order(sums.chunk_sums, uint32_t(chunks));
+        if (first_lane) *sums.loss = loss;
+    }
+    if (sums.correct != nullptr && first_lane) {
+        auto *counted = reinterpret_cast<unsigned long long *>(&sums.workspace->correct);
+        *sums.correct = atomicExch(counted, 0ull);
+    }
+}
+
+// Called by one thread, before the row is counted.
+__device__ __forceinline__ void count_correct(const XentRowSums &sums) {
+    atomicAdd(reinterpret_cast<unsigned long long *>(&sums.workspace->correct), 1ull);
 }
 
 }  // namespace xent

@@ -7,6 +7,9 @@
 // where V is the sum of v. 1 - p_y is others / (others + e_y) and -log p_y is log1p(others / e_y),
 // where `others` sums the exponentials of all classes but y: nothing cancels as p_y -> 1.
 //
+// Target probabilities are the same without a target: a = 0, b = 1 and v_k what multiplies -log p_k.
+// Where one class has nearly all the probability, it takes the target's place.
+//
 // Invariants: a weight of 0 makes its term 0, also where a logit is -inf; a row that holds NaN or
 // +inf, or nothing but -inf, gives NaN in loss, lse and every gradient.
 #pragma once
@@ -30,22 +33,50 @@ struct RowSoftmax {
     float shifted_unit;  // nats in one unit of it
     float mass;          // of the others
 
-    // `state` holds every element but the target, and was raised to the target's value.
-    template <class Shift>
-    XENT_INLINE RowSoftmax(const SoftmaxState<Shift> &state, const XentTransform &by,
-                           float target_value)
+    // `state` holds every element but the target, which is still to be added, and was raised to its
+    // value.
+    template <class Shift, Weights kWeights>
+    XENT_INLINE RowSoftmax(const SoftmaxState<Shift, kWeights> &state, const XentTransform &by)
         : max(state.max),
           scale(by.scale),
           others(state.sum),
-          gap(state.shift.distance(target_value)),
+          target(0.0f),
+          sum(state.sum),
+          gap(0.0f),
           residual(state.shift.exponent(state.max)),
           shifted_sum(state.shifted_sum),
           shifted_unit(state.shift.shifted_unit()),
-          mass(state.mass) {
-        target = exp2_approx(state.shift.exponent(target_value));
+          mass(state.mass) {}
+
+    // What a forward pass saved: enough for the gradient. Without the target, as above.
+    template <class Shift>
+    XENT_INLINE RowSoftmax(const XentSavedRow &saved, const Shift &shift, const XentTransform &by)
+        : max(saved.max),
+          scale(by.scale),
+          others(saved.others),
+          target(0.0f),
+          sum(saved.others),
+          gap(0.0f),
+          residual(shift.exponent(saved.max)),
+          shifted_sum(0.0f),
+          shifted_unit(shift.shifted_unit()),
+          mass(saved.mass) {}
+
+    template <class Shift>
+    XENT_INLINE void add_target(float value, const Shift &shift) {
+        gap = shift.distance(value);
+        target = exp2_approx(shift.exponent(value));
         sum = add_rn(others, target);
     }
 };
+
+// Whether one class has so much of a row's probability, 2/3 or more, that 1 - p and -log p of it would
+// lose digits in the sum over all classes. A row without a target then keeps that class apart.
+XENT_INLINE bool is_confident(const RowSoftmax &row) {
+    // A row of nothing but -inf has no such class: its largest exponential is 0.
+    const float largest = exp2_approx(row.residual);
+    return row.others <= 1.5f * largest && largest > 0.0f;
+}
 
 XENT_INLINE XentTerms times(const XentTerms &terms, const XentTerms &factors) {
     return {weighted(terms.nll, factors.nll), weighted(terms.smoothing, factors.smoothing),
@@ -62,6 +93,11 @@ struct RowWeights {
     // Both products are formed alike: where a u_y + b v_y is 0, it is 0 exactly.
     XENT_INLINE RowWeights(const XentTerms &terms, float u, float v)
         : nll(weighted(u, terms.nll)), smoothing(terms.smoothing), target(v), z_loss(terms.z_loss) {}
+
+    // For target probabilities: `cross_entropy` multiplies the whole sum over classes, in which the
+    // class that is kept apart, if any, has the weight `apart`.
+    XENT_INLINE RowWeights(float cross_entropy, float apart, float z_loss_weight)
+        : nll(0.0f), smoothing(cross_entropy), target(apart), z_loss(z_loss_weight) {}
 };
 
 // Whether a row's values are beyond what the fused shift can express: a huge maximum; one among
@@ -73,21 +109,26 @@ XENT_INLINE bool needs_exact_shift(const RowSoftmax &row, const FusedShift &shif
            row.gap == INFINITY || (smoothing_weight != 0.0f && row.shifted_sum == -INFINITY);
 }
 
-XENT_INLINE float log_of_sum(const RowSoftmax &row) { return kLn2 * log2f(row.sum); }
-
-XENT_INLINE float log_sum_exp(const RowSoftmax &row) {
-    return row.scale * row.max + kLn2 * (log2f(row.sum) - row.residual);
+// log(sum_k exp(z_k - z_max)).
+XENT_INLINE float log_of_sum(const RowSoftmax &row) {
+    return kLn2 * (log2f(row.sum) - row.residual);
 }
 
-// weight * -log p_y. Where p_y > 1/2, from the sum of the others; else from the logarithm of the sum.
+XENT_INLINE float log_sum_exp(const RowSoftmax &row) {
+    return row.scale * row.max + log_of_sum(row);
+}
+
+// weight * -log p_y. Where p_y > 1/2, from the sum of the others; else from the logarithm of the sum and
+// the target's distance to the maximum, which is exact more often than its exponent is.
 XENT_INLINE float nll_term(const RowSoftmax &row, float target_value, float weight) {
     if (weight == 0.0f) return 0.0f;
     const float ratio = div_rn(row.others, row.target);
     if (ratio <= 1.0f) return weight * log1pf(ratio);
     // Two huge logits can be further apart than f32 reaches, and their weighted distance not.
+    const float gap = row.scale * sub_rn(row.max, target_value);
     const float scaled = weight * row.scale;
     const float weighted_gap =
-        row.gap <= FLT_MAX ? weight * row.gap : scaled * row.max - scaled * target_value;
+        gap <= FLT_MAX ? weight * gap : scaled * row.max - scaled * target_value;
     return weighted_gap + weight * log_of_sum(row);
 }
 
@@ -95,8 +136,9 @@ XENT_INLINE float row_loss(const RowSoftmax &row, float target_value, const RowW
     float loss = nll_term(row, target_value,
                           weights.nll + weighted(weights.target, weights.smoothing));
     if (weights.smoothing != 0.0f) {
-        // The sum over k != y of v_k -log p_k; both terms are of one sign, up to rounding.
-        loss += weights.smoothing * weighted(row.mass, log_of_sum(row)) -
+        // The sum over k != y of v_k -log p_k; both terms are of one sign, up to rounding. The second is
+        // relative to where exponentials are 1, and so is the first.
+        loss += weights.smoothing * weighted(row.mass, kLn2 * log2f(row.sum)) -
                 (weights.smoothing * row.shifted_unit) * row.shifted_sum;
     }
     if (weights.z_loss != 0.0f) {
@@ -106,6 +148,32 @@ XENT_INLINE float row_loss(const RowSoftmax &row, float target_value, const RowW
     // A NaN row stays NaN when all its weights are 0.
     return row.sum == row.sum ? loss : row.sum;
 }
+
+// log p_k of each element of a row without a target, whose logits are as they are.
+struct LogProbabilities {
+    float max;
+    float log_of_sum;
+
+    XENT_INLINE explicit LogProbabilities(const RowSoftmax &row)
+        : max(row.max), log_of_sum(xent::log_of_sum(row)) {}
+
+    template <class Shift>
+    XENT_INLINE float at(float value, const Shift &) const {
+        return sub_rn(sub_rn(value, max), log_of_sum);
+    }
+};
+
+// p_k of each element of a row without a target.
+struct Probabilities {
+    float inverse_sum;
+
+    XENT_INLINE explicit Probabilities(const RowSoftmax &row) : inverse_sum(div_rn(1.0f, row.sum)) {}
+
+    template <class Shift>
+    XENT_INLINE float at(float value, const Shift &shift) const {
+        return mul_rn(exp2_approx(shift.exponent(value)), inverse_sum);
+    }
+};
 
 // What an ignored row adds to the scalar loss, and every other row beside its own: 0, or NaN where the
 // nll term's divisor is 0, since a mean of nothing is 0 / 0.

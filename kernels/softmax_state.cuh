@@ -2,7 +2,7 @@
 //
 // Computes, over the elements taken in so far, with values x, weights v, t(x) = multiplier * x -
 // reference (so that 2^t is exp(z) up to a factor common to the row):
-//     max x, sum = sum 2^t(x), shifted_sum = sum v t(x), mass = sum v
+//     max x, the place where it was first met, sum = sum 2^t(x), shifted_sum = sum v t(x), mass = sum v
 // One `ex2` and one `fma` an element; the running maximum costs one more `ex2` only when it rises.
 //
 // The target is never taken in: it is kept beside the state, so that 1 - p_y and -log p_y come
@@ -21,6 +21,7 @@
 namespace xent {
 
 constexpr float kLn2 = 0.693147180559945309417f;
+constexpr float kLog2E = 1.44269504088896340736f;
 
 // The transform of stored logits. A kernel that knows no cap has none to test for.
 template <bool kKnowsCap>
@@ -116,9 +117,15 @@ XENT_INLINE float weighted(float weight, float value) {
     return weight == 0.0f ? 0.0f : mul_rn(weight, value);
 }
 
-template <class Shift>
+constexpr uint32_t kNoPlace = UINT32_MAX;
+
+// The weights of elements in `shifted_sum`: it is not kept, all are 1, or they come with the elements.
+enum class Weights { kNone, kOnes, kGiven };
+
+template <class Shift, Weights kWeights>
 struct SoftmaxState {
     float max;
+    uint32_t place;
     Shift shift;
     float sum;
     float shifted_sum;
@@ -126,10 +133,15 @@ struct SoftmaxState {
 
     // `at_least` is a maximum that is known already, or -inf.
     XENT_INLINE SoftmaxState(const XentTransform &by, float at_least)
-        : max(at_least), shift(by, at_least), sum(0.0f), shifted_sum(0.0f), mass(0.0f) {}
+        : max(at_least),
+          place(kNoPlace),
+          shift(by, at_least),
+          sum(0.0f),
+          shifted_sum(0.0f),
+          mass(0.0f) {}
 
-    // Re-expresses the state relative to a maximum of at least `candidate`.
-    XENT_INLINE void raise(float candidate) {
+    // Re-expresses the state relative to a maximum of at least `candidate`, met at `where`.
+    XENT_INLINE void raise(float candidate, uint32_t where) {
         if (candidate > max) {
             Shift higher = shift;
             higher.move_to(candidate);
@@ -137,28 +149,31 @@ struct SoftmaxState {
             if (max != -INFINITY) {
                 const float change = shift.to(higher);
                 sum = mul_rn(sum, exp2_approx(change));
-                if (mass != 0.0f) shifted_sum = fma_rn(mass, change, shifted_sum);
+                if (kWeights != Weights::kNone && mass != 0.0f) shifted_sum = fma_rn(mass, change, shifted_sum);
             }
             max = candidate;
+            place = where;
             shift = higher;
         }
     }
 
-    // Elements of weight 1.
+    // Elements of weight 1, of which the first is at `where`.
     template <int N>
-    XENT_INLINE void add(const float (&x)[N]) {
+    XENT_INLINE void add(const float (&x)[N], uint32_t where) {
         float t[N];
-        add_exponentials(x, t);
-        XENT_UNROLL
-        for (int i = 0; i < N; ++i) t[i] = shift.shifted(x[i], t[i]);
-        shifted_sum = add_rn(shifted_sum, sum_of(t));
-        mass = add_rn(mass, float(N));
+        add_exponentials(x, t, where);
+        if constexpr (kWeights != Weights::kNone) {
+            XENT_UNROLL
+            for (int i = 0; i < N; ++i) t[i] = shift.shifted(x[i], t[i]);
+            shifted_sum = add_rn(shifted_sum, sum_of(t));
+            mass = add_rn(mass, float(N));
+        }
     }
 
     template <int N>
-    XENT_INLINE void add(const float (&x)[N], const float (&weights)[N]) {
+    XENT_INLINE void add(const float (&x)[N], const float (&weights)[N], uint32_t where) {
         float t[N];
-        add_exponentials(x, t);
+        add_exponentials(x, t, where);
         XENT_UNROLL
         for (int i = 0; i < N; ++i) t[i] = weighted(weights[i], shift.shifted(x[i], t[i]));
         shifted_sum = add_rn(shifted_sum, sum_of(t));
@@ -167,8 +182,8 @@ struct SoftmaxState {
 
   private:
     template <int N>
-    XENT_INLINE void add_exponentials(const float (&x)[N], float (&t)[N]) {
-        raise(max_of(x));
+    XENT_INLINE void add_exponentials(const float (&x)[N], float (&t)[N], uint32_t where) {
+        raise(max_of(x), where);
         float exponentials[N];
         XENT_UNROLL
         for (int i = 0; i < N; ++i) {

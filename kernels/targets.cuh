@@ -18,13 +18,13 @@ struct Target {
 };
 
 __device__ __forceinline__ int64_t target_value(const XentTargets &targets, uint64_t row) {
-    switch (targets.index_type) {
+    switch (targets.kind) {
         case XENT_TARGET_I32:
-            return static_cast<const int32_t *>(targets.indices)[row];
+            return static_cast<const int32_t *>(targets.values)[row];
         case XENT_TARGET_U32:
-            return static_cast<const uint32_t *>(targets.indices)[row];
+            return static_cast<const uint32_t *>(targets.values)[row];
         default:
-            return static_cast<const int64_t *>(targets.indices)[row];
+            return static_cast<const int64_t *>(targets.values)[row];
     }
 }
 

@@ -62,6 +62,15 @@ struct RowLayout {
     }
 };
 
+// Whether kPackSize<T> elements of a row of Q, from where the packs of a row of T start, are aligned to
+// their width, or to the widest access.
+template <typename Q, typename T>
+__device__ __forceinline__ bool aligned_with_packs(const Q *row, const RowLayout<T> &layout) {
+    constexpr uint32_t kWidth =
+        kPackSize<T> * sizeof(Q) < XENT_PACK_BYTES ? kPackSize<T> * sizeof(Q) : XENT_PACK_BYTES;
+    return uintptr_t(row + layout.head) % kWidth == 0;
+}
+
 // Whether packs cut for one row fall on 16-byte boundaries of the other too.
 template <typename T>
 __device__ __forceinline__ bool same_alignment(const T *a, const T *b) {

@@ -6,22 +6,31 @@
 pub const XENT_PACK_BYTES: u32 = 16;
 /// Largest number of classes: positions within a row are 32-bit in the kernels.
 pub const XENT_MAX_CLASSES: u32 = 1073741824;
-/// Largest block that the plain kernels are compiled for: 80 registers a thread; 72 would spill.
+/// Largest block that the plain and the log-softmax kernels are compiled for: 80 registers a thread; 72 would spill.
 pub const XENT_MAX_THREADS: u32 = 768;
 /// Largest block of the general kernels, which need more registers.
 pub const XENT_MAX_GENERAL_THREADS: u32 = 512;
-/// Static shared memory of a fused block kernel; the rest of the device's limit can hold the row.
-pub const XENT_BLOCK_STATIC_SHARED_BYTES: u32 = 512;
+/// Largest block of the kernels that read target probabilities.
+pub const XENT_MAX_PROBABILITIES_THREADS: u32 = 384;
+/// Largest block of the binary kernels.
+pub const XENT_MAX_BINARY_THREADS: u32 = 512;
+/// Static shared memory of a block kernel; the rest of the device's limit can hold the row.
+pub const XENT_BLOCK_STATIC_SHARED_BYTES: u32 = 640;
 /// Rows whose losses are summed together; part of the definition of the scalar loss's last bits.
 pub const XENT_CHUNK_ROWS: u32 = 1024;
 /// Threads of one block of the normalizer kernel.
 pub const XENT_NORMALIZER_THREADS: u32 = 256;
 /// `XentStatus.first_row` while no bad target has been seen.
 pub const XENT_NO_ROW: u64 = 18446744073709551615;
+/// No class, in XentSavedRow.apart_and_exact: more than XENT_MAX_CLASSES.
+pub const XENT_NOTHING_APART: u32 = 2147483647;
 pub const XENT_TARGET_I32: XentTargetType = 0;
 pub const XENT_TARGET_U32: XentTargetType = 1;
 pub const XENT_TARGET_I64: XentTargetType = 2;
-/// Integer type of the class indices.
+pub const XENT_TARGET_F32: XentTargetType = 3;
+pub const XENT_TARGET_F16: XentTargetType = 4;
+pub const XENT_TARGET_BF16: XentTargetType = 5;
+/// Type of the targets: class indices, then probabilities.
 pub type XentTargetType = ::core::ffi::c_uint;
 /// The host knew it.
 pub const XENT_DIVISOR_GIVEN: XentDivisorSource = 0;
@@ -50,6 +59,24 @@ const _: () = {
     ["Offset of field: XentTerms::smoothing"]
         [::core::mem::offset_of!(XentTerms, smoothing) - 4usize];
     ["Offset of field: XentTerms::z_loss"][::core::mem::offset_of!(XentTerms, z_loss) - 8usize];
+};
+/// What the terms of a row are multiplied by, and divided by.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct XentDivided {
+    /// 1 / D for each term.
+    pub inverse_divisors: XentTerms,
+    /// a / D1, b / D2, L / D3; a term that is not there is 0 whatever its divisor.
+    pub term_weights: XentTerms,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of XentDivided"][::core::mem::size_of::<XentDivided>() - 24usize];
+    ["Alignment of XentDivided"][::core::mem::align_of::<XentDivided>() - 4usize];
+    ["Offset of field: XentDivided::inverse_divisors"]
+        [::core::mem::offset_of!(XentDivided, inverse_divisors) - 0usize];
+    ["Offset of field: XentDivided::term_weights"]
+        [::core::mem::offset_of!(XentDivided, term_weights) - 12usize];
 };
 /// From stored logits x to z = scale * value, where value is x, or s tanh(t x / s) under a cap s.
 #[repr(C)]
@@ -81,31 +108,33 @@ const _: () = {
     ["Offset of field: XentTransform::slope"]
         [::core::mem::offset_of!(XentTransform, slope) - 16usize];
 };
-/// Class indices, and which of them are to be ignored.
+/// Class indices, and which of them are to be ignored; or target probabilities.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct XentTargets {
-    /// `rows` indices of type `index_type`.
-    pub indices: *const ::core::ffi::c_void,
-    /// Compared before any other use of a target; any value. Meaningful if `has_ignore_index`.
+    /// `rows` indices, or \[rows, classes\] probabilities.
+    pub values: *const ::core::ffi::c_void,
+    /// Compared before any other use of an index; any value. Meaningful if `has_ignore_index`.
     pub ignore_index: i64,
+    /// From one row of probabilities to the next, at least `classes`.
+    pub row_stride: u64,
     /// An `XentTargetType`.
-    pub index_type: u32,
-    /// 0 or 1.
+    pub kind: u32,
+    /// 0 or 1; 0 for probabilities.
     pub has_ignore_index: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentTargets"][::core::mem::size_of::<XentTargets>() - 24usize];
+    ["Size of XentTargets"][::core::mem::size_of::<XentTargets>() - 32usize];
     ["Alignment of XentTargets"][::core::mem::align_of::<XentTargets>() - 8usize];
-    ["Offset of field: XentTargets::indices"]
-        [::core::mem::offset_of!(XentTargets, indices) - 0usize];
+    ["Offset of field: XentTargets::values"][::core::mem::offset_of!(XentTargets, values) - 0usize];
     ["Offset of field: XentTargets::ignore_index"]
         [::core::mem::offset_of!(XentTargets, ignore_index) - 8usize];
-    ["Offset of field: XentTargets::index_type"]
-        [::core::mem::offset_of!(XentTargets, index_type) - 16usize];
+    ["Offset of field: XentTargets::row_stride"]
+        [::core::mem::offset_of!(XentTargets, row_stride) - 16usize];
+    ["Offset of field: XentTargets::kind"][::core::mem::offset_of!(XentTargets, kind) - 24usize];
     ["Offset of field: XentTargets::has_ignore_index"]
-        [::core::mem::offset_of!(XentTargets, has_ignore_index) - 20usize];
+        [::core::mem::offset_of!(XentTargets, has_ignore_index) - 28usize];
 };
 /// Targets outside \[0, classes) that kernels met since the host last took this record.
 #[repr(C)]
@@ -150,16 +179,16 @@ pub struct XentWorkspace {
     pub counted_rows: u64,
     /// Blocks of the normalizer kernel that are done; 0 between launches.
     pub normalizer_ticket: u32,
-    /// Chunks of rows whose losses are summed; 0 between launches.
-    pub loss_ticket: u32,
-    /// What the normalizer kernel found: 1 / D for each term.
-    pub inverse_divisors: XentTerms,
-    /// Keeps the size a multiple of 8; 0.
-    pub reserved: u32,
+    /// Chunks of rows that are done; 0 between launches.
+    pub chunk_ticket: u32,
+    /// Correct predictions so far; 0 between launches.
+    pub correct: u64,
+    /// What the normalizer kernel found, if nothing is saved.
+    pub divided: XentDivided,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentWorkspace"][::core::mem::size_of::<XentWorkspace>() - 72usize];
+    ["Size of XentWorkspace"][::core::mem::size_of::<XentWorkspace>() - 88usize];
     ["Alignment of XentWorkspace"][::core::mem::align_of::<XentWorkspace>() - 8usize];
     ["Offset of field: XentWorkspace::status"]
         [::core::mem::offset_of!(XentWorkspace, status) - 0usize];
@@ -167,12 +196,74 @@ const _: () = {
         [::core::mem::offset_of!(XentWorkspace, counted_rows) - 40usize];
     ["Offset of field: XentWorkspace::normalizer_ticket"]
         [::core::mem::offset_of!(XentWorkspace, normalizer_ticket) - 48usize];
-    ["Offset of field: XentWorkspace::loss_ticket"]
-        [::core::mem::offset_of!(XentWorkspace, loss_ticket) - 52usize];
-    ["Offset of field: XentWorkspace::inverse_divisors"]
-        [::core::mem::offset_of!(XentWorkspace, inverse_divisors) - 56usize];
-    ["Offset of field: XentWorkspace::reserved"]
-        [::core::mem::offset_of!(XentWorkspace, reserved) - 68usize];
+    ["Offset of field: XentWorkspace::chunk_ticket"]
+        [::core::mem::offset_of!(XentWorkspace, chunk_ticket) - 52usize];
+    ["Offset of field: XentWorkspace::correct"]
+        [::core::mem::offset_of!(XentWorkspace, correct) - 56usize];
+    ["Offset of field: XentWorkspace::divided"]
+        [::core::mem::offset_of!(XentWorkspace, divided) - 64usize];
+};
+/// What the backward pass has to know of a row's softmax, beside its logits.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct XentSavedRow {
+    /// The largest value.
+    pub max: f32,
+    /// The sum of the exponentials of all classes but the one that was kept apart: the target, or
+    /// the one in `apart_and_exact`.
+    pub others: f32,
+    /// The sum of the weights of the same classes in the smoothing term.
+    pub mass: f32,
+    /// In the lowest bit, whether exponentials were formed with the exact shift; above, which class a
+    /// row without a target kept apart, or XENT_NOTHING_APART.
+    pub apart_and_exact: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of XentSavedRow"][::core::mem::size_of::<XentSavedRow>() - 16usize];
+    ["Alignment of XentSavedRow"][::core::mem::align_of::<XentSavedRow>() - 4usize];
+    ["Offset of field: XentSavedRow::max"][::core::mem::offset_of!(XentSavedRow, max) - 0usize];
+    ["Offset of field: XentSavedRow::others"]
+        [::core::mem::offset_of!(XentSavedRow, others) - 4usize];
+    ["Offset of field: XentSavedRow::mass"][::core::mem::offset_of!(XentSavedRow, mass) - 8usize];
+    ["Offset of field: XentSavedRow::apart_and_exact"]
+        [::core::mem::offset_of!(XentSavedRow, apart_and_exact) - 12usize];
+};
+/// What follows from the losses of single rows, in an order that depends on `rows` alone.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct XentRowSums {
+    /// One element or null: the sum of all shares.
+    pub loss: *mut f32,
+    /// One element or null: rows whose largest logit is the target's.
+    pub correct: *mut u64,
+    /// \[rows\]: each row's part of the loss; used if `loss` is not null.
+    pub row_shares: *mut f32,
+    /// \[ceil(rows / XENT_CHUNK_ROWS)\]: sums over chunks; used if `loss` is not null.
+    pub chunk_sums: *mut f32,
+    /// \[ceil(rows / XENT_CHUNK_ROWS)\]: rows of each chunk that are done; 0 between launches.
+    pub chunk_tickets: *mut u32,
+    /// Status and tickets.
+    pub workspace: *mut XentWorkspace,
+    /// At least 1.
+    pub rows: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of XentRowSums"][::core::mem::size_of::<XentRowSums>() - 56usize];
+    ["Alignment of XentRowSums"][::core::mem::align_of::<XentRowSums>() - 8usize];
+    ["Offset of field: XentRowSums::loss"][::core::mem::offset_of!(XentRowSums, loss) - 0usize];
+    ["Offset of field: XentRowSums::correct"]
+        [::core::mem::offset_of!(XentRowSums, correct) - 8usize];
+    ["Offset of field: XentRowSums::row_shares"]
+        [::core::mem::offset_of!(XentRowSums, row_shares) - 16usize];
+    ["Offset of field: XentRowSums::chunk_sums"]
+        [::core::mem::offset_of!(XentRowSums, chunk_sums) - 24usize];
+    ["Offset of field: XentRowSums::chunk_tickets"]
+        [::core::mem::offset_of!(XentRowSums, chunk_tickets) - 32usize];
+    ["Offset of field: XentRowSums::workspace"]
+        [::core::mem::offset_of!(XentRowSums, workspace) - 40usize];
+    ["Offset of field: XentRowSums::rows"][::core::mem::offset_of!(XentRowSums, rows) - 48usize];
 };
 /// Argument of `xent_normalizer`.
 #[repr(C)]
@@ -184,8 +275,10 @@ pub struct XentNormalizer {
     pub class_weights: *const f32,
     /// \[ceil(rows / XENT_CHUNK_ROWS)\]: sums over chunks.
     pub chunk_sums: *mut f32,
-    /// Where the result goes.
+    /// Tickets.
     pub workspace: *mut XentWorkspace,
+    /// Where the result goes.
+    pub divided: *mut XentDivided,
     /// Number of targets, at least 1.
     pub rows: u64,
     /// In 1..=XENT_MAX_CLASSES.
@@ -194,6 +287,8 @@ pub struct XentNormalizer {
     pub empty_is_zero: u32,
     /// 1 / D where its source is XENT_DIVISOR_GIVEN.
     pub given: XentTerms,
+    /// a, b, L.
+    pub term_weights: XentTerms,
     /// An `XentDivisorSource` for the nll term.
     pub nll_source: u32,
     /// An `XentDivisorSource` for the smoothing term.
@@ -203,30 +298,34 @@ pub struct XentNormalizer {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentNormalizer"][::core::mem::size_of::<XentNormalizer>() - 88usize];
+    ["Size of XentNormalizer"][::core::mem::size_of::<XentNormalizer>() - 120usize];
     ["Alignment of XentNormalizer"][::core::mem::align_of::<XentNormalizer>() - 8usize];
     ["Offset of field: XentNormalizer::targets"]
         [::core::mem::offset_of!(XentNormalizer, targets) - 0usize];
     ["Offset of field: XentNormalizer::class_weights"]
-        [::core::mem::offset_of!(XentNormalizer, class_weights) - 24usize];
+        [::core::mem::offset_of!(XentNormalizer, class_weights) - 32usize];
     ["Offset of field: XentNormalizer::chunk_sums"]
-        [::core::mem::offset_of!(XentNormalizer, chunk_sums) - 32usize];
+        [::core::mem::offset_of!(XentNormalizer, chunk_sums) - 40usize];
     ["Offset of field: XentNormalizer::workspace"]
-        [::core::mem::offset_of!(XentNormalizer, workspace) - 40usize];
+        [::core::mem::offset_of!(XentNormalizer, workspace) - 48usize];
+    ["Offset of field: XentNormalizer::divided"]
+        [::core::mem::offset_of!(XentNormalizer, divided) - 56usize];
     ["Offset of field: XentNormalizer::rows"]
-        [::core::mem::offset_of!(XentNormalizer, rows) - 48usize];
+        [::core::mem::offset_of!(XentNormalizer, rows) - 64usize];
     ["Offset of field: XentNormalizer::classes"]
-        [::core::mem::offset_of!(XentNormalizer, classes) - 56usize];
+        [::core::mem::offset_of!(XentNormalizer, classes) - 72usize];
     ["Offset of field: XentNormalizer::empty_is_zero"]
-        [::core::mem::offset_of!(XentNormalizer, empty_is_zero) - 60usize];
+        [::core::mem::offset_of!(XentNormalizer, empty_is_zero) - 76usize];
     ["Offset of field: XentNormalizer::given"]
-        [::core::mem::offset_of!(XentNormalizer, given) - 64usize];
+        [::core::mem::offset_of!(XentNormalizer, given) - 80usize];
+    ["Offset of field: XentNormalizer::term_weights"]
+        [::core::mem::offset_of!(XentNormalizer, term_weights) - 92usize];
     ["Offset of field: XentNormalizer::nll_source"]
-        [::core::mem::offset_of!(XentNormalizer, nll_source) - 76usize];
+        [::core::mem::offset_of!(XentNormalizer, nll_source) - 104usize];
     ["Offset of field: XentNormalizer::smoothing_source"]
-        [::core::mem::offset_of!(XentNormalizer, smoothing_source) - 80usize];
+        [::core::mem::offset_of!(XentNormalizer, smoothing_source) - 108usize];
     ["Offset of field: XentNormalizer::z_loss_source"]
-        [::core::mem::offset_of!(XentNormalizer, z_loss_source) - 84usize];
+        [::core::mem::offset_of!(XentNormalizer, z_loss_source) - 112usize];
 };
 /// Argument of `xent_fused_*`: per row i of `logits` x, with z = s tanh(t x / s) or t x,
 /// lse = log sum_k exp(z_k), p = softmax(z), target y and weights u, v of the classes,
@@ -236,16 +335,22 @@ const _: () = {
 /// gradient_i[k] = g_i dloss_i / dx_k
 /// ```
 ///
-/// with a, b, L = term_weights and g_i the upstream gradient.
+/// with a, b, L = term_weights and g_i the upstream gradient; or, for target probabilities q,
+///
+/// ```text
+/// loss_i = sum_k (a u_k q_k + b v_k) (-log p_k) / D1 + L lse^2 / D3.
+/// ```
+///
+/// Any output may be left out. With `saved` the logits are read once, for the gradient alone.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct XentFused {
     /// \[rows, classes\] in the kernel's dtype; row i starts at element i * logits_row_stride.
     pub logits: *const ::core::ffi::c_void,
-    /// \[rows, classes\] in the kernel's dtype; row i starts at element i * gradient_row_stride. May
-    /// be `logits`, with the same stride.
+    /// \[rows, classes\] in the kernel's dtype, or null; row i starts at element
+    /// i * gradient_row_stride. May be `logits`, with the same stride.
     pub gradient: *mut ::core::ffi::c_void,
-    /// \[rows\] class indices.
+    /// Class indices, or probabilities, as the kernel's name says.
     pub targets: XentTargets,
     /// u: \[classes\] or null for 1.
     pub nll_weights: *const f32,
@@ -257,18 +362,17 @@ pub struct XentFused {
     pub row_losses: *mut f32,
     /// \[rows\] or null: logsumexp of each row; 0 for ignored rows, NaN for bad targets.
     pub row_lse: *mut f32,
-    /// One element or null: sum_i loss_i, in an order that depends on `rows` alone.
-    pub loss: *mut f32,
-    /// \[rows\]: loss_i; used if `loss` is not null.
-    pub row_shares: *mut f32,
-    /// \[ceil(rows / XENT_CHUNK_ROWS)\]: sums over chunks; used if `loss` is not null.
-    pub chunk_sums: *mut f32,
-    /// \[ceil(rows / XENT_CHUNK_ROWS)\]: rows of each chunk that are done; 0 between launches.
-    pub chunk_tickets: *mut u32,
-    /// Status, tickets and the divisors.
-    pub workspace: *mut XentWorkspace,
-    /// At least 1.
-    pub rows: u64,
+    /// \[rows\] or null: the class of the largest value, the lowest of several; of NaN if there is one;
+    /// -1 for ignored rows and bad targets.
+    pub row_argmax: *mut i64,
+    /// Scalar loss and correct predictions.
+    pub sums: XentRowSums,
+    /// \[rows\] or null: where to save what the backward pass needs.
+    pub save: *mut XentSavedRow,
+    /// \[rows\] or null: what the forward pass saved.
+    pub saved: *const XentSavedRow,
+    /// What the normalizer kernel found, or null where the host knew it.
+    pub device_divided: *const XentDivided,
     /// At least `classes`.
     pub logits_row_stride: u64,
     /// At least `classes`.
@@ -277,58 +381,248 @@ pub struct XentFused {
     pub upstream_stride: u64,
     /// In 1..=XENT_MAX_CLASSES.
     pub classes: u32,
-    /// Packs of a row's aligned body that fit the launch's dynamic shared memory.
+    /// Packs of a row's aligned body that fit the launch's dynamic shared memory, with the weights of
+    /// their elements for target probabilities.
     pub cached_packs: u32,
     /// a, b, L.
     pub term_weights: XentTerms,
-    /// 1 / D1, 1 / D2, 1 / D3, unless `device_divisors`.
-    pub inverse_divisors: XentTerms,
+    /// Where `device_divided` is null.
+    pub divided: XentDivided,
     /// From stored logits to z.
     pub transform: XentTransform,
-    /// 0 or 1: the reciprocals are workspace->inverse_divisors.
-    pub device_divisors: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentFused"][::core::mem::size_of::<XentFused>() - 208usize];
+    ["Size of XentFused"][::core::mem::size_of::<XentFused>() - 264usize];
     ["Alignment of XentFused"][::core::mem::align_of::<XentFused>() - 8usize];
     ["Offset of field: XentFused::logits"][::core::mem::offset_of!(XentFused, logits) - 0usize];
     ["Offset of field: XentFused::gradient"][::core::mem::offset_of!(XentFused, gradient) - 8usize];
     ["Offset of field: XentFused::targets"][::core::mem::offset_of!(XentFused, targets) - 16usize];
     ["Offset of field: XentFused::nll_weights"]
-        [::core::mem::offset_of!(XentFused, nll_weights) - 40usize];
+        [::core::mem::offset_of!(XentFused, nll_weights) - 48usize];
     ["Offset of field: XentFused::smoothing_weights"]
-        [::core::mem::offset_of!(XentFused, smoothing_weights) - 48usize];
+        [::core::mem::offset_of!(XentFused, smoothing_weights) - 56usize];
     ["Offset of field: XentFused::upstream"]
-        [::core::mem::offset_of!(XentFused, upstream) - 56usize];
+        [::core::mem::offset_of!(XentFused, upstream) - 64usize];
     ["Offset of field: XentFused::row_losses"]
-        [::core::mem::offset_of!(XentFused, row_losses) - 64usize];
-    ["Offset of field: XentFused::row_lse"][::core::mem::offset_of!(XentFused, row_lse) - 72usize];
-    ["Offset of field: XentFused::loss"][::core::mem::offset_of!(XentFused, loss) - 80usize];
-    ["Offset of field: XentFused::row_shares"]
-        [::core::mem::offset_of!(XentFused, row_shares) - 88usize];
-    ["Offset of field: XentFused::chunk_sums"]
-        [::core::mem::offset_of!(XentFused, chunk_sums) - 96usize];
-    ["Offset of field: XentFused::chunk_tickets"]
-        [::core::mem::offset_of!(XentFused, chunk_tickets) - 104usize];
-    ["Offset of field: XentFused::workspace"]
-        [::core::mem::offset_of!(XentFused, workspace) - 112usize];
-    ["Offset of field: XentFused::rows"][::core::mem::offset_of!(XentFused, rows) - 120usize];
+        [::core::mem::offset_of!(XentFused, row_losses) - 72usize];
+    ["Offset of field: XentFused::row_lse"][::core::mem::offset_of!(XentFused, row_lse) - 80usize];
+    ["Offset of field: XentFused::row_argmax"]
+        [::core::mem::offset_of!(XentFused, row_argmax) - 88usize];
+    ["Offset of field: XentFused::sums"][::core::mem::offset_of!(XentFused, sums) - 96usize];
+    ["Offset of field: XentFused::save"][::core::mem::offset_of!(XentFused, save) - 152usize];
+    ["Offset of field: XentFused::saved"][::core::mem::offset_of!(XentFused, saved) - 160usize];
+    ["Offset of field: XentFused::device_divided"]
+        [::core::mem::offset_of!(XentFused, device_divided) - 168usize];
     ["Offset of field: XentFused::logits_row_stride"]
-        [::core::mem::offset_of!(XentFused, logits_row_stride) - 128usize];
+        [::core::mem::offset_of!(XentFused, logits_row_stride) - 176usize];
     ["Offset of field: XentFused::gradient_row_stride"]
-        [::core::mem::offset_of!(XentFused, gradient_row_stride) - 136usize];
+        [::core::mem::offset_of!(XentFused, gradient_row_stride) - 184usize];
     ["Offset of field: XentFused::upstream_stride"]
-        [::core::mem::offset_of!(XentFused, upstream_stride) - 144usize];
-    ["Offset of field: XentFused::classes"][::core::mem::offset_of!(XentFused, classes) - 152usize];
+        [::core::mem::offset_of!(XentFused, upstream_stride) - 192usize];
+    ["Offset of field: XentFused::classes"][::core::mem::offset_of!(XentFused, classes) - 200usize];
     ["Offset of field: XentFused::cached_packs"]
-        [::core::mem::offset_of!(XentFused, cached_packs) - 156usize];
+        [::core::mem::offset_of!(XentFused, cached_packs) - 204usize];
     ["Offset of field: XentFused::term_weights"]
-        [::core::mem::offset_of!(XentFused, term_weights) - 160usize];
-    ["Offset of field: XentFused::inverse_divisors"]
-        [::core::mem::offset_of!(XentFused, inverse_divisors) - 172usize];
+        [::core::mem::offset_of!(XentFused, term_weights) - 208usize];
+    ["Offset of field: XentFused::divided"][::core::mem::offset_of!(XentFused, divided) - 220usize];
     ["Offset of field: XentFused::transform"]
-        [::core::mem::offset_of!(XentFused, transform) - 184usize];
-    ["Offset of field: XentFused::device_divisors"]
-        [::core::mem::offset_of!(XentFused, device_divisors) - 204usize];
+        [::core::mem::offset_of!(XentFused, transform) - 244usize];
+};
+/// x_k - lse.
+pub const XENT_LOG_PROBABILITIES: XentSoftmaxOutput = 0;
+/// exp(x_k - lse).
+pub const XENT_PROBABILITIES: XentSoftmaxOutput = 1;
+/// What `xent_log_softmax_*` writes.
+pub type XentSoftmaxOutput = ::core::ffi::c_uint;
+/// Argument of `xent_log_softmax_block_*`: per row of `logits` x, log softmax(x) or softmax(x).
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct XentLogSoftmax {
+    /// \[rows, classes\] in the kernel's dtype.
+    pub logits: *const ::core::ffi::c_void,
+    /// \[rows, classes\] in the kernel's dtype.
+    pub output: *mut ::core::ffi::c_void,
+    /// \[rows\] or null: logsumexp of each row.
+    pub row_lse: *mut f32,
+    /// \[rows\] or null: where to save what the backward pass needs.
+    pub save: *mut XentSavedRow,
+    /// At least 1.
+    pub rows: u64,
+    /// At least `classes`.
+    pub logits_row_stride: u64,
+    /// At least `classes`.
+    pub output_row_stride: u64,
+    /// In 1..=XENT_MAX_CLASSES.
+    pub classes: u32,
+    /// Packs of a row's aligned body that fit the launch's dynamic shared memory.
+    pub cached_packs: u32,
+    /// An `XentSoftmaxOutput`.
+    pub what: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of XentLogSoftmax"][::core::mem::size_of::<XentLogSoftmax>() - 72usize];
+    ["Alignment of XentLogSoftmax"][::core::mem::align_of::<XentLogSoftmax>() - 8usize];
+    ["Offset of field: XentLogSoftmax::logits"]
+        [::core::mem::offset_of!(XentLogSoftmax, logits) - 0usize];
+    ["Offset of field: XentLogSoftmax::output"]
+        [::core::mem::offset_of!(XentLogSoftmax, output) - 8usize];
+    ["Offset of field: XentLogSoftmax::row_lse"]
+        [::core::mem::offset_of!(XentLogSoftmax, row_lse) - 16usize];
+    ["Offset of field: XentLogSoftmax::save"]
+        [::core::mem::offset_of!(XentLogSoftmax, save) - 24usize];
+    ["Offset of field: XentLogSoftmax::rows"]
+        [::core::mem::offset_of!(XentLogSoftmax, rows) - 32usize];
+    ["Offset of field: XentLogSoftmax::logits_row_stride"]
+        [::core::mem::offset_of!(XentLogSoftmax, logits_row_stride) - 40usize];
+    ["Offset of field: XentLogSoftmax::output_row_stride"]
+        [::core::mem::offset_of!(XentLogSoftmax, output_row_stride) - 48usize];
+    ["Offset of field: XentLogSoftmax::classes"]
+        [::core::mem::offset_of!(XentLogSoftmax, classes) - 56usize];
+    ["Offset of field: XentLogSoftmax::cached_packs"]
+        [::core::mem::offset_of!(XentLogSoftmax, cached_packs) - 60usize];
+    ["Offset of field: XentLogSoftmax::what"]
+        [::core::mem::offset_of!(XentLogSoftmax, what) - 64usize];
+};
+/// Argument of `xent_log_softmax_backward_block_*`: per row, with p_k = exp(values_k - lse),
+///
+/// ```text
+/// gradient[k] = upstream[k] - p_k sum_j upstream[j].
+/// ```
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct XentLogSoftmaxBackward {
+    /// \[rows, classes\] in the kernel's dtype: the logits, or log-probabilities, whose lse is 0.
+    pub values: *const ::core::ffi::c_void,
+    /// \[rows, classes\] in the kernel's dtype.
+    pub upstream: *const ::core::ffi::c_void,
+    /// \[rows, classes\] in the kernel's dtype.
+    pub gradient: *mut ::core::ffi::c_void,
+    /// \[rows\]: what the forward pass saved; null for log-probabilities.
+    pub saved: *const XentSavedRow,
+    /// At least 1.
+    pub rows: u64,
+    /// At least `classes`.
+    pub values_row_stride: u64,
+    /// At least `classes`.
+    pub upstream_row_stride: u64,
+    /// At least `classes`.
+    pub gradient_row_stride: u64,
+    /// In 1..=XENT_MAX_CLASSES.
+    pub classes: u32,
+    /// Packs of a row of `upstream` that fit the launch's dynamic shared memory.
+    pub cached_packs: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of XentLogSoftmaxBackward"][::core::mem::size_of::<XentLogSoftmaxBackward>() - 72usize];
+    ["Alignment of XentLogSoftmaxBackward"]
+        [::core::mem::align_of::<XentLogSoftmaxBackward>() - 8usize];
+    ["Offset of field: XentLogSoftmaxBackward::values"]
+        [::core::mem::offset_of!(XentLogSoftmaxBackward, values) - 0usize];
+    ["Offset of field: XentLogSoftmaxBackward::upstream"]
+        [::core::mem::offset_of!(XentLogSoftmaxBackward, upstream) - 8usize];
+    ["Offset of field: XentLogSoftmaxBackward::gradient"]
+        [::core::mem::offset_of!(XentLogSoftmaxBackward, gradient) - 16usize];
+    ["Offset of field: XentLogSoftmaxBackward::saved"]
+        [::core::mem::offset_of!(XentLogSoftmaxBackward, saved) - 24usize];
+    ["Offset of field: XentLogSoftmaxBackward::rows"]
+        [::core::mem::offset_of!(XentLogSoftmaxBackward, rows) - 32usize];
+    ["Offset of field: XentLogSoftmaxBackward::values_row_stride"]
+        [::core::mem::offset_of!(XentLogSoftmaxBackward, values_row_stride) - 40usize];
+    ["Offset of field: XentLogSoftmaxBackward::upstream_row_stride"]
+        [::core::mem::offset_of!(XentLogSoftmaxBackward, upstream_row_stride) - 48usize];
+    ["Offset of field: XentLogSoftmaxBackward::gradient_row_stride"]
+        [::core::mem::offset_of!(XentLogSoftmaxBackward, gradient_row_stride) - 56usize];
+    ["Offset of field: XentLogSoftmaxBackward::classes"]
+        [::core::mem::offset_of!(XentLogSoftmaxBackward, classes) - 64usize];
+    ["Offset of field: XentLogSoftmaxBackward::cached_packs"]
+        [::core::mem::offset_of!(XentLogSoftmaxBackward, cached_packs) - 68usize];
+};
+/// Argument of `xent_binary_block_*`: per row i of `logits` x, with targets q in 0..1, class weights w
+/// and positive weights r,
+///
+/// ```text
+/// t_k = on q_k + off
+/// loss_i = sum_k w_k (r_k t_k softplus(-x_k) + (1 - t_k) softplus(x_k)) / D
+/// gradient_i[k] = g_i dloss_i / dx_k
+/// ```
+///
+/// where q_k is \[k = y\] for class indices y.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct XentBinary {
+    /// \[rows, classes\] in the kernel's dtype.
+    pub logits: *const ::core::ffi::c_void,
+    /// \[rows, classes\] in the kernel's dtype, or null. May be `logits`, with the same stride.
+    pub gradient: *mut ::core::ffi::c_void,
+    /// Class indices, or probabilities.
+    pub targets: XentTargets,
+    /// w: \[classes\] or null for 1.
+    pub class_weights: *const f32,
+    /// r: \[classes\] or null for 1.
+    pub positive_weights: *const f32,
+    /// g_i is upstream\[i * upstream_stride\]; null means 1.
+    pub upstream: *const f32,
+    /// \[rows\] or null: the loss of each row, times `over_classes` and not divided by D.
+    pub row_losses: *mut f32,
+    /// The scalar loss; `correct` is not used.
+    pub sums: XentRowSums,
+    /// 1 / D of the nll term, or null where the host knew it.
+    pub device_divided: *const XentDivided,
+    /// At least `classes`.
+    pub logits_row_stride: u64,
+    /// At least `classes`.
+    pub gradient_row_stride: u64,
+    /// 0 or 1.
+    pub upstream_stride: u64,
+    /// In 1..=XENT_MAX_CLASSES.
+    pub classes: u32,
+    /// What a target keeps.
+    pub on: f32,
+    /// What every class gets.
+    pub off: f32,
+    /// 1 - on - off.
+    pub rest: f32,
+    /// What multiplies the sum over classes: 1, or 1 / classes.
+    pub over_classes: f32,
+    /// 1 / D where `device_divided` is null.
+    pub inverse_divisor: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of XentBinary"][::core::mem::size_of::<XentBinary>() - 192usize];
+    ["Alignment of XentBinary"][::core::mem::align_of::<XentBinary>() - 8usize];
+    ["Offset of field: XentBinary::logits"][::core::mem::offset_of!(XentBinary, logits) - 0usize];
+    ["Offset of field: XentBinary::gradient"]
+        [::core::mem::offset_of!(XentBinary, gradient) - 8usize];
+    ["Offset of field: XentBinary::targets"]
+        [::core::mem::offset_of!(XentBinary, targets) - 16usize];
+    ["Offset of field: XentBinary::class_weights"]
+        [::core::mem::offset_of!(XentBinary, class_weights) - 48usize];
+    ["Offset of field: XentBinary::positive_weights"]
+        [::core::mem::offset_of!(XentBinary, positive_weights) - 56usize];
+    ["Offset of field: XentBinary::upstream"]
+        [::core::mem::offset_of!(XentBinary, upstream) - 64usize];
+    ["Offset of field: XentBinary::row_losses"]
+        [::core::mem::offset_of!(XentBinary, row_losses) - 72usize];
+    ["Offset of field: XentBinary::sums"][::core::mem::offset_of!(XentBinary, sums) - 80usize];
+    ["Offset of field: XentBinary::device_divided"]
+        [::core::mem::offset_of!(XentBinary, device_divided) - 136usize];
+    ["Offset of field: XentBinary::logits_row_stride"]
+        [::core::mem::offset_of!(XentBinary, logits_row_stride) - 144usize];
+    ["Offset of field: XentBinary::gradient_row_stride"]
+        [::core::mem::offset_of!(XentBinary, gradient_row_stride) - 152usize];
+    ["Offset of field: XentBinary::upstream_stride"]
+        [::core::mem::offset_of!(XentBinary, upstream_stride) - 160usize];
+    ["Offset of field: XentBinary::classes"]
+        [::core::mem::offset_of!(XentBinary, classes) - 168usize];
+    ["Offset of field: XentBinary::on"][::core::mem::offset_of!(XentBinary, on) - 172usize];
+    ["Offset of field: XentBinary::off"][::core::mem::offset_of!(XentBinary, off) - 176usize];
+    ["Offset of field: XentBinary::rest"][::core::mem::offset_of!(XentBinary, rest) - 180usize];
+    ["Offset of field: XentBinary::over_classes"]
+        [::core::mem::offset_of!(XentBinary, over_classes) - 184usize];
+    ["Offset of field: XentBinary::inverse_divisor"]
+        [::core::mem::offset_of!(XentBinary, inverse_divisor) - 188usize];
 };

@@ -1,4 +1,5 @@
-//! Device memory that kernels may touch: sealed traits over cudarc's buffers, and the workspace.
+//! Device memory that kernels may touch: sealed traits over cudarc's buffers, the workspace, class
+//! weights, and what is saved between passes.
 //!
 //! The traits are sealed because cudarc's own `DevicePtr` is a safe trait that any type can
 //! implement with any address; a safe launch can only trust buffers that cudarc allocated.
@@ -16,7 +17,7 @@ use crate::{
     device::same_context,
     error::Error,
     plan::WorkspaceLayout,
-    problem::{Dtype, TargetType},
+    problem::{ClassWeighting, Dtype, SoftmaxOf, TargetType},
 };
 
 mod sealed {
@@ -91,24 +92,31 @@ pub trait Logit: sealed::Element {
     const DTYPE: Dtype;
 }
 
-/// Integer type of class indices: `i32`, `u32` or `i64`.
-pub trait TargetIndex: sealed::Element {
+/// Element type of targets: `i32`, `u32` or `i64` for class indices, `f32`, [`half::f16`] or
+/// [`half::bf16`] for probabilities.
+pub trait Target: sealed::Element {
     /// The same as a value.
     const TYPE: TargetType;
 }
 
 macro_rules! elements {
+    ($($element:ty),*) => {$( impl sealed::Element for $element {} )*};
+}
+
+macro_rules! constants {
     ($trait:ident, $constant:ident: $kind:ty, $($element:ty => $value:expr),*) => {$(
-        impl sealed::Element for $element {}
         impl $trait for $element {
             const $constant: $kind = $value;
         }
     )*};
 }
 
-// `f32` and `i32` and so on are disjoint, so each gets its one `Element` here.
-elements!(Logit, DTYPE: Dtype, f32 => Dtype::F32, f16 => Dtype::F16, bf16 => Dtype::Bf16);
-elements!(TargetIndex, TYPE: TargetType, i32 => TargetType::I32, u32 => TargetType::U32, i64 => TargetType::I64);
+elements!(f32, f16, bf16, i32, u32, i64);
+constants!(Logit, DTYPE: Dtype, f32 => Dtype::F32, f16 => Dtype::F16, bf16 => Dtype::Bf16);
+constants!(Target, TYPE: TargetType,
+    i32 => TargetType::I32, u32 => TargetType::U32, i64 => TargetType::I64,
+    f32 => TargetType::Probabilities(Dtype::F32), f16 => TargetType::Probabilities(Dtype::F16),
+    bf16 => TargetType::Probabilities(Dtype::Bf16));
 
 /// The address of a buffer that was checked, and the guard to keep until the launch is enqueued.
 pub(crate) type Guarded<'a> = (CUdeviceptr, SyncOnDrop<'a>);
@@ -148,7 +156,7 @@ impl Requirement<'_> {
 /// Device memory that the kernels need between and during calls; made once and reused.
 ///
 /// It serves problems of up to [`capacity`](Self::capacity) rows of any number of classes and any
-/// dtype: `72 + 4 * rows + 8 * ceil(rows / 1024)` bytes. It also holds the sticky record of bad
+/// dtype: `88 + 4 * rows + 8 * ceil(rows / 1024)` bytes. It also holds the sticky record of bad
 /// targets. One workspace serves one call at a time; calls that share it are ordered by `&mut`, and
 /// on the device by the streams and cudarc's events.
 #[derive(Debug)]
@@ -253,5 +261,158 @@ impl Workspace {
             row_shares: at(layout.row_shares) as *mut _,
         };
         Ok((addresses, guard))
+    }
+}
+
+impl WorkspaceAddresses {
+    /// Where the normalizer writes if nothing is saved.
+    pub fn divided(&self) -> *mut abi::XentDivided {
+        let offset = std::mem::offset_of!(abi::XentWorkspace, divided);
+        self.head.wrapping_byte_add(offset).cast()
+    }
+}
+
+/// Weights of the classes, on the device, that are known to be finite and not negative.
+///
+/// They are checked once, here, so that no call has to: the device could only say so afterwards.
+#[derive(Debug)]
+pub struct ClassWeights {
+    weights: CudaSlice<f32>,
+}
+
+impl ClassWeights {
+    /// Checks one weight a class and copies them to the device.
+    ///
+    /// # Errors
+    /// [`Error::ClassWeight`] names the first that is negative, infinite or NaN; [`Error::Driver`].
+    pub fn new(stream: &Arc<CudaStream>, weights: &[f32]) -> Result<Self, Error> {
+        let wrong = weights.iter().position(|&weight| !(0.0..f32::INFINITY).contains(&weight));
+        if let Some(class) = wrong {
+            return Err(Error::ClassWeight { class, value: weights[class] });
+        }
+        // The driver has no empty buffers; a problem has a class at least, so no call takes this one.
+        let some = if weights.is_empty() { &[0.0] } else { weights };
+        let weights = stream.clone_htod(some).map_err(Error::driver("copy class weights"))?;
+        Ok(Self { weights })
+    }
+
+    /// The same of weights that are on the device already: reads them back, once, and waits for it.
+    ///
+    /// # Errors
+    /// Those of [`ClassWeights::new`].
+    pub fn from_device(
+        stream: &Arc<CudaStream>,
+        weights: &CudaView<'_, f32>,
+    ) -> Result<Self, Error> {
+        let weights = stream.clone_dtoh(weights).map_err(Error::driver("read class weights"))?;
+        Self::new(stream, &weights)
+    }
+
+    /// As kernels read them.
+    pub(crate) fn buffer(&self) -> &dyn DeviceRead<f32> {
+        &self.weights
+    }
+}
+
+impl From<Option<&ClassWeights>> for ClassWeighting {
+    fn from(weights: Option<&ClassWeights>) -> Self {
+        weights.map_or(Self::Absent, |_| Self::Given)
+    }
+}
+
+/// What a forward pass knows of each row's softmax, for a backward pass: its largest value, and the
+/// sum of the other classes' exponentials relative to it.
+///
+/// That is the log-sum-exp in two parts: in one f32 it could not tell 1 - p from 0 for a confident
+/// row. 16 bytes a row; made once and reused. The backward pass has to be of the same problem, which
+/// is checked, and of the same logits, targets and class weights, which nobody can check.
+#[derive(Debug)]
+pub struct SavedSoftmax {
+    words: CudaSlice<u32>,
+    capacity: usize,
+    of: Option<SoftmaxOf>,
+}
+
+/// Device addresses within a saved softmax.
+#[derive(Clone, Copy)]
+pub(crate) struct SavedAddresses {
+    pub divided: *mut abi::XentDivided,
+    pub rows: *mut abi::XentSavedRow,
+}
+
+impl SavedSoftmax {
+    /// For problems of up to `rows` rows.
+    ///
+    /// # Errors
+    /// [`Error::WorkspaceSize`] if no memory can hold it; [`Error::Driver`] if there is too little.
+    pub fn new(stream: &Arc<CudaStream>, rows: usize) -> Result<Self, Error> {
+        let words = rows
+            .checked_mul(SAVED_ROW_WORDS)
+            .and_then(|words| words.checked_add(SAVED_HEAD_WORDS))
+            .filter(|&words| words <= isize::MAX as usize / size_of::<u32>())
+            .ok_or(Error::WorkspaceSize { rows })?;
+        let words = stream
+            .alloc_zeros::<u32>(words)
+            .map_err(Error::driver("allocate the saved softmax"))?;
+        Ok(Self { words, capacity: rows, of: None })
+    }
+
+    /// Rows that it can hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Everything that can be known to be wrong before a forward pass saves `rows` rows here.
+    pub(crate) fn check_capacity(
+        &self,
+        context: &Arc<CudaContext>,
+        rows: usize,
+    ) -> Result<(), Error> {
+        same_context("saved softmax", context, self.words.context())?;
+        let capacity = self.capacity;
+        if rows <= capacity { Ok(()) } else { Err(Error::SavedCapacity { capacity, rows }) }
+    }
+
+    /// Everything that can be known to be wrong before a backward pass of `of` reads it.
+    pub(crate) fn check(&self, context: &Arc<CudaContext>, of: &SoftmaxOf) -> Result<(), Error> {
+        same_context("saved softmax", context, self.words.context())?;
+        if self.of.as_ref() == Some(of) {
+            return Ok(());
+        }
+        let found = self.of.as_ref().map_or("nothing yet".to_owned(), ToString::to_string);
+        Err(Error::SavedSoftmax { found, expected: of.to_string() })
+    }
+
+    /// For a forward pass of `of`; the guard is to be kept until its launch.
+    pub(crate) fn write<'a>(
+        &'a mut self,
+        stream: &'a CudaStream,
+        of: SoftmaxOf,
+    ) -> (SavedAddresses, SyncOnDrop<'a>) {
+        self.of = Some(of);
+        let (base, guard) = self.words.device_ptr_mut(stream);
+        (saved_at(base), guard)
+    }
+
+    /// For a backward pass; the guard is to be kept until its launch.
+    pub(crate) fn read<'a>(&'a self, stream: &'a CudaStream) -> (SavedAddresses, SyncOnDrop<'a>) {
+        let (base, guard) = self.words.device_ptr(stream);
+        (saved_at(base), guard)
+    }
+}
+
+const SAVED_ROW_WORDS: usize = size_of::<abi::XentSavedRow>() / size_of::<u32>();
+
+// Every class can be told from none.
+const _: () = assert!(abi::XENT_NOTHING_APART > abi::XENT_MAX_CLASSES);
+
+/// What the normalizer found comes first, and has as much room as two rows.
+const SAVED_HEAD_WORDS: usize = 2 * SAVED_ROW_WORDS;
+const _: () = assert!(size_of::<abi::XentDivided>() <= SAVED_HEAD_WORDS * size_of::<u32>());
+
+fn saved_at(base: CUdeviceptr) -> SavedAddresses {
+    SavedAddresses {
+        divided: base as *mut _,
+        rows: (base + (SAVED_HEAD_WORDS * size_of::<u32>()) as CUdeviceptr) as *mut _,
     }
 }

@@ -2,6 +2,8 @@
 
 use cudarc::driver::{DriverError, sys::CUresult};
 
+use crate::config::Smoothing;
+
 /// Why an operation was refused or failed.
 ///
 /// Everything that the host can know is reported before anything is launched. What only the device
@@ -74,8 +76,15 @@ pub enum Error {
     },
 
     /// Smoothing over the other classes was asked for where there is no other class.
-    #[error("Smoothing::OtherClasses needs 2 classes or more; there is 1")]
-    OneClass,
+    #[error("Smoothing::{smoothing:?} needs {needed} classes or more; there are {classes}")]
+    TooFewClasses {
+        /// Over which classes.
+        smoothing: Smoothing,
+        /// Classes of the problem.
+        classes: usize,
+        /// The fewest that it needs.
+        needed: usize,
+    },
 
     /// An option has a value that means nothing.
     #[error("{option} is {value}, which is not {range}")]
@@ -108,6 +117,56 @@ pub enum Error {
         row_stride: usize,
         /// Classes of a row.
         classes: usize,
+    },
+
+    /// A gradient was to take the place of logits whose rows are apart by another stride.
+    #[error(
+        "in place, gradient and logits are one matrix, but their row strides are {gradient} and {logits} elements"
+    )]
+    InPlaceStrides {
+        /// Stride of the logits.
+        logits: usize,
+        /// Stride of the gradient.
+        gradient: usize,
+    },
+
+    /// Logits are said to be in the gradient's buffer where there is no gradient.
+    #[error(
+        "Logits::InGradient is for calls that write a gradient; the forward pass needs Logits::Matrix"
+    )]
+    ForwardInPlace,
+
+    /// A class weight is negative, infinite or NaN.
+    #[error("the weight of class {class} is {value}, which is not finite and 0 or more")]
+    ClassWeight {
+        /// The first such class.
+        class: usize,
+        /// Its weight.
+        value: f32,
+    },
+
+    /// Correct predictions were to be counted where targets are no classes.
+    #[error(
+        "correct predictions can be counted for class indices, not for target probabilities; ask for row_argmax"
+    )]
+    CorrectOfProbabilities,
+
+    /// A backward pass was given what another problem's forward pass saved, or none.
+    #[error("the saved softmax is that of {found}; this backward pass is of {expected}")]
+    SavedSoftmax {
+        /// The problem whose forward pass saved it last.
+        found: String,
+        /// The problem of the call.
+        expected: String,
+    },
+
+    /// A saved softmax is too small.
+    #[error("the saved softmax was made for {capacity} rows; the problem has {rows}")]
+    SavedCapacity {
+        /// Rows that it can hold.
+        capacity: usize,
+        /// Rows of the problem.
+        rows: usize,
     },
 
     /// A shape spans more elements than can be addressed.

@@ -14,8 +14,7 @@
 //! f32, f16 or bf16; arithmetic, losses and log-sum-exps are f32.
 //!
 //! ```no_run
-//! use smoothxent::{Kernels, LossInputs, LossOutputs, Workspace, loss};
-//! use smoothxent::{LossConfig, Shape};
+//! use smoothxent::{Gradient, Kernels, LossConfig, LossInputs, LossOutputs, Shape, Workspace, loss};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let context = smoothxent::open(0)?;
@@ -34,9 +33,10 @@
 //!     ignore_index: Some(-100),
 //!     ..LossConfig::default()
 //! };
-//! let inputs = LossInputs::new(&logits, &targets);
-//! let outputs = LossOutputs { loss: Some(&mut loss), ..LossOutputs::new(&mut gradient) };
-//! loss::forward_backward(&kernels, &stream, config, shape, inputs, outputs, &mut workspace)?;
+//! let inputs = LossInputs::new(shape, &logits, &targets);
+//! let outputs = LossOutputs { loss: Some(&mut loss), ..LossOutputs::default() };
+//! let gradient_out = Gradient::new(&mut gradient);
+//! loss::forward_backward(&kernels, &stream, config, inputs, outputs, gradient_out, &mut workspace)?;
 //!
 //! workspace.take_status(&stream)?; // waits; an error if a target named no class
 //! println!("{:?} {:?}", stream.clone_dtoh(&loss)?, stream.clone_dtoh(&gradient)?);
@@ -52,27 +52,34 @@
 
 mod abi;
 mod buffer;
+mod call;
+mod config;
 mod device;
 mod error;
 mod module;
 
+pub mod binary;
+pub mod log_softmax;
 pub mod loss;
 pub mod plan;
 pub mod problem;
 pub mod reference;
 
-pub use buffer::{DeviceRead, DeviceWrite, Logit, TargetIndex, Workspace};
+pub use buffer::{ClassWeights, DeviceRead, DeviceWrite, Logit, SavedSoftmax, Target, Workspace};
+pub use call::{Gradient, Upstream};
+pub use config::{
+    BinaryConfig, BinarySmoothing, Divisor, Divisors, EmptyMean, LossConfig, OverClasses,
+    Reduction, Smoothing, WeightedTerms,
+};
 /// The driver bindings whose buffers this crate takes.
 pub use cudarc;
 pub use device::{device_count, open};
 pub use error::Error;
 /// The half-precision types that this crate takes.
 pub use half;
-pub use loss::{LossInputs, LossOutputs, Upstream};
+pub use loss::{Logits, LossInputs, LossOutputs};
 pub use module::Kernels;
-pub use problem::{
-    Divisor, Divisors, EmptyMean, LossConfig, Reduction, Shape, Smoothing, WeightedTerms,
-};
+pub use problem::{LogSoftmaxShape, Shape};
 
 /// The examples of the README, which have to compile.
 #[cfg(doctest)]

@@ -1,59 +1,97 @@
-//! The loss and its gradient, in one pass over the logits.
+//! Softmax cross-entropy and its gradient: together in one pass over the logits, or apart.
+//!
+//! [`forward_backward`] gives both; [`forward`] and [`backward`] are for an autograd that wants them
+//! apart. In place ([`LossInputs::in_place`]) the gradient takes the place of the logits.
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaStream, SyncOnDrop, sys::CUdeviceptr};
+use cudarc::driver::{CudaStream, sys::CUdeviceptr};
 
-pub use crate::problem::{
-    Divisor, Divisors, EmptyMean, LossConfig, Reduction, Shape, Smoothing, WeightedTerms,
+pub use crate::call::{Gradient, Upstream};
+pub use crate::config::{
+    Divisor, Divisors, EmptyMean, LossConfig, Reduction, Smoothing, WeightedTerms,
 };
+pub use crate::problem::Shape;
 use crate::{
     abi,
-    buffer::{DeviceRead, DeviceWrite, Guarded, Logit, Requirement, TargetIndex, Workspace},
+    buffer::{
+        ClassWeights, DeviceRead, DeviceWrite, Logit, Requirement, SavedAddresses, SavedSoftmax,
+        Target, Workspace,
+    },
+    call::{
+        GradientAddresses, Guard, Normalizer, check_gradient, check_targets, guarded, host_known,
+        no_sums, optional, read_weights, row_sums, targets, terms, write_gradient,
+    },
     error::Error,
     module::Kernels,
     plan::{self, Plan},
-    problem::{ClassWeights, InverseDivisor, Problem, TargetType, Terms},
+    problem::{InverseDivisor, Lengths, Pass, Place, Problem, Terms, Types},
 };
 
-/// What flows back into the loss from behind it: the gradient of everything later with respect to
-/// it. Stays on the device.
-#[derive(Clone, Copy, Default)]
-pub enum Upstream<'a> {
-    /// 1: the loss is what is minimised.
-    #[default]
-    One,
-    /// One number for all rows, such as a loss scale.
-    Scalar(&'a dyn DeviceRead<f32>),
-    /// One for each row.
-    PerRow(&'a dyn DeviceRead<f32>),
-}
-
-/// What [`forward_backward`] reads.
+/// Where the logits are: `[rows, classes]` with a row stride.
 #[derive(Clone, Copy)]
-pub struct LossInputs<'a, T, I> {
-    /// `[rows, classes]` with a row stride.
-    pub logits: &'a dyn DeviceRead<T>,
-    /// `[rows]` class indices.
-    pub targets: &'a dyn DeviceRead<I>,
-    /// `[classes]`, what [`LossConfig::weighted_terms`] says is multiplied by the weight of a class;
-    /// none for 1. Not negative: nobody checks.
-    pub class_weights: Option<&'a dyn DeviceRead<f32>>,
-    /// What multiplies the gradient.
-    pub upstream: Upstream<'a>,
+pub enum Logits<'a, T> {
+    /// In a buffer of their own, which is only read.
+    Matrix(&'a dyn DeviceRead<T>),
+    /// In the gradient's buffer, which overwrites them.
+    InGradient,
 }
 
-impl<'a, T, I> LossInputs<'a, T, I> {
-    /// Without class weights, and with an upstream gradient of 1.
-    pub fn new(logits: &'a dyn DeviceRead<T>, targets: &'a dyn DeviceRead<I>) -> Self {
-        Self { logits, targets, class_weights: None, upstream: Upstream::One }
+impl<T> Logits<'_, T> {
+    pub(crate) fn place(&self) -> Place {
+        match self {
+            Self::Matrix(_) => Place::Apart,
+            Self::InGradient => Place::InPlace,
+        }
     }
 }
 
-/// What [`forward_backward`] writes. All losses are f32, whatever the logits are.
-pub struct LossOutputs<'a, T> {
-    /// `[rows, classes]` with a row stride: the gradient with respect to the logits.
-    pub gradient: &'a mut dyn DeviceWrite<T>,
+/// What a loss is of.
+#[derive(Clone, Copy)]
+pub struct LossInputs<'a, T, Y> {
+    /// Sizes and strides of the matrices.
+    pub shape: Shape,
+    /// `[rows, classes]`.
+    pub logits: Logits<'a, T>,
+    /// `[rows]` class indices (`i32`, `u32`, `i64`), or `[rows, classes]` probabilities (`f32`, `f16`,
+    /// `bf16`) with a row stride; as in PyTorch, the type decides. Rows of probabilities need not sum
+    /// to 1.
+    pub targets: &'a dyn DeviceRead<Y>,
+    /// One a class, for what [`LossConfig::weighted_terms`] says; none for 1.
+    pub class_weights: Option<&'a ClassWeights>,
+}
+
+impl<'a, T, Y> LossInputs<'a, T, Y> {
+    /// Without class weights.
+    pub fn new(
+        shape: Shape,
+        logits: &'a dyn DeviceRead<T>,
+        targets: &'a dyn DeviceRead<Y>,
+    ) -> Self {
+        Self { shape, logits: Logits::Matrix(logits), targets, class_weights: None }
+    }
+
+    /// Of logits that the gradient will overwrite: pass their buffer to [`Gradient::new`]. Without
+    /// class weights.
+    pub fn in_place(shape: Shape, targets: &'a dyn DeviceRead<Y>) -> Self {
+        Self { shape, logits: Logits::InGradient, targets, class_weights: None }
+    }
+
+    fn problem(&self, config: LossConfig, pass: Pass) -> Result<Problem, Error>
+    where
+        T: Logit,
+        Y: Target,
+    {
+        let class_weights = self.class_weights.into();
+        let types = Types { dtype: T::DTYPE, targets: Y::TYPE, class_weights };
+        Problem::new(types, self.shape, config, pass, self.logits.place())
+    }
+}
+
+/// What a loss is asked for beside its gradient; nothing by default. All losses are f32, whatever the
+/// logits are. None costs another pass over the logits.
+#[derive(Default)]
+pub struct LossOutputs<'a> {
     /// One element: the reduced loss, not multiplied by the upstream gradient.
     pub loss: Option<&'a mut dyn DeviceWrite<f32>>,
     /// `[rows]`: each row's loss, not divided by anything; 0 for ignored rows, NaN for targets that
@@ -62,20 +100,39 @@ pub struct LossOutputs<'a, T> {
     /// `[rows]`: each row's log-sum-exp; 0 for ignored rows, whose logits are never read, and NaN
     /// for targets that name no class.
     pub row_lse: Option<&'a mut dyn DeviceWrite<f32>>,
+    /// `[rows]`: the class of each row's largest (transformed) logit, the lowest of several that are
+    /// equal, and of NaN where there is one, as in PyTorch; -1 for ignored rows and for targets that
+    /// name no class.
+    pub row_argmax: Option<&'a mut dyn DeviceWrite<i64>>,
+    /// One element: rows whose largest logit is the target's. Class indices only.
+    pub correct: Option<&'a mut dyn DeviceWrite<u64>>,
+    /// What [`backward`] needs.
+    pub saved: Option<&'a mut SavedSoftmax>,
 }
 
-impl<'a, T> LossOutputs<'a, T> {
-    /// The gradient alone; further outputs are added as fields.
-    pub fn new(gradient: &'a mut dyn DeviceWrite<T>) -> Self {
-        Self { gradient, loss: None, row_losses: None, row_lse: None }
-    }
+/// Enqueues the loss on `stream`; allocates nothing, waits for nothing.
+///
+/// Reads each logit once. What it saves ([`LossOutputs::saved`]) lets [`backward`] do the same. Bad
+/// targets, streams and errors are those of [`forward_backward`], but without a gradient; and
+/// [`Error::ForwardInPlace`].
+pub fn forward<T: Logit, Y: Target>(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    config: LossConfig,
+    inputs: LossInputs<'_, T, Y>,
+    outputs: LossOutputs<'_>,
+    workspace: &mut Workspace,
+) -> Result<(), Error> {
+    let problem = inputs.problem(config, Pass::Forward)?;
+    enqueue(kernels, stream, &problem, inputs, outputs, None, workspace)
 }
 
 /// Enqueues loss and gradient on `stream`; allocates nothing, waits for nothing.
 ///
 /// Reads each logit once and writes each gradient once where a row fits shared memory (up to about
-/// 116,000 classes in half precision on an H200, 58,000 in f32); a part of longer rows is read a
-/// second time. All arithmetic is f32. The same call twice gives the same bits.
+/// 116,000 classes in half precision on an H200, 58,000 in f32; a third of it with target
+/// probabilities, which are read once as well); a part of longer rows is read a second time. All
+/// arithmetic is f32. The same call twice gives the same bits, and so do [`forward`] and [`backward`].
 ///
 /// A target that is neither a class nor `ignore_index` gives its row a NaN loss and a zero gradient,
 /// leaves its neighbours alone, and is reported by [`Workspace::take_status`].
@@ -90,145 +147,214 @@ impl<'a, T> LossOutputs<'a, T> {
 /// # Errors
 /// Before anything is enqueued: those of [`Problem::new`]; [`Error::Length`] (matrices may be
 /// longer than needed, vectors may not: pass a view of the rows at hand); [`Error::BufferSize`];
-/// [`Error::OtherContext`]; [`Error::Workspace`];
-/// [`Error::LossWithoutReduction`]. [`Error::Driver`] if the launch is refused.
-pub fn forward_backward<T: Logit, I: TargetIndex>(
+/// [`Error::OtherContext`]; [`Error::Workspace`]; [`Error::SavedCapacity`];
+/// [`Error::LossWithoutReduction`]; [`Error::CorrectOfProbabilities`]. [`Error::Driver`] if the launch
+/// is refused.
+pub fn forward_backward<T: Logit, Y: Target>(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,
     config: LossConfig,
-    shape: Shape,
-    inputs: LossInputs<'_, T, I>,
-    mut outputs: LossOutputs<'_, T>,
+    inputs: LossInputs<'_, T, Y>,
+    outputs: LossOutputs<'_>,
+    gradient: Gradient<'_, T>,
     workspace: &mut Workspace,
 ) -> Result<(), Error> {
-    let class_weights = match inputs.class_weights {
-        None => ClassWeights::Absent,
-        Some(_) => ClassWeights::Given,
-    };
-    let problem = Problem::new(T::DTYPE, I::TYPE, class_weights, shape, config)?;
-    if config.reduction == Reduction::None && outputs.loss.is_some() {
-        return Err(Error::LossWithoutReduction);
+    let problem = inputs.problem(config, Pass::Fused)?;
+    enqueue(kernels, stream, &problem, inputs, outputs, Some(gradient), workspace)
+}
+
+fn enqueue<T: Logit, Y: Target>(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    problem: &Problem,
+    inputs: LossInputs<'_, T, Y>,
+    mut outputs: LossOutputs<'_>,
+    mut gradient: Option<Gradient<'_, T>>,
+    workspace: &mut Workspace,
+) -> Result<(), Error> {
+    let shape = inputs.shape;
+    check_outputs(kernels, problem, &outputs)?;
+    check_inputs(kernels, &inputs, problem.lengths())?;
+    if let Some(gradient) = &gradient {
+        check_gradient(kernels, problem.lengths().gradient, shape.rows, gradient)?;
     }
-    check_buffers(kernels, &problem, &inputs, &outputs)?;
     kernels.enter(stream)?;
     let (addresses, _workspace) = workspace.guarded(kernels.context(), stream, shape.rows)?;
 
     // The guards order this stream with others that use the same buffers; they end after the last
     // launch, at the end of this function.
-    let (logits, _logits) = inputs.logits.read(stream);
-    let (targets, _targets) = inputs.targets.read(stream);
-    let (gradient, _gradient) = outputs.gradient.write(stream);
-    let (class_weights, _, _class_weights) =
-        inputs.class_weights.map_or((0, 0, None), |weights| split(weights.read(stream), 1));
-    let (upstream, upstream_stride, _upstream) = match inputs.upstream {
-        Upstream::One => (0, 0, None),
-        Upstream::Scalar(one) => split(one.read(stream), 0),
-        Upstream::PerRow(all) => split(all.read(stream), 1),
-    };
+    let inputs = read_inputs(&inputs, stream);
+    let (gradient, _upstream_guard) = write_gradient(gradient.as_mut(), stream);
     let (loss, _loss) = optional(&mut outputs.loss, stream);
+    let (correct, _correct) = optional(&mut outputs.correct, stream);
     let (row_losses, _row_losses) = optional(&mut outputs.row_losses, stream);
     let (row_lse, _row_lse) = optional(&mut outputs.row_lse, stream);
+    let (row_argmax, _row_argmax) = optional(&mut outputs.row_argmax, stream);
+    let (saved, _saved) = match &mut outputs.saved {
+        None => (None, None),
+        Some(saved) => {
+            let (saved, guard) = saved.write(stream, problem.softmax());
+            (Some(saved), Some(guard))
+        }
+    };
     kernels.check_order()?;
 
-    let (normalizer, fused, cached_packs) = match plan::choose(&problem, kernels.properties()) {
-        // SAFETY: `check_buffers` found one element, and its guard orders other streams.
-        Plan::Empty { loss: value } if loss != 0 => unsafe {
-            return kernels.fill_one(stream, loss, value);
-        },
-        Plan::Empty { .. } => return Ok(()),
-        Plan::Fused { normalizer, fused, cached_packs } => (normalizer, fused, cached_packs),
+    let sums = row_sums(shape.rows, loss, correct, &addresses);
+    let (normalizer, rows) = match plan::choose(problem, kernels.properties()) {
+        // SAFETY: `check_outputs` found one element each, and their guards order other streams.
+        Plan::Empty { loss } => unsafe { return kernels.write_nothing(stream, loss, &sums) },
+        Plan::Launches { normalizer, rows } => (normalizer, rows),
     };
-    let targets = abi::XentTargets {
-        indices: targets as *const _,
-        ignore_index: config.ignore_index.unwrap_or_default(),
-        index_type: match problem.target_type() {
-            TargetType::I32 => abi::XENT_TARGET_I32,
-            TargetType::U32 => abi::XENT_TARGET_U32,
-            TargetType::I64 => abi::XENT_TARGET_I64,
-        },
-        has_ignore_index: config.ignore_index.is_some().into(),
-    };
-    let rows = shape.rows as u64;
     let inverse = problem.inverse_divisors();
-    let given = terms(inverse, |divisor| match divisor {
-        InverseDivisor::Host(number) => number,
-        InverseDivisor::CountedRows | InverseDivisor::TargetWeights => 0.0,
-    });
+    // A backward pass finds it where the rest is saved.
+    let divided = saved.map_or_else(|| addresses.divided(), |saved| saved.divided);
+    let targets = targets(inputs.targets, problem.ignore_index(), problem.types().targets, shape);
     if let Some(launch) = normalizer {
-        let argument = abi::XentNormalizer {
-            targets,
-            class_weights: class_weights as *const f32,
-            chunk_sums: addresses.chunk_sums,
-            workspace: addresses.head,
-            rows,
-            classes: problem.classes(),
-            empty_is_zero: (config.empty_mean == EmptyMean::Zero).into(),
-            given,
-            nll_source: source(inverse.nll),
-            smoothing_source: source(inverse.smoothing),
-            z_loss_source: source(inverse.z_loss),
-        };
-        // SAFETY: `check_buffers` found `rows` targets and a weight for each class; the workspace has
-        // its head and chunks; guards order other streams.
-        unsafe { kernels.launch(stream, launch, &argument)? };
+        let class_weights = if problem.weighs_nll() { inputs.class_weights } else { 0 };
+        let empty_mean = problem.config().empty_mean;
+        let (classes, term_weights) = (problem.classes(), problem.term_weights());
+        let normalizer =
+            Normalizer { targets, class_weights, inverse, term_weights, empty_mean, classes };
+        // SAFETY: `check_inputs` found `rows` targets and a weight for each class; workspace and
+        // saved softmax have room for the result; guards order other streams.
+        unsafe { normalizer.launch(kernels, stream, launch, &addresses, divided, shape)? };
     }
     let argument = abi::XentFused {
-        logits: logits as *const _,
-        gradient: gradient as *mut _,
-        targets,
-        nll_weights: class_weights as *const f32,
-        smoothing_weights: if problem.weighs_smoothing() {
-            class_weights as *const f32
-        } else {
-            std::ptr::null()
-        },
-        upstream: upstream as *const f32,
         row_losses: row_losses as *mut f32,
         row_lse: row_lse as *mut f32,
-        loss: loss as *mut f32,
-        row_shares: addresses.row_shares,
-        chunk_sums: addresses.chunk_sums,
-        chunk_tickets: addresses.chunk_tickets,
-        workspace: addresses.head,
-        rows,
-        logits_row_stride: shape.logits_row_stride as u64,
-        gradient_row_stride: shape.gradient_row_stride as u64,
-        upstream_stride,
-        classes: problem.classes(),
-        cached_packs,
-        term_weights: terms(problem.term_weights(), |weight| weight),
-        inverse_divisors: given,
-        transform: transform(&config),
-        device_divisors: normalizer.is_some().into(),
+        row_argmax: row_argmax as *mut i64,
+        sums,
+        save: saved.map_or(std::ptr::null_mut(), |saved| saved.rows),
+        device_divided: if normalizer.is_some() { divided } else { std::ptr::null() },
+        cached_packs: rows.cached_packs,
+        ..argument(problem, &inputs, &gradient, targets)
     };
-    // SAFETY: `check_buffers` compared every length with what the shape spans, in this context;
-    // `guarded` did so for the workspace; `&mut` keeps outputs apart from inputs and each other; the
-    // plan was made from the same problem.
-    unsafe { kernels.launch(stream, fused, &argument) }
+    // SAFETY: the checks above compared every length with what the shape spans, in this context;
+    // `guarded` did so for the workspace; `&mut` keeps outputs apart from inputs and each other, but
+    // for logits in the gradient's buffer, which the kernel allows; the plan was made from the same
+    // problem.
+    unsafe { kernels.launch(stream, rows.launch, &argument) }
 }
 
-fn check_buffers<T, I>(
+/// Enqueues the gradient on `stream`, from what [`forward`] saved; allocates nothing, waits for
+/// nothing.
+///
+/// Reads each logit once and writes each gradient once, however long a row is. The bits are those of
+/// [`forward_backward`]. Everything but strides has to be as it was in the forward pass, and so has
+/// what the buffers hold. Bad targets have been recorded by the forward pass.
+///
+/// # Errors
+/// Before anything is enqueued: those of [`Problem::new`]; [`Error::SavedSoftmax`] if another problem's
+/// forward pass saved last; [`Error::Length`], [`Error::BufferSize`] and [`Error::OtherContext`] as
+/// in [`forward_backward`]. [`Error::Driver`] if the launch is refused.
+pub fn backward<T: Logit, Y: Target>(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    config: LossConfig,
+    inputs: LossInputs<'_, T, Y>,
+    saved: &SavedSoftmax,
+    mut gradient: Gradient<'_, T>,
+) -> Result<(), Error> {
+    let shape = inputs.shape;
+    let problem = inputs.problem(config, Pass::Backward)?;
+    saved.check(kernels.context(), &problem.softmax())?;
+    check_inputs(kernels, &inputs, problem.lengths())?;
+    check_gradient(kernels, problem.lengths().gradient, shape.rows, &gradient)?;
+    kernels.enter(stream)?;
+
+    // The guards end after the launch, at the end of this function.
+    let inputs = read_inputs(&inputs, stream);
+    let (gradient, _upstream_guard) = write_gradient(Some(&mut gradient), stream);
+    let (SavedAddresses { divided, rows: saved }, _saved) = saved.read(stream);
+    kernels.check_order()?;
+
+    let Plan::Launches { rows, .. } = plan::choose(&problem, kernels.properties()) else {
+        return Ok(());
+    };
+    let Terms { nll, smoothing, z_loss } = problem.inverse_divisors();
+    let host_knows =
+        [nll, smoothing, z_loss].iter().all(|divisor| matches!(divisor, InverseDivisor::Host(_)));
+    let targets = targets(inputs.targets, problem.ignore_index(), problem.types().targets, shape);
+    let argument = abi::XentFused {
+        saved,
+        device_divided: if host_knows { std::ptr::null() } else { divided },
+        ..argument(&problem, &inputs, &gradient, targets)
+    };
+    // SAFETY: as in `enqueue`; there is no workspace, and the kernel uses none without other outputs;
+    // `check` found that a forward pass of the same rows was enqueued, on a stream that guards put
+    // before this one.
+    unsafe { kernels.launch(stream, rows.launch, &argument) }
+}
+
+/// What every pass has, and no output but the gradient.
+fn argument(
+    problem: &Problem,
+    inputs: &InputAddresses<'_>,
+    gradient: &GradientAddresses<'_>,
+    targets: abi::XentTargets,
+) -> abi::XentFused {
+    let shape = problem.shape();
+    let weights = |used| if used { inputs.class_weights as *const f32 } else { std::ptr::null() };
+    abi::XentFused {
+        logits: inputs.logits.unwrap_or(gradient.matrix) as *const _,
+        gradient: gradient.matrix as *mut _,
+        targets,
+        nll_weights: weights(problem.weighs_nll()),
+        smoothing_weights: weights(problem.weighs_smoothing()),
+        upstream: gradient.upstream as *const f32,
+        row_losses: std::ptr::null_mut(),
+        row_lse: std::ptr::null_mut(),
+        row_argmax: std::ptr::null_mut(),
+        sums: no_sums(shape.rows),
+        save: std::ptr::null_mut(),
+        saved: std::ptr::null(),
+        device_divided: std::ptr::null(),
+        logits_row_stride: shape.logits_row_stride as u64,
+        gradient_row_stride: shape.gradient_row_stride as u64,
+        upstream_stride: gradient.upstream_stride,
+        classes: problem.classes(),
+        cached_packs: 0,
+        term_weights: terms(problem.term_weights(), |weight| weight),
+        divided: divided(problem),
+        transform: transform(&problem.config()),
+    }
+}
+
+fn check_inputs<T, Y: Target>(
+    kernels: &Kernels,
+    inputs: &LossInputs<'_, T, Y>,
+    lengths: Lengths,
+) -> Result<(), Error> {
+    let context = kernels.context();
+    let require = |name, needed| Requirement { name, context, needed };
+    if let Logits::Matrix(logits) = inputs.logits {
+        require("logits", lengths.logits).at_least(logits)?;
+    }
+    check_targets(kernels, inputs.targets, lengths.targets)?;
+    inputs.class_weights.map_or(Ok(()), |weights| {
+        require("class_weights", inputs.shape.classes).exactly(weights.buffer())
+    })
+}
+
+fn check_outputs(
     kernels: &Kernels,
     problem: &Problem,
-    inputs: &LossInputs<'_, T, I>,
-    outputs: &LossOutputs<'_, T>,
+    outputs: &LossOutputs<'_>,
 ) -> Result<(), Error> {
     let context = kernels.context();
     let require = |name, needed| Requirement { name, context, needed };
     let rows = problem.shape().rows;
-    require("logits", problem.logits_len()).at_least(inputs.logits)?;
-    require("targets", rows).exactly(inputs.targets)?;
-    if let Some(weights) = inputs.class_weights {
-        require("class_weights", problem.shape().classes).exactly(weights)?;
-    }
-    match inputs.upstream {
-        Upstream::One => {}
-        Upstream::Scalar(one) => require("upstream", 1).exactly(one)?,
-        Upstream::PerRow(all) => require("upstream", rows).exactly(all)?,
-    }
-    require("gradient", problem.gradient_len()).at_least(&*outputs.gradient)?;
     if let Some(loss) = &outputs.loss {
+        if problem.config().reduction == Reduction::None {
+            return Err(Error::LossWithoutReduction);
+        }
         require("loss", 1).exactly(&**loss)?;
+    }
+    if let Some(correct) = &outputs.correct {
+        if problem.types().targets.is_probabilities() {
+            return Err(Error::CorrectOfProbabilities);
+        }
+        require("correct", 1).exactly(&**correct)?;
     }
     if let Some(row_losses) = &outputs.row_losses {
         require("row_losses", rows).exactly(&**row_losses)?;
@@ -236,18 +362,51 @@ fn check_buffers<T, I>(
     if let Some(row_lse) = &outputs.row_lse {
         require("row_lse", rows).exactly(&**row_lse)?;
     }
-    Ok(())
+    if let Some(row_argmax) = &outputs.row_argmax {
+        require("row_argmax", rows).exactly(&**row_argmax)?;
+    }
+    outputs.saved.as_ref().map_or(Ok(()), |saved| saved.check_capacity(context, rows))
 }
 
-fn terms<T>(Terms { nll, smoothing, z_loss }: Terms<T>, of: impl Fn(T) -> f32) -> abi::XentTerms {
-    abi::XentTerms { nll: of(nll), smoothing: of(smoothing), z_loss: of(z_loss) }
+/// Device addresses of inputs, 0 for what is not there, and guards to keep until the launch.
+struct InputAddresses<'a> {
+    /// None if they are in the gradient's buffer.
+    logits: Option<CUdeviceptr>,
+    targets: CUdeviceptr,
+    class_weights: CUdeviceptr,
+    _guards: [Guard<'a>; 3],
 }
 
-fn source(divisor: InverseDivisor) -> u32 {
-    match divisor {
-        InverseDivisor::Host(_) => abi::XENT_DIVISOR_GIVEN,
-        InverseDivisor::CountedRows => abi::XENT_DIVISOR_COUNTED_ROWS,
-        InverseDivisor::TargetWeights => abi::XENT_DIVISOR_TARGET_WEIGHTS,
+fn read_inputs<'a, T, Y>(
+    inputs: &LossInputs<'a, T, Y>,
+    stream: &'a CudaStream,
+) -> InputAddresses<'a> {
+    let (logits, logits_guard) = match inputs.logits {
+        Logits::InGradient => (None, None),
+        Logits::Matrix(logits) => {
+            let (address, guard) = guarded(logits.read(stream));
+            (Some(address), guard)
+        }
+    };
+    let (targets, targets_guard) = guarded(inputs.targets.read(stream));
+    let (class_weights, weights_guard) = read_weights(inputs.class_weights, stream);
+    let _guards = [logits_guard, targets_guard, weights_guard];
+    InputAddresses { logits, targets, class_weights, _guards }
+}
+
+/// As far as the host knows; as the normalizer kernel forms it.
+fn divided(problem: &Problem) -> abi::XentDivided {
+    let inverse = terms(problem.inverse_divisors(), host_known);
+    let weights = problem.term_weights();
+    // A term that is not there is 0, also divided by 0.
+    let times = |weight: f32, inverse: f32| if weight == 0.0 { 0.0 } else { weight * inverse };
+    abi::XentDivided {
+        inverse_divisors: inverse,
+        term_weights: abi::XentTerms {
+            nll: times(weights.nll, inverse.nll),
+            smoothing: times(weights.smoothing, inverse.smoothing),
+            z_loss: times(weights.z_loss, inverse.z_loss),
+        },
     }
 }
 
@@ -264,25 +423,5 @@ fn transform(config: &LossConfig) -> abi::XentTransform {
         softcap: softcap as f32,
         inner: inner as f32,
         slope: slope as f32,
-    }
-}
-
-type Guard<'a> = Option<SyncOnDrop<'a>>;
-
-fn split((address, guard): Guarded<'_>, stride: u64) -> (CUdeviceptr, u64, Guard<'_>) {
-    (address, stride, Some(guard))
-}
-
-/// Address 0 where an output is not asked for.
-fn optional<'a>(
-    output: &'a mut Option<&mut dyn DeviceWrite<f32>>,
-    stream: &'a CudaStream,
-) -> (CUdeviceptr, Guard<'a>) {
-    match output {
-        None => (0, None),
-        Some(buffer) => {
-            let (address, guard) = buffer.write(stream);
-            (address, Some(guard))
-        }
     }
 }

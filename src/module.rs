@@ -19,10 +19,24 @@ use crate::{
 };
 
 /// Images that build.rs compiled; empty if it could not.
-const IMAGES: [&[u8]; 2] = [
+const IMAGES: [&[u8]; 5] = [
     include_bytes!(concat!(env!("OUT_DIR"), "/fused_block.fatbin")),
+    include_bytes!(concat!(env!("OUT_DIR"), "/fused_probabilities_block.fatbin")),
+    include_bytes!(concat!(env!("OUT_DIR"), "/log_softmax_block.fatbin")),
+    include_bytes!(concat!(env!("OUT_DIR"), "/binary_block.fatbin")),
     include_bytes!(concat!(env!("OUT_DIR"), "/normalizer.fatbin")),
 ];
+
+/// Which of [`IMAGES`] holds a kernel.
+const fn image_of(kernel: Kernel) -> usize {
+    match kernel {
+        Kernel::FusedBlock(_) | Kernel::FusedBlockGeneral(_) => 0,
+        Kernel::FusedProbabilitiesBlock(_) => 1,
+        Kernel::LogSoftmaxBlock(_) | Kernel::LogSoftmaxBackwardBlock(_) => 2,
+        Kernel::BinaryBlock(_) => 3,
+        Kernel::Normalizer => 4,
+    }
+}
 
 /// What build.rs compiled them for, such as `sm_80,sm_90,compute_90`.
 const IMAGE_ARCHITECTURES: &str = env!("SMOOTHXENT_IMAGE_ARCHS");
@@ -35,7 +49,7 @@ const IMAGE_ABSENCE: &str = env!("SMOOTHXENT_IMAGE_ABSENCE");
 pub struct Kernels {
     context: Arc<CudaContext>,
     properties: DeviceProperties,
-    /// In the order of [`Kernel::ALL`].
+    /// In the order of [`Kernel::all`].
     functions: Vec<CudaFunction>,
 }
 
@@ -56,15 +70,10 @@ impl Kernels {
             .map(|image| context.load_module(Ptx::from_binary(image.to_vec())))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| load_error(error, &properties))?;
-        let functions = Kernel::ALL
-            .into_iter()
+        let functions = Kernel::all()
             .map(|kernel| {
-                let module = match kernel {
-                    Kernel::FusedBlock(_) | Kernel::FusedBlockGeneral(_) => &modules[0],
-                    Kernel::Normalizer => &modules[1],
-                };
-                let function = module.load_function(kernel.symbol())?;
-                if <abi::XentFused as KernelArgument>::belongs_to(kernel) {
+                let function = modules[image_of(kernel)].load_function(kernel.symbol())?;
+                if !matches!(kernel, Kernel::BinaryBlock(_) | Kernel::Normalizer) {
                     allow_shared_memory(&function, &properties)?;
                 }
                 Ok(function)
@@ -126,20 +135,26 @@ impl Kernels {
         .map_err(Error::driver("launch a kernel"))
     }
 
-    /// Enqueues writing one f32. The context is current (`enter`).
+    /// Enqueues writing what follows from no rows: `loss` and no correct prediction, each where there
+    /// is an address for it. The context is current (`enter`).
     ///
     /// # Safety
-    /// `address` is an f32 that this stream may write.
-    pub(crate) unsafe fn fill_one(
+    /// What is not null is an f32, and a u64, that this stream may write.
+    pub(crate) unsafe fn write_nothing(
         &self,
         stream: &CudaStream,
-        address: CUdeviceptr,
-        value: f32,
+        loss: f32,
+        sums: &abi::XentRowSums,
     ) -> Result<(), Error> {
-        // SAFETY: the caller's promise.
-        unsafe { cuMemsetD32Async(address, value.to_bits(), 1, stream.cu_stream()) }
-            .result()
-            .map_err(Error::driver("write the loss of no rows"))
+        let fill = |address: CUdeviceptr, bits, words| match address {
+            0 => Ok(()),
+            // SAFETY: the caller's promise.
+            _ => unsafe { cuMemsetD32Async(address, bits, words, stream.cu_stream()) }
+                .result()
+                .map_err(Error::driver("write the loss of no rows")),
+        };
+        fill(sums.loss as CUdeviceptr, loss.to_bits(), 1)?;
+        fill(sums.correct as CUdeviceptr, 0, 2)
     }
 }
 
@@ -159,10 +174,38 @@ pub(crate) unsafe trait KernelArgument {
     fn belongs_to(kernel: Kernel) -> bool;
 }
 
-// SAFETY: kernels/fused_block.cu declares `XentFused` from abi.h as the only parameter.
+// SAFETY: kernels/fused_block.cu and kernels/fused_probabilities_block.cu declare `XentFused` from
+// abi.h as the only parameter.
 unsafe impl KernelArgument for abi::XentFused {
     fn belongs_to(kernel: Kernel) -> bool {
-        matches!(kernel, Kernel::FusedBlock(_) | Kernel::FusedBlockGeneral(_))
+        matches!(
+            kernel,
+            Kernel::FusedBlock(_)
+                | Kernel::FusedBlockGeneral(_)
+                | Kernel::FusedProbabilitiesBlock(_)
+        )
+    }
+}
+
+// SAFETY: kernels/log_softmax_block.cu declares `XentLogSoftmax` from abi.h as the only parameter.
+unsafe impl KernelArgument for abi::XentLogSoftmax {
+    fn belongs_to(kernel: Kernel) -> bool {
+        matches!(kernel, Kernel::LogSoftmaxBlock(_))
+    }
+}
+
+// SAFETY: kernels/log_softmax_block.cu declares `XentLogSoftmaxBackward` from abi.h as the only
+// parameter.
+unsafe impl KernelArgument for abi::XentLogSoftmaxBackward {
+    fn belongs_to(kernel: Kernel) -> bool {
+        matches!(kernel, Kernel::LogSoftmaxBackwardBlock(_))
+    }
+}
+
+// SAFETY: kernels/binary_block.cu declares `XentBinary` from abi.h as the only parameter.
+unsafe impl KernelArgument for abi::XentBinary {
+    fn belongs_to(kernel: Kernel) -> bool {
+        matches!(kernel, Kernel::BinaryBlock(_))
     }
 }
 

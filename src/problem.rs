@@ -1,6 +1,15 @@
 //! From raw shapes and options to a [`Problem`] that is known to be sound. Pure: no device.
 
-use crate::{abi, error::Error};
+use std::fmt;
+
+use crate::{
+    abi,
+    config::{
+        BinaryConfig, BinarySmoothing, Divisor, Divisors, LossConfig, OverClasses, Reduction,
+        Smoothing, WeightedTerms,
+    },
+    error::Error,
+};
 
 /// Element type of logits and gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,265 +32,44 @@ impl Dtype {
     }
 }
 
-/// Integer type of class indices.
+/// Type of the targets: class indices, or probabilities of all classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TargetType {
-    /// `i32`.
+    /// `i32` indices.
     I32,
-    /// `u32`.
+    /// `u32` indices.
     U32,
-    /// `i64`.
+    /// `i64` indices.
     I64,
+    /// Probabilities.
+    Probabilities(Dtype),
 }
 
-/// How the losses of the rows become one number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Reduction {
-    /// Not at all: row i's gradient is that of its own loss.
-    None,
-    /// Their sum.
-    Sum,
-    /// Their sum, each term divided as [`Divisors`] says.
-    #[default]
-    Mean,
-}
-
-/// Over which classes smoothing spreads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Smoothing {
-    /// e/C on each class, the target among them; the target's own weight is 1 - e beside that.
-    #[default]
-    AllClasses,
-    /// e/(C-1) on each class but the target, which has 1 - e.
-    OtherClasses,
-}
-
-/// What class weights multiply, where they are given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum WeightedTerms {
-    /// Each -log p_k by the weight of class k, in both terms, as in PyTorch.
-    #[default]
-    NllAndSmoothing,
-    /// The nll term by the weight of the target, and smoothing not at all, as in fastai.
-    Nll,
-}
-
-/// What [`Reduction::Mean`] divides one term of the loss by.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Divisor {
-    /// The sum over counted rows of the class weight of the target; without class weights the same
-    /// as `CountedRows`. PyTorch's mean.
-    #[default]
-    TargetWeights,
-    /// The rows that are not ignored.
-    CountedRows,
-    /// All rows, ignored ones among them.
-    AllRows,
-    /// The caller's number, such as the tokens of a batch that is spread over devices.
-    Given(f64),
-}
-
-/// Published conventions divide different terms by different numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Divisors {
-    /// Of the nll term; of everything but the z-loss for target probabilities, whose
-    /// `TargetWeights` are the rows.
-    pub nll: Divisor,
-    /// Of the smoothing term.
-    pub smoothing: Divisor,
-    /// Of the z-loss.
-    pub z_loss: Divisor,
-}
-
-impl Divisors {
-    /// One for all terms.
-    pub const fn all(divisor: Divisor) -> Self {
-        Self { nll: divisor, smoothing: divisor, z_loss: divisor }
+impl TargetType {
+    /// Whether there is one target a class, not one a row.
+    pub const fn is_probabilities(self) -> bool {
+        matches!(self, Self::Probabilities(_))
     }
-}
 
-/// A mean that would divide by 0: of no rows, or of rows whose targets all have the weight 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum EmptyMean {
-    /// NaN, as in PyTorch.
-    #[default]
-    Nan,
-    /// 0.
-    Zero,
-}
+    /// Size of one element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::I32 | Self::U32 => 4,
+            Self::I64 => 8,
+            Self::Probabilities(dtype) => dtype.bytes(),
+        }
+    }
 
-/// What is computed, apart from sizes.
-///
-/// With transformed logits `z = s tanh(t x / s)` (or `t x` without a cap), `p = softmax(z)`, target y,
-/// class weights w, smoothing e and C classes, the loss of row i is
-///
-/// ```text
-/// a w_y -log p_y / D1 + b sum_k w_k -log p_k / D2 + L lse^2 / D3
-/// ```
-///
-/// where `a = 1 - e, b = e/C` (Szegedy et al. 2016, <https://arxiv.org/abs/1512.00567>) or
-/// `a = 1 - e - e/(C-1), b = e/(C-1)`, and the D are 1 but in a mean. For target probabilities q the
-/// first two terms are `sum_k w_k (q_k (1 - e) + e/C) -log p_k / D1`. The default is PyTorch's
-/// `CrossEntropyLoss()`, but that nothing is ignored.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossConfig {
-    /// e, within 0..=1.
-    pub label_smoothing: f64,
-    /// Over which classes it spreads.
-    pub smoothing: Smoothing,
-    /// What class weights multiply, if [`LossInputs`](crate::LossInputs) has any.
-    pub weighted_terms: WeightedTerms,
-    /// Rows with this target have loss 0, gradient 0 and no part in the mean. Any value, also one
-    /// that is a class.
-    pub ignore_index: Option<i64>,
-    /// How row losses are reduced.
-    pub reduction: Reduction,
-    /// What a mean divides by.
-    pub divisors: Divisors,
-    /// What a mean is that would divide by 0.
-    pub empty_mean: EmptyMean,
-    /// L, the weight of lse^2; 0 for none.
-    pub z_loss: f64,
-    /// t, more than 0.
-    pub logit_scale: f64,
-    /// s, more than 0.
-    pub logit_softcap: Option<f64>,
-}
-
-impl Default for LossConfig {
-    fn default() -> Self {
-        Self {
-            label_smoothing: 0.0,
-            smoothing: Smoothing::default(),
-            weighted_terms: WeightedTerms::default(),
-            ignore_index: None,
-            reduction: Reduction::default(),
-            divisors: Divisors::default(),
-            empty_mean: EmptyMean::default(),
-            z_loss: 0.0,
-            logit_scale: 1.0,
-            logit_softcap: None,
+    /// Elements of the targets of a shape.
+    fn len(self, shape: &Shape) -> Result<usize, Error> {
+        match self {
+            Self::Probabilities(dtype) => span("targets", dtype, shape, shape.targets_row_stride),
+            Self::I32 | Self::U32 | Self::I64 => Ok(shape.rows),
         }
     }
 }
 
-/// What losses elsewhere are called here. Each equals its model in value and gradient, for class
-/// indices, up to what its documentation says; every field can still be changed.
-impl LossConfig {
-    /// PyTorch's `CrossEntropyLoss()`: target -100 is ignored, the mean is over the class weights of
-    /// the targets, smoothing is over all classes and weighted. `label_smoothing`, `ignore_index` and
-    /// `reduction` are the fields of those names; `weight` is
-    /// [`LossInputs::class_weights`](crate::LossInputs::class_weights).
-    ///
-    /// Different: a target that names no class is reported and does not end the process.
-    pub fn pytorch() -> Self {
-        Self { ignore_index: Some(-100), ..Self::default() }
-    }
-
-    /// Keras' `CategoricalCrossentropy(from_logits=True, label_smoothing=...)` for one-hot targets,
-    /// which are given as indices here: mean over all rows (`sum_over_batch_size`), nothing ignored.
-    ///
-    /// Different: Keras takes targets that are not one-hot, and sample weights.
-    pub fn keras_categorical(label_smoothing: f64) -> Self {
-        Self::mean_over_all_rows(label_smoothing)
-    }
-
-    /// timm's `LabelSmoothingCrossEntropy(smoothing=...)`: mean over all rows, nothing ignored.
-    pub fn timm(label_smoothing: f64) -> Self {
-        Self::mean_over_all_rows(label_smoothing)
-    }
-
-    /// `LabelSmoothing` of NVIDIA's DeepLearningExamples: mean over all rows, nothing ignored.
-    pub fn nvidia(label_smoothing: f64) -> Self {
-        Self::mean_over_all_rows(label_smoothing)
-    }
-
-    fn mean_over_all_rows(label_smoothing: f64) -> Self {
-        Self { label_smoothing, divisors: Divisors::all(Divisor::AllRows), ..Self::default() }
-    }
-
-    /// fastai's `LabelSmoothingCrossEntropy(eps=..., weight=...)`: weights on the nll term alone, which
-    /// is divided by the weights of the targets, while smoothing is divided by all rows.
-    ///
-    /// Different: fastai's nll term leaves out targets of -100 and its smoothing term does not;
-    /// nothing is ignored here, unless `ignore_index` is set, which leaves a row out of both.
-    pub fn fastai(label_smoothing: f64) -> Self {
-        Self {
-            label_smoothing,
-            weighted_terms: WeightedTerms::Nll,
-            divisors: Divisors { smoothing: Divisor::AllRows, ..Divisors::default() },
-            ..Self::default()
-        }
-    }
-
-    /// fairseq's `label_smoothed_cross_entropy` since smoothing spreads over the other classes, as its
-    /// trainer minimises it: the sum divided by the tokens of the whole batch (`sample_size`).
-    ///
-    /// Different: `padding_idx` is [`ignore_index`](Self::ignore_index), to be set; fairseq logs its
-    /// loss in base 2.
-    ///
-    /// `tokens` has to be more than 0.
-    pub fn fairseq(label_smoothing: f64, tokens: f64) -> Self {
-        Self::over_other_classes(label_smoothing, tokens)
-    }
-
-    /// tensor2tensor's `padded_cross_entropy(label_smoothing=1 - confidence)`: 1 - e for the target, e /
-    /// (C-1) for each other class, divided by the tokens that are not padding, which the caller counts.
-    ///
-    /// Different: tensor2tensor subtracts the entropy of the smoothed target, a constant, from each
-    /// row's loss; padding (class 0) is [`ignore_index`](Self::ignore_index), to be set. `tokens` has
-    /// to be more than 0.
-    pub fn tensor2tensor(label_smoothing: f64, tokens: f64) -> Self {
-        Self::over_other_classes(label_smoothing, tokens)
-    }
-
-    fn over_other_classes(label_smoothing: f64, tokens: f64) -> Self {
-        Self {
-            label_smoothing,
-            smoothing: Smoothing::OtherClasses,
-            divisors: Divisors::all(Divisor::Given(tokens)),
-            ..Self::default()
-        }
-    }
-
-    /// Megatron's `vocab_parallel_cross_entropy(label_smoothing=...)` on one device, which is not
-    /// reduced: `1 - e C/(C-1)` of the nll and `e C/(C-1)` of the mean of all -log p, which is 1 - e for
-    /// the target and e/(C-1) for each other class.
-    ///
-    /// Different: Megatron takes the logarithm of p, and is infinite where p underflows.
-    pub fn megatron(label_smoothing: f64) -> Self {
-        Self {
-            label_smoothing,
-            smoothing: Smoothing::OtherClasses,
-            reduction: Reduction::None,
-            ..Self::default()
-        }
-    }
-
-    /// flash-attn's `CrossEntropyLoss(label_smoothing=...)`: target -100 is ignored, every term is
-    /// divided by the rows that count. Its `lse_square_scale` is [`z_loss`](Self::z_loss), its
-    /// `logit_scale` the field of that name.
-    pub fn flash_attn(label_smoothing: f64) -> Self {
-        Self {
-            label_smoothing,
-            ignore_index: Some(-100),
-            divisors: Divisors::all(Divisor::CountedRows),
-            ..Self::default()
-        }
-    }
-
-    /// Liger's `LigerCrossEntropyLoss()`: PyTorch's, with a z-loss that is divided by the rows that
-    /// count. Its `lse_square_scale` is [`z_loss`](Self::z_loss), its `softcap` is
-    /// [`logit_softcap`](Self::logit_softcap).
-    ///
-    /// Different: Liger overwrites the logits with the gradient.
-    pub fn liger() -> Self {
-        let divisors = Divisors { z_loss: Divisor::CountedRows, ..Divisors::default() };
-        Self { divisors, ..Self::pytorch() }
-    }
-}
-
-/// Sizes of the logits and gradient matrices, in elements.
+/// Sizes of the matrices, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
     /// Rows: samples, or tokens.
@@ -292,13 +80,42 @@ pub struct Shape {
     pub logits_row_stride: usize,
     /// From the start of one row of the gradient to the next, at least `classes`.
     pub gradient_row_stride: usize,
+    /// From the start of one row of target probabilities to the next, at least `classes`. Means
+    /// nothing for class indices.
+    pub targets_row_stride: usize,
 }
 
 impl Shape {
-    /// Both matrices without gaps between their rows.
+    /// All matrices without gaps between their rows.
     pub const fn contiguous(rows: usize, classes: usize) -> Self {
-        Self { rows, classes, logits_row_stride: classes, gradient_row_stride: classes }
+        Self {
+            rows,
+            classes,
+            logits_row_stride: classes,
+            gradient_row_stride: classes,
+            targets_row_stride: classes,
+        }
     }
+}
+
+/// Which of the two passes a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// The loss.
+    Forward,
+    /// The gradient, from what the forward pass saved.
+    Backward,
+    /// Both at once.
+    Fused,
+}
+
+/// Where the logits are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// In a buffer of their own.
+    Apart,
+    /// In the gradient's buffer.
+    InPlace,
 }
 
 /// One number for each term of the loss.
@@ -325,62 +142,95 @@ pub enum InverseDivisor {
 
 /// Whether class weights are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ClassWeights {
+pub enum ClassWeighting {
     /// All are 1.
     Absent,
     /// One a class.
     Given,
 }
 
+/// What the elements of a problem are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Types {
+    /// Of logits and gradient.
+    pub dtype: Dtype,
+    /// Of the targets.
+    pub targets: TargetType,
+    /// Whether there are class weights.
+    pub class_weights: ClassWeighting,
+}
+
 /// Sizes and options that go together; there is no other way to make one than [`Problem::new`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Problem {
-    dtype: Dtype,
-    target_type: TargetType,
-    class_weights: ClassWeights,
+    types: Types,
     shape: Shape,
     config: LossConfig,
-    logits_len: usize,
-    gradient_len: usize,
+    pass: Pass,
+    lengths: Lengths,
+}
+
+/// Elements that the buffers of a problem have to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// The logits.
+    pub logits: usize,
+    /// The targets: rows, or the span of a matrix.
+    pub targets: usize,
+    /// The gradient.
+    pub gradient: usize,
+}
+
+impl Lengths {
+    fn of(types: &Types, shape: &Shape, pass: Pass, place: Place) -> Result<Self, Error> {
+        let max = abi::XENT_MAX_CLASSES as usize;
+        if !(1..=max).contains(&shape.classes) {
+            return Err(Error::Classes { classes: shape.classes, max });
+        }
+        if place == Place::InPlace {
+            if pass == Pass::Forward {
+                return Err(Error::ForwardInPlace);
+            }
+            let (logits, gradient) = (shape.logits_row_stride, shape.gradient_row_stride);
+            if logits != gradient {
+                return Err(Error::InPlaceStrides { logits, gradient });
+            }
+        }
+        Ok(Self {
+            logits: span("logits", types.dtype, shape, shape.logits_row_stride)?,
+            targets: types.targets.len(shape)?,
+            gradient: match pass {
+                Pass::Forward => 0,
+                Pass::Backward | Pass::Fused => {
+                    span("gradient", types.dtype, shape, shape.gradient_row_stride)?
+                }
+            },
+        })
+    }
 }
 
 impl Problem {
     /// Checks everything that needs no device.
     ///
     /// # Errors
-    /// [`Error::LabelSmoothing`], [`Error::OneClass`], [`Error::Option`], [`Error::Classes`],
-    /// [`Error::RowStride`], [`Error::Size`].
+    /// [`Error::LabelSmoothing`], [`Error::TooFewClasses`], [`Error::Option`], [`Error::Classes`],
+    /// [`Error::RowStride`], [`Error::Size`], [`Error::ForwardInPlace`],
+    /// [`Error::InPlaceStrides`].
     pub fn new(
-        dtype: Dtype,
-        target_type: TargetType,
-        class_weights: ClassWeights,
+        types: Types,
         shape: Shape,
         config: LossConfig,
+        pass: Pass,
+        place: Place,
     ) -> Result<Self, Error> {
-        let max = abi::XENT_MAX_CLASSES as usize;
-        if !(1..=max).contains(&shape.classes) {
-            return Err(Error::Classes { classes: shape.classes, max });
-        }
+        let lengths = Lengths::of(&types, &shape, pass, place)?;
         check_options(&config, shape.classes)?;
-        Ok(Self {
-            dtype,
-            target_type,
-            class_weights,
-            shape,
-            config,
-            logits_len: span("logits", dtype, shape, shape.logits_row_stride)?,
-            gradient_len: span("gradient", dtype, shape, shape.gradient_row_stride)?,
-        })
+        Ok(Self { types, shape, config, pass, lengths })
     }
 
-    /// Element type of logits and gradient.
-    pub fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    /// Integer type of the targets.
-    pub fn target_type(&self) -> TargetType {
-        self.target_type
+    /// What its elements are.
+    pub fn types(&self) -> Types {
+        self.types
     }
 
     /// Sizes and strides.
@@ -393,14 +243,14 @@ impl Problem {
         self.config
     }
 
-    /// Elements that the logits buffer has to hold.
-    pub fn logits_len(&self) -> usize {
-        self.logits_len
+    /// Which pass it is.
+    pub fn pass(&self) -> Pass {
+        self.pass
     }
 
-    /// Elements that the gradient buffer has to hold.
-    pub fn gradient_len(&self) -> usize {
-        self.gradient_len
+    /// Elements that its buffers have to hold.
+    pub fn lengths(&self) -> Lengths {
+        self.lengths
     }
 
     /// Classes as the kernels count them.
@@ -411,14 +261,20 @@ impl Problem {
 
     /// Whether class weights multiply the nll term.
     pub fn weighs_nll(&self) -> bool {
-        self.class_weights == ClassWeights::Given
+        self.types.class_weights == ClassWeighting::Given
+            && self.config.weighted_terms != WeightedTerms::Smoothing
     }
 
     /// Whether class weights multiply the smoothing term, and there is one.
     pub fn weighs_smoothing(&self) -> bool {
-        self.weighs_nll()
-            && self.config.weighted_terms == WeightedTerms::NllAndSmoothing
+        self.types.class_weights == ClassWeighting::Given
+            && self.config.weighted_terms != WeightedTerms::Nll
             && self.config.label_smoothing != 0.0
+    }
+
+    /// The index whose rows are ignored. Probabilities have none.
+    pub fn ignore_index(&self) -> Option<i64> {
+        self.config.ignore_index.filter(|_| !self.types.targets.is_probabilities())
     }
 
     /// What multiplies each term before it is divided: a, b and L of [`LossConfig`]. Formed in f64
@@ -428,9 +284,9 @@ impl Problem {
         let classes = self.shape.classes as f64;
         let (nll, smoothing) = match self.config.smoothing {
             Smoothing::AllClasses => (1.0 - smoothing, smoothing / classes),
-            Smoothing::OtherClasses => {
-                let each = smoothing / (classes - 1.0);
-                (1.0 - smoothing - each, each)
+            Smoothing::OtherClasses => over_others(smoothing, classes - 1.0),
+            Smoothing::OtherClassesBut(excluded) => {
+                over_others(smoothing, classes - 1.0 - excluded as f64)
             }
         };
         Terms { nll: nll as f32, smoothing: smoothing as f32, z_loss: self.config.z_loss as f32 }
@@ -440,55 +296,295 @@ impl Problem {
     pub fn inverse_divisors(&self) -> Terms<InverseDivisor> {
         let Divisors { nll, smoothing, z_loss } = self.config.divisors;
         let weights = self.term_weights();
+        // A term that is not there goes with the nll term: one divisor for all is cheaper. So does
+        // smoothing for probabilities, which it is added to.
+        let apart = weights.smoothing != 0.0 && !self.types.targets.is_probabilities();
         Terms {
             nll: self.inverse_divisor(nll),
-            // A term that is not there goes with the nll term: one divisor for all is cheaper.
-            smoothing: self.inverse_divisor(if weights.smoothing == 0.0 { nll } else { smoothing }),
+            smoothing: self.inverse_divisor(if apart { smoothing } else { nll }),
             z_loss: self.inverse_divisor(if weights.z_loss == 0.0 { nll } else { z_loss }),
         }
     }
 
     fn inverse_divisor(&self, divisor: Divisor) -> InverseDivisor {
-        let rows = InverseDivisor::Host((1.0 / self.shape.rows as f64) as f32);
-        match (self.config.reduction, divisor, self.config.ignore_index) {
-            (Reduction::None | Reduction::Sum, _, _) => InverseDivisor::Host(1.0),
-            (Reduction::Mean, Divisor::Given(number), _) => {
-                InverseDivisor::Host((1.0 / number) as f32)
-            }
-            (Reduction::Mean, Divisor::AllRows, _) => rows,
-            (Reduction::Mean, Divisor::TargetWeights, _) if self.weighs_nll() => {
-                InverseDivisor::TargetWeights
-            }
-            (Reduction::Mean, Divisor::TargetWeights | Divisor::CountedRows, Some(_)) => {
-                InverseDivisor::CountedRows
-            }
-            (Reduction::Mean, Divisor::TargetWeights | Divisor::CountedRows, None) => rows,
+        let rows = self.shape.rows;
+        if self.config.reduction == Reduction::Mean
+            && divisor == Divisor::TargetWeights
+            && self.weighs_nll()
+            && !self.types.targets.is_probabilities()
+        {
+            return InverseDivisor::TargetWeights;
+        }
+        inverse_divisor(self.config.reduction, divisor, self.ignore_index(), rows)
+    }
+
+    /// What a forward and a backward pass have to agree on.
+    pub(crate) fn softmax(&self) -> SoftmaxOf {
+        let Self { types, shape: Shape { rows, classes, .. }, config, .. } = *self;
+        SoftmaxOf { dtype: types.dtype, rows, classes, loss: Some((types, config)) }
+    }
+}
+
+/// Without class weights.
+fn inverse_divisor(
+    reduction: Reduction,
+    divisor: Divisor,
+    ignore_index: Option<i64>,
+    rows: usize,
+) -> InverseDivisor {
+    match (reduction, divisor, ignore_index) {
+        (Reduction::None | Reduction::Sum, _, _) => InverseDivisor::Host(1.0),
+        (Reduction::Mean, Divisor::Given(number), _) => InverseDivisor::Host((1.0 / number) as f32),
+        (Reduction::Mean, Divisor::TargetWeights | Divisor::CountedRows, Some(_)) => {
+            InverseDivisor::CountedRows
+        }
+        (Reduction::Mean, Divisor::AllRows, _)
+        | (Reduction::Mean, Divisor::TargetWeights | Divisor::CountedRows, None) => {
+            InverseDivisor::Host((1.0 / rows as f64) as f32)
         }
     }
 }
 
-fn check_options(config: &LossConfig, classes: usize) -> Result<(), Error> {
-    if !(0.0..=1.0).contains(&config.label_smoothing) {
-        return Err(Error::LabelSmoothing { value: config.label_smoothing });
-    }
-    if config.smoothing == Smoothing::OtherClasses && classes == 1 {
-        return Err(Error::OneClass);
-    }
-    let positive = |option, value: f64| {
-        // What is stored is f32: it has to stay finite and positive there.
-        if value as f32 > 0.0 && (value as f32).is_finite() {
-            Ok(())
-        } else {
-            Err(Error::Option { option, value, range: "finite and more than 0" })
+/// The weights of the target, beside its own part of the rest, and of each class.
+fn over_others(smoothing: f64, others: f64) -> (f64, f64) {
+    let each = smoothing / others;
+    (1.0 - smoothing - each, each)
+}
+
+/// Whose softmax a forward pass saved.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct SoftmaxOf {
+    dtype: Dtype,
+    rows: usize,
+    classes: usize,
+    /// None for log_softmax.
+    loss: Option<(Types, LossConfig)>,
+}
+
+impl fmt::Display for SoftmaxOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dtype, rows, classes, loss } = self;
+        write!(f, "{rows} rows of {classes} {dtype:?} classes, ")?;
+        match loss {
+            None => write!(f, "log_softmax"),
+            Some((types, config)) => write!(f, "loss of {:?} targets, {config:?}", types.targets),
         }
+    }
+}
+
+/// Sizes of the matrices of a log-softmax, in elements; a call uses those that it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LogSoftmaxShape {
+    /// Rows.
+    pub rows: usize,
+    /// Classes.
+    pub classes: usize,
+    /// From the start of one row of logits to the next, at least `classes`.
+    pub logits_row_stride: usize,
+    /// The same of log-probabilities, or probabilities.
+    pub output_row_stride: usize,
+    /// The same of the upstream gradient.
+    pub upstream_row_stride: usize,
+    /// The same of the gradient.
+    pub gradient_row_stride: usize,
+}
+
+impl LogSoftmaxShape {
+    /// All matrices without gaps between their rows.
+    pub const fn contiguous(rows: usize, classes: usize) -> Self {
+        Self {
+            rows,
+            classes,
+            logits_row_stride: classes,
+            output_row_stride: classes,
+            upstream_row_stride: classes,
+            gradient_row_stride: classes,
+        }
+    }
+}
+
+/// A log-softmax whose sizes go together; there is no other way to make one than
+/// [`LogSoftmaxProblem::new`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSoftmaxProblem {
+    dtype: Dtype,
+    shape: LogSoftmaxShape,
+    lengths: LogSoftmaxLengths,
+}
+
+/// Elements that the buffers of a log-softmax have to hold, if a call uses them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSoftmaxLengths {
+    /// The logits.
+    pub logits: usize,
+    /// The log-probabilities, or probabilities.
+    pub output: usize,
+    /// The upstream gradient.
+    pub upstream: usize,
+    /// The gradient.
+    pub gradient: usize,
+}
+
+impl LogSoftmaxProblem {
+    /// Checks everything that needs no device.
+    ///
+    /// # Errors
+    /// [`Error::Classes`], [`Error::RowStride`], [`Error::Size`].
+    pub fn new(dtype: Dtype, shape: LogSoftmaxShape) -> Result<Self, Error> {
+        let LogSoftmaxShape { rows, classes, .. } = shape;
+        let max = abi::XENT_MAX_CLASSES as usize;
+        if !(1..=max).contains(&classes) {
+            return Err(Error::Classes { classes, max });
+        }
+        let of = Shape { rows, ..Shape::contiguous(rows, classes) };
+        let lengths = LogSoftmaxLengths {
+            logits: span("logits", dtype, &of, shape.logits_row_stride)?,
+            output: span("output", dtype, &of, shape.output_row_stride)?,
+            upstream: span("upstream", dtype, &of, shape.upstream_row_stride)?,
+            gradient: span("gradient", dtype, &of, shape.gradient_row_stride)?,
+        };
+        Ok(Self { dtype, shape, lengths })
+    }
+
+    /// Element type of all matrices.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Sizes and strides.
+    pub fn shape(&self) -> LogSoftmaxShape {
+        self.shape
+    }
+
+    /// Elements that its buffers have to hold.
+    pub fn lengths(&self) -> LogSoftmaxLengths {
+        self.lengths
+    }
+
+    /// Classes as the kernels count them.
+    pub fn classes(&self) -> u32 {
+        // `new` holds them below XENT_MAX_CLASSES, a u32.
+        self.shape.classes as u32
+    }
+
+    /// What a forward and a backward pass have to agree on.
+    pub(crate) fn softmax(&self) -> SoftmaxOf {
+        let LogSoftmaxShape { rows, classes, .. } = self.shape;
+        SoftmaxOf { dtype: self.dtype, rows, classes, loss: None }
+    }
+}
+
+/// A binary cross-entropy whose sizes and options go together; there is no other way to make one than
+/// [`BinaryProblem::new`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BinaryProblem {
+    types: Types,
+    shape: Shape,
+    config: BinaryConfig,
+    lengths: Lengths,
+}
+
+/// How a target q becomes t = on q + off, and 1 - t = on (1 - q) + rest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BinaryTargets {
+    /// What a target keeps.
+    pub on: f32,
+    /// What every class gets.
+    pub off: f32,
+    /// 1 - on - off.
+    pub rest: f32,
+}
+
+impl BinaryProblem {
+    /// Checks everything that needs no device.
+    ///
+    /// # Errors
+    /// [`Error::LabelSmoothing`], [`Error::Option`], [`Error::Classes`], [`Error::RowStride`],
+    /// [`Error::Size`], [`Error::ForwardInPlace`], [`Error::InPlaceStrides`].
+    pub fn new(
+        types: Types,
+        shape: Shape,
+        config: BinaryConfig,
+        pass: Pass,
+        place: Place,
+    ) -> Result<Self, Error> {
+        let lengths = Lengths::of(&types, &shape, pass, place)?;
+        check_smoothing(config.label_smoothing)?;
+        check_divisor(config.divisor)?;
+        Ok(Self { types, shape, config, lengths })
+    }
+
+    /// What its elements are.
+    pub fn types(&self) -> Types {
+        self.types
+    }
+
+    /// Sizes and strides.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The options.
+    pub fn config(&self) -> BinaryConfig {
+        self.config
+    }
+
+    /// Elements that its buffers have to hold.
+    pub fn lengths(&self) -> Lengths {
+        self.lengths
+    }
+
+    /// Classes as the kernels count them.
+    pub fn classes(&self) -> u32 {
+        // `new` holds them below XENT_MAX_CLASSES, a u32.
+        self.shape.classes as u32
+    }
+
+    /// The index whose rows are ignored. Probabilities have none.
+    pub fn ignore_index(&self) -> Option<i64> {
+        self.config.ignore_index.filter(|_| !self.types.targets.is_probabilities())
+    }
+
+    /// Formed in f64, each number rounded once.
+    pub fn targets(&self) -> BinaryTargets {
+        let e = self.config.label_smoothing;
+        let off = match self.config.smoothing {
+            BinarySmoothing::Half => e / 2.0,
+            BinarySmoothing::Classes => e / self.shape.classes as f64,
+        };
+        BinaryTargets { on: (1.0 - e) as f32, off: off as f32, rest: (e - off) as f32 }
+    }
+
+    /// What multiplies a row's sum over classes.
+    pub fn over_classes(&self) -> f32 {
+        match self.config.over_classes {
+            OverClasses::Sum => 1.0,
+            OverClasses::Mean => (1.0 / self.shape.classes as f64) as f32,
+        }
+    }
+
+    /// Where 1 / D comes from.
+    pub fn inverse_divisor(&self) -> InverseDivisor {
+        let BinaryConfig { reduction, divisor, .. } = self.config;
+        inverse_divisor(reduction, divisor, self.ignore_index(), self.shape.rows)
+    }
+}
+
+fn check_options(config: &LossConfig, classes: usize) -> Result<(), Error> {
+    check_smoothing(config.label_smoothing)?;
+    let needed = match config.smoothing {
+        Smoothing::AllClasses => 1,
+        Smoothing::OtherClasses => 2,
+        Smoothing::OtherClassesBut(excluded) => excluded.saturating_add(2),
     };
-    positive("logit_scale", config.logit_scale)?;
-    config.logit_softcap.map_or(Ok(()), |cap| positive("logit_softcap", cap))?;
+    if classes < needed {
+        return Err(Error::TooFewClasses { smoothing: config.smoothing, classes, needed });
+    }
+    check_positive("logit_scale", config.logit_scale)?;
+    config.logit_softcap.map_or(Ok(()), |cap| check_positive("logit_softcap", cap))?;
     let Divisors { nll, smoothing, z_loss } = config.divisors;
     for divisor in [nll, smoothing, z_loss] {
-        if let Divisor::Given(number) = divisor {
-            positive("divisor", number)?;
-        }
+        check_divisor(divisor)?;
     }
     if config.z_loss >= 0.0 && (config.z_loss as f32).is_finite() {
         Ok(())
@@ -498,14 +594,34 @@ fn check_options(config: &LossConfig, classes: usize) -> Result<(), Error> {
     }
 }
 
+fn check_smoothing(value: f64) -> Result<(), Error> {
+    if (0.0..=1.0).contains(&value) { Ok(()) } else { Err(Error::LabelSmoothing { value }) }
+}
+
+fn check_divisor(divisor: Divisor) -> Result<(), Error> {
+    match divisor {
+        Divisor::Given(number) => check_positive("divisor", number),
+        Divisor::TargetWeights | Divisor::CountedRows | Divisor::AllRows => Ok(()),
+    }
+}
+
+fn check_positive(option: &'static str, value: f64) -> Result<(), Error> {
+    // What is stored is f32: it has to stay finite and positive there.
+    if value as f32 > 0.0 && (value as f32).is_finite() {
+        Ok(())
+    } else {
+        Err(Error::Option { option, value, range: "finite and more than 0" })
+    }
+}
+
 /// Elements from the first to the last of a strided matrix.
 fn span(
     buffer: &'static str,
     dtype: Dtype,
-    shape: Shape,
+    shape: &Shape,
     row_stride: usize,
 ) -> Result<usize, Error> {
-    let Shape { rows, classes, .. } = shape;
+    let &Shape { rows, classes, .. } = shape;
     if row_stride < classes {
         return Err(Error::RowStride { buffer, row_stride, classes });
     }
@@ -525,8 +641,17 @@ mod tests {
         with(shape, LossConfig { label_smoothing, ..LossConfig::default() })
     }
 
+    fn weighted(
+        class_weights: ClassWeighting,
+        shape: Shape,
+        config: LossConfig,
+    ) -> Result<Problem, Error> {
+        let types = Types { dtype: Dtype::F32, targets: TargetType::I64, class_weights };
+        Problem::new(types, shape, config, Pass::Fused, Place::Apart)
+    }
+
     fn with(shape: Shape, config: LossConfig) -> Result<Problem, Error> {
-        Problem::new(Dtype::F32, TargetType::I64, ClassWeights::Absent, shape, config)
+        weighted(ClassWeighting::Absent, shape, config)
     }
 
     #[test]
@@ -538,7 +663,7 @@ mod tests {
         let nan = problem(Shape::contiguous(2, 3), f64::NAN).unwrap_err();
         assert!(matches!(nan, Error::LabelSmoothing { value } if value.is_nan()));
         for value in [0.0, 1.0] {
-            assert_eq!(problem(Shape::contiguous(2, 3), value).unwrap().logits_len(), 6);
+            assert_eq!(problem(Shape::contiguous(2, 3), value).unwrap().lengths().logits, 6);
         }
     }
 
@@ -567,7 +692,7 @@ mod tests {
     fn the_last_row_needs_no_padding() {
         let shape = Shape { logits_row_stride: 7, ..Shape::contiguous(3, 5) };
         let problem = problem(shape, 0.0).unwrap();
-        assert_eq!((problem.logits_len(), problem.gradient_len()), (2 * 7 + 5, 15));
+        assert_eq!((problem.lengths().logits, problem.lengths().gradient), (2 * 7 + 5, 15));
     }
 
     #[test]
@@ -584,7 +709,7 @@ mod tests {
     #[test]
     fn zero_rows_need_no_memory() {
         let problem = problem(Shape::contiguous(0, 5), 0.0).unwrap();
-        assert_eq!((problem.logits_len(), problem.gradient_len()), (0, 0));
+        assert_eq!((problem.lengths().logits, problem.lengths().gradient), (0, 0));
     }
 
     #[test]
@@ -626,7 +751,12 @@ mod tests {
             assert!(matches!(refused, Error::Option { option: "z_loss", .. }), "{refused}");
         }
         let others = LossConfig { smoothing: Smoothing::OtherClasses, ..fine };
-        assert_eq!(with(Shape::contiguous(2, 1), others).unwrap_err(), Error::OneClass);
+        let one = with(Shape::contiguous(2, 1), others).unwrap_err();
+        let (smoothing, classes) = (Smoothing::OtherClasses, 1);
+        assert_eq!(one, Error::TooFewClasses { smoothing, classes, needed: 2 });
+        let smoothing = Smoothing::OtherClassesBut(1);
+        let two = with(Shape::contiguous(2, 2), LossConfig { smoothing, ..fine }).unwrap_err();
+        assert_eq!(two, Error::TooFewClasses { smoothing, classes: 2, needed: 3 });
     }
 
     /// alpha, beta and the divisors as the published formulas have them.
@@ -660,9 +790,7 @@ mod tests {
         for (preset, [nll, smoothing], [d1, d2, d3], weighs_smoothing) in presets {
             let config = LossConfig { z_loss: 1e-4, ..preset };
             let shape = Shape::contiguous(rows, classes);
-            let problem =
-                Problem::new(Dtype::F32, TargetType::I64, ClassWeights::Given, shape, config)
-                    .unwrap();
+            let problem = weighted(ClassWeighting::Given, shape, config).unwrap();
             let found = problem.term_weights();
             assert!((f64::from(found.nll) - nll).abs() < 1e-7, "{config:?}");
             assert!((f64::from(found.smoothing) - smoothing).abs() < 1e-8, "{config:?}");
@@ -681,28 +809,26 @@ mod tests {
         let one = InverseDivisor::Host(1.0);
         let found = |class_weights, config| {
             let shape = Shape::contiguous(4, 3);
-            Problem::new(Dtype::F32, TargetType::I64, class_weights, shape, config)
-                .unwrap()
-                .inverse_divisors()
+            weighted(class_weights, shape, config).unwrap().inverse_divisors()
         };
         let smoothed = LossConfig { label_smoothing: 0.1, ..LossConfig::default() };
         let ignoring = LossConfig { ignore_index: Some(0), ..smoothed };
         let all = |divisor| Terms { nll: divisor, smoothing: divisor, z_loss: divisor };
-        assert_eq!(found(ClassWeights::Absent, smoothed), all(rows));
+        assert_eq!(found(ClassWeighting::Absent, smoothed), all(rows));
         let counted = InverseDivisor::CountedRows;
-        assert_eq!(found(ClassWeights::Absent, ignoring), all(counted));
+        assert_eq!(found(ClassWeighting::Absent, ignoring), all(counted));
         let weights = InverseDivisor::TargetWeights;
-        assert_eq!(found(ClassWeights::Given, smoothed), all(weights));
+        assert_eq!(found(ClassWeighting::Given, smoothed), all(weights));
         let sum = LossConfig { reduction: Reduction::Sum, ..ignoring };
-        assert_eq!(found(ClassWeights::Given, sum), all(one));
+        assert_eq!(found(ClassWeighting::Given, sum), all(one));
         let fixed = LossConfig { divisors: Divisors::all(Divisor::Given(8.0)), ..ignoring };
-        assert_eq!(found(ClassWeights::Given, fixed), all(InverseDivisor::Host(0.125)));
+        assert_eq!(found(ClassWeighting::Given, fixed), all(InverseDivisor::Host(0.125)));
         // A term that is not there goes with the nll term.
         let smoothing = Divisors { smoothing: Divisor::AllRows, ..Divisors::default() };
         let apart = LossConfig { divisors: smoothing, ..ignoring };
         let two = Terms { nll: counted, smoothing: rows, z_loss: counted };
-        assert_eq!(found(ClassWeights::Absent, apart), two);
+        assert_eq!(found(ClassWeighting::Absent, apart), two);
         let plain = LossConfig { label_smoothing: 0.0, ..apart };
-        assert_eq!(found(ClassWeights::Absent, plain), all(counted));
+        assert_eq!(found(ClassWeighting::Absent, plain), all(counted));
     }
 }

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! where a class index y gives `c_ik = alpha u_y [k = y] + beta v_k`, and target probabilities q give
-//! `c_ik = w_k (q_ik (1 - e) + e / C)`.
+//! `c_ik = alpha u_k q_ik + beta v_k`. [`log_softmax`] and [`binary`] are operations of their own.
 
 /// What the rows are to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,13 +37,13 @@ pub enum Divisor {
 /// What is computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options<'a> {
-    /// alpha: weight of -log p_y. With probabilities: 1 - e.
+    /// alpha: weight of -log p_y.
     pub nll: f64,
-    /// beta: weight of each -log p_k. With probabilities: e / C.
+    /// beta: weight of each -log p_k.
     pub smoothing: f64,
-    /// u, or empty for 1. With probabilities: w.
+    /// u, or empty for 1.
     pub nll_weights: &'a [f64],
-    /// v, or empty for 1. Unused with probabilities.
+    /// v, or empty for 1.
     pub smoothing_weights: &'a [f64],
     /// L.
     pub z_loss: f64,
@@ -51,7 +51,8 @@ pub struct Options<'a> {
     pub logit_scale: f64,
     /// s, if any.
     pub logit_softcap: Option<f64>,
-    /// Of the nll term, the smoothing term and the z-loss.
+    /// Of the nll term, the smoothing term and the z-loss. With probabilities the first is that of the
+    /// smoothing term, too.
     pub divisors: [Divisor; 3],
     /// Makes a mean that would divide by 0 be 0 instead of NaN.
     pub empty_is_zero: bool,
@@ -66,6 +67,11 @@ pub struct Outcome {
     pub row_losses: Vec<f64>,
     /// Each row's log-sum-exp; 0 for ignored rows, NaN for targets that name no class.
     pub row_lse: Vec<f64>,
+    /// The class of each row's largest logit, the lowest of several, of NaN if there is one; -1 for
+    /// ignored rows and targets that name no class.
+    pub row_argmax: Vec<i64>,
+    /// Rows whose largest logit is the target's; 0 with probabilities.
+    pub correct: u64,
     /// Sum over rows of the divided terms.
     pub loss: f64,
     /// `[rows, classes]`, without gaps.
@@ -88,6 +94,8 @@ pub fn forward_backward(
     let mut outcome = Outcome {
         row_losses: Vec::with_capacity(rows),
         row_lse: Vec::with_capacity(rows),
+        row_argmax: Vec::with_capacity(rows),
+        correct: 0,
         loss: 0.0,
         gradient: Vec::with_capacity(logits.len()),
     };
@@ -110,15 +118,11 @@ pub fn forward_backward(
                 }
             }
         };
-        let class = match target {
-            Target::Class(y) => Some(y),
-            Target::Spread(_) | Target::Ignored | Target::Bad => None,
-        };
         let (loss, divided, lse) = match target {
             Target::Ignored => (0.0, 0.0, 0.0),
             Target::Bad => (f64::NAN, f64::NAN, f64::NAN),
             Target::Class(_) | Target::Spread(_) => {
-                let softmax = Softmax::of(x, class, options);
+                let softmax = Softmax::of(x, options);
                 let loss = softmax.loss(x, &coefficients(target, classes, options, [1.0; 3]));
                 let divided = coefficients(target, classes, options, inverse);
                 outcome.gradient.extend(softmax.gradient(x, &divided).map(|g| upstream * g));
@@ -128,6 +132,12 @@ pub fn forward_backward(
         if matches!(target, Target::Ignored | Target::Bad) {
             outcome.gradient.extend(std::iter::repeat_n(0.0, classes));
         }
+        let argmax = match target {
+            Target::Ignored | Target::Bad => -1,
+            Target::Class(_) | Target::Spread(_) => argmax(x) as i64,
+        };
+        outcome.correct += u64::from(matches!(target, Target::Class(y) if argmax == y as i64));
+        outcome.row_argmax.push(argmax);
         outcome.row_losses.push(loss);
         outcome.row_lse.push(lse);
         outcome.loss += divided;
@@ -202,9 +212,11 @@ fn coefficients(
     [nll, smoothing, z_loss]: [f64; 3],
 ) -> Coefficients {
     let of = |k: usize| match target {
-        Target::Spread(q) => {
-            times(at(options.nll_weights, k) * (q[k] * options.nll + options.smoothing), nll)
-        }
+        Target::Spread(q) => times(
+            options.nll * at(options.nll_weights, k) * q[k]
+                + options.smoothing * at(options.smoothing_weights, k),
+            nll,
+        ),
         Target::Class(y) => {
             let hit = if k == y { options.nll * at(options.nll_weights, y) } else { 0.0 };
             times(hit, nll) + times(options.smoothing * at(options.smoothing_weights, k), smoothing)
@@ -214,46 +226,46 @@ fn coefficients(
     Coefficients { classes: (0..classes).map(of).collect(), z_loss: times(options.z_loss, z_loss) }
 }
 
-/// A row's softmax, with a class target kept apart: `1 - p_y` and `-log p_y` come from the sum over
-/// the other classes, since both cancel as p_y -> 1.
+/// The largest, the first of several; the first NaN if there is one.
+fn argmax(x: &[f64]) -> usize {
+    let better = |best: usize, k: usize| !x[best].is_nan() && (x[k].is_nan() || x[k] > x[best]);
+    (0..x.len()).fold(0, |best, k| if better(best, k) { k } else { best })
+}
+
+/// A row's softmax, with its largest element kept apart: `1 - p` and `-log p` of that one come from the
+/// sum over the others, since both cancel as p -> 1.
 struct Softmax<'a> {
     options: &'a Options<'a>,
-    class: Option<usize>,
+    apart: usize,
     max: f64,
-    /// exp(z_y - max), or 0 without a class target.
-    target: f64,
     /// The sum over the other classes of exp(z_k - max).
     others: f64,
 }
 
 impl<'a> Softmax<'a> {
-    fn of(x: &[f64], class: Option<usize>, options: &'a Options<'a>) -> Self {
-        let z = |k: usize| transformed(x[k], options);
-        // f64::max drops NaN; the sums bring it back.
-        let max = (0..x.len()).map(z).fold(f64::NEG_INFINITY, f64::max);
-        Self {
-            options,
-            class,
-            max,
-            target: class.map_or(0.0, |y| (z(y) - max).exp()),
-            others: (0..x.len()).filter(|&k| Some(k) != class).map(|k| (z(k) - max).exp()).sum(),
-        }
+    fn of(x: &[f64], options: &'a Options<'a>) -> Self {
+        let z: Vec<f64> = x.iter().map(|&x_k| transformed(x_k, options)).collect();
+        let apart = argmax(&z);
+        let max = z[apart];
+        let others = z.iter().enumerate().filter(|&(k, _)| k != apart);
+        Self { options, apart, max, others: others.map(|(_, z_k)| (z_k - max).exp()).sum() }
     }
 
     fn sum(&self) -> f64 {
-        self.target + self.others
+        1.0 + self.others
     }
 
     fn lse(&self) -> f64 {
-        self.max + self.sum().ln()
+        if self.is_nan() { f64::NAN } else { self.max + self.others.ln_1p() }
     }
 
     fn minus_log(&self, k: usize, x_k: f64) -> f64 {
-        let ratio = self.others / self.target;
-        if self.class == Some(k) && ratio <= 1.0 {
-            ratio.ln_1p()
+        // Also where the maximum is infinite: NaN, not 0.
+        let distance = self.max - transformed(x_k, self.options);
+        if k == self.apart && distance == 0.0 {
+            self.others.ln_1p()
         } else {
-            (self.max - transformed(x_k, self.options)) + self.sum().ln()
+            distance + self.others.ln_1p()
         }
     }
 
@@ -263,10 +275,15 @@ impl<'a> Softmax<'a> {
             terms.map(|(k, (&c, &x_k))| times(c, self.minus_log(k, x_k))).sum();
         let loss = cross_entropy + times(coefficients.z_loss, self.lse().powi(2));
         // A NaN row stays NaN when all its coefficients are 0.
-        if self.sum() > 0.0 { loss } else { f64::NAN }
+        if self.is_nan() { f64::NAN } else { loss }
     }
 
-    /// (total + 2 L lse) p_k - c_k; for the target without p_y - 1 and total - c_y.
+    /// A row that holds NaN or +inf, or nothing but -inf.
+    fn is_nan(&self) -> bool {
+        self.others.is_nan() || !self.max.is_finite()
+    }
+
+    /// (total + 2 L lse) p_k - c_k; for the class kept apart without p - 1 and total - c.
     fn gradient<'b>(
         &'b self,
         x: &'b [f64],
@@ -274,12 +291,15 @@ impl<'a> Softmax<'a> {
     ) -> impl Iterator<Item = f64> + 'b {
         let c = &coefficients.classes;
         let z_loss = times(2.0 * coefficients.z_loss, self.lse());
-        let of_others = c.iter().enumerate().filter(|&(k, _)| Some(k) != self.class);
+        let of_others = c.iter().enumerate().filter(|&(k, _)| k != self.apart);
         let others: f64 = of_others.map(|(_, &c_k)| c_k).sum();
-        let total = others + self.class.map_or(0.0, |y| c[y]);
+        let total = others + c[self.apart];
         x.iter().zip(c).enumerate().map(move |(k, (&x_k, &c_k))| {
+            if self.is_nan() {
+                return f64::NAN;
+            }
             let p = (transformed(x_k, self.options) - self.max).exp() / self.sum();
-            let before_slope = if self.class == Some(k) {
+            let before_slope = if k == self.apart {
                 (others + z_loss) * p - c_k * (self.others / self.sum())
             } else {
                 (total + z_loss) * p - c_k
@@ -302,4 +322,126 @@ fn slope(x: f64, options: &Options<'_>) -> f64 {
         None => options.logit_scale,
         Some(cap) => options.logit_scale / (options.logit_scale * x / cap).cosh().powi(2),
     }
+}
+
+/// A row's softmax as it is, without transform.
+const PLAIN: Options<'static> = Options {
+    nll: 1.0,
+    smoothing: 0.0,
+    nll_weights: &[],
+    smoothing_weights: &[],
+    z_loss: 0.0,
+    logit_scale: 1.0,
+    logit_softcap: None,
+    divisors: [Divisor::Given(1.0); 3],
+    empty_is_zero: false,
+    upstream: &[],
+};
+
+/// Log-probabilities and log-sum-exps of rows without gaps: `[rows, classes]` and `[rows]`.
+///
+/// # Panics
+/// If `classes` is 0.
+pub fn log_softmax(logits: &[f64], classes: usize) -> (Vec<f64>, Vec<f64>) {
+    let (mut log_probs, mut row_lse) = (Vec::with_capacity(logits.len()), vec![]);
+    for x in logits.chunks_exact(classes) {
+        let softmax = Softmax::of(x, &PLAIN);
+        let of = |(k, &x_k): (usize, &f64)| match softmax.is_nan() {
+            true => f64::NAN,
+            false => -softmax.minus_log(k, x_k),
+        };
+        log_probs.extend(x.iter().enumerate().map(of));
+        row_lse.push(softmax.lse());
+    }
+    (log_probs, row_lse)
+}
+
+/// `upstream_k - exp(log_probs_k) sum_j upstream_j`, row by row without gaps.
+///
+/// # Panics
+/// If `classes` is 0.
+pub fn log_softmax_backward(log_probs: &[f64], upstream: &[f64], classes: usize) -> Vec<f64> {
+    let rows = log_probs.chunks_exact(classes).zip(upstream.chunks_exact(classes));
+    rows.flat_map(|(log_probs, upstream)| {
+        let sum: f64 = upstream.iter().sum();
+        log_probs.iter().zip(upstream).map(move |(log_p, g)| g - log_p.exp() * sum)
+    })
+    .collect()
+}
+
+/// A binary cross-entropy, by its parts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BinaryOptions<'a> {
+    /// What a target keeps: t = on q + off.
+    pub on: f64,
+    /// What every class gets.
+    pub off: f64,
+    /// w, or empty for 1.
+    pub class_weights: &'a [f64],
+    /// r, or empty for 1.
+    pub positive_weights: &'a [f64],
+    /// What multiplies the sum over classes.
+    pub over_classes: f64,
+    /// 1 / D.
+    pub inverse_divisor: f64,
+    /// What flows back: empty for 1, or one number for all rows, or one for each.
+    pub upstream: &'a [f64],
+}
+
+/// Losses and gradient of a binary cross-entropy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BinaryOutcome {
+    /// Each row's, not divided.
+    pub row_losses: Vec<f64>,
+    /// Sum over rows, divided.
+    pub loss: f64,
+    /// `[rows, classes]`, without gaps.
+    pub gradient: Vec<f64>,
+}
+
+/// Binary cross-entropy of `classes` logits a row, with `targets` for each; a row of NaN targets is one
+/// whose class index names no class, and a row without targets (an empty slice) is ignored.
+///
+/// # Panics
+/// If lengths do not match.
+pub fn binary(
+    logits: &[f64],
+    classes: usize,
+    targets: &[Vec<f64>],
+    options: &BinaryOptions<'_>,
+) -> BinaryOutcome {
+    let mut outcome = BinaryOutcome { row_losses: vec![], loss: 0.0, gradient: vec![] };
+    for (row, (x, q)) in logits.chunks_exact(classes).zip(targets).enumerate() {
+        let upstream = match options.upstream {
+            [] => 1.0,
+            [one] => *one,
+            all => all[row],
+        };
+        let mut loss = 0.0;
+        if q.is_empty() || q.iter().all(|q| q.is_nan()) {
+            loss = if q.is_empty() { 0.0 } else { f64::NAN };
+            outcome.gradient.extend(std::iter::repeat_n(0.0, classes));
+        } else {
+            assert_eq!(q.len(), classes, "a target for each class");
+            for (k, (&x, &q)) in x.iter().zip(q).enumerate() {
+                let (w, r) = (at(options.class_weights, k), at(options.positive_weights, k));
+                let t = options.on * q + options.off;
+                let rest = options.on * (1.0 - q) + (1.0 - options.on - options.off);
+                let (positive, negative) = (w * r * t, w * rest);
+                let tail = (-x.abs()).exp().ln_1p();
+                let (below, above) = ((-x).max(0.0) + tail, x.max(0.0) + tail);
+                let of = times(positive, below) + times(negative, above);
+                loss += if x.is_nan() { f64::NAN } else { of };
+                let gradient = negative / (1.0 + (-x).exp()) - positive / (1.0 + x.exp());
+                let scale = upstream * options.over_classes * options.inverse_divisor;
+                outcome.gradient.push(gradient * scale);
+            }
+        }
+        loss *= options.over_classes;
+        outcome.row_losses.push(loss);
+        outcome.loss += loss * options.inverse_divisor;
+    }
+    // A mean of nothing is 0 / 0; everything else is not changed.
+    outcome.loss += 0.0 * options.inverse_divisor;
+    outcome
 }

@@ -24,10 +24,12 @@ struct Row {
 };
 
 template <class Shift>
-xent::SoftmaxState<Shift> accumulate(const Row &row, float at_least) {
+using State = xent::SoftmaxState<Shift, xent::Weights::kGiven>;
+
+template <class Shift>
+State<Shift> accumulate(const Row &row, float at_least) {
     const auto classes = uint32_t(row.values.size());
-    std::vector<xent::SoftmaxState<Shift>> states(row.threads,
-                                                  xent::SoftmaxState<Shift>(row.by, at_least));
+    std::vector<State<Shift>> states(row.threads, State<Shift>(row.by, at_least));
     for (uint32_t start = 0, turn = 0; start < classes; start += kPack, ++turn) {
         auto &state = states[turn % row.threads];
         const bool has_target = start <= row.target && row.target < start + kPack;
@@ -38,25 +40,25 @@ xent::SoftmaxState<Shift> accumulate(const Row &row, float at_least) {
                 v[i] = row.weight(start + i);
             }
             if (row.weights == nullptr) {
-                state.add(x);
+                state.add(x, start);
             } else {
-                state.add(x, v);
+                state.add(x, v, start);
             }
         } else {
             for (uint32_t k = start; k < std::min(classes, start + kPack); ++k) {
                 const float one[1] = {row.values[k]};
                 const float weight[1] = {row.weight(k)};
-                if (k != row.target) state.add(one, weight);
+                if (k != row.target) state.add(one, weight, k);
             }
         }
     }
     // As reduce.cuh merges: raise all to the common maximum, then add.
     float max = -INFINITY;
     for (const auto &state : states) max = fmaxf(max, state.max);
-    xent::SoftmaxState<Shift> merged(row.by, at_least);
-    merged.raise(max);
+    State<Shift> merged(row.by, at_least);
+    merged.raise(max, xent::kNoPlace);
     for (auto state : states) {
-        state.raise(max);
+        state.raise(max, xent::kNoPlace);
         merged.sum = xent::add_rn(merged.sum, state.sum);
         merged.shifted_sum = xent::add_rn(merged.shifted_sum, state.shifted_sum);
         merged.mass = xent::add_rn(merged.mass, state.mass);
@@ -117,12 +119,16 @@ extern "C" void xent_row(const RowInput &in, RowOutput &out) {
     Row row{{in.logits, in.logits + in.classes}, in.smoothing_weights, in.target, in.threads,
             in.transform};
     for (float &x : row.values) x = transform.value(x);
-    SoftmaxState<FusedShift> state = accumulate<FusedShift>(row, -INFINITY);
-    state.raise(row.target_value());
-    const RowSoftmax softmax(state, in.transform, row.target_value());
+    const float target_value = row.target_value();
+    State<FusedShift> state = accumulate<FusedShift>(row, -INFINITY);
+    state.raise(target_value, kNoPlace);
+    RowSoftmax softmax(state, in.transform);
+    softmax.add_target(target_value, state.shift);
     if (needs_exact_shift(softmax, state.shift, in.term_weights.smoothing)) {
-        const SoftmaxState<ExactShift> again = accumulate<ExactShift>(row, softmax.max);
-        finish(row, in, RowSoftmax(again, in.transform, row.target_value()), again.shift, out);
+        const State<ExactShift> again = accumulate<ExactShift>(row, softmax.max);
+        RowSoftmax exactly(again, in.transform);
+        exactly.add_target(target_value, again.shift);
+        finish(row, in, exactly, again.shift, out);
     } else {
         finish(row, in, softmax, state.shift, out);
     }

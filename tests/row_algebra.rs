@@ -7,8 +7,7 @@ use std::{path::PathBuf, process::Command, sync::OnceLock};
 use libloading::{Library, Symbol};
 use smoothxent::{
     Divisor, Divisors, LossConfig, Reduction, Smoothing, WeightedTerms,
-    problem::{ClassWeights, Dtype, Problem, TargetType},
-    reference,
+    problem::{ClassWeighting, Dtype, Pass, Place, Problem, TargetType, Types},
 };
 
 #[allow(dead_code, reason = "each test program uses its part")]
@@ -84,22 +83,28 @@ fn run(case: &Case, threads: u32) -> Outcome {
     // SAFETY: the type is that of `xent_row` in tests/row_algebra.cpp.
     let row: Symbol<'_, Row> = unsafe { library().get(b"xent_row") }.expect("it is exported");
     let given = case.class_weights.as_ref();
-    let class_weights = given.map_or(ClassWeights::Absent, |_| ClassWeights::Given);
-    let problem =
-        Problem::new(case.dtype, case.target_type, class_weights, case.shape(), case.config)
-            .expect("tests make sound problems");
+    let class_weights = given.map_or(ClassWeighting::Absent, |_| ClassWeighting::Given);
+    let types = Types { dtype: case.dtype, targets: case.target_type, class_weights };
+    let problem = Problem::new(types, case.shape(), case.config, Pass::Fused, Place::Apart)
+        .expect("tests make sound problems");
     let weights = problem.term_weights();
-    let targets = reference::Targets::Indices(&case.targets, case.config.ignore_index);
-    let inverse = case.with_options(|o| reference::inverse_divisors(case.rows(), targets, o));
+    let inverse = case.inverse_divisors();
     let address = |given: Option<&Vec<f32>>| given.map_or(std::ptr::null(), Vec::as_ptr);
-    let mut outcome =
-        Outcome { row_losses: vec![], row_lse: vec![], loss: Some(0.0), gradient: vec![] };
+    let mut outcome = Outcome {
+        row_losses: vec![],
+        row_lse: vec![],
+        // Predictions are not part of the algebra.
+        row_argmax: case.expected().row_argmax,
+        loss: Some(0.0),
+        correct: None,
+        gradient: vec![],
+    };
     for (i, x) in case.logits.chunks_exact(case.classes).enumerate() {
         let mut gradient = vec![0.0f32; case.classes];
         assert!((0..case.classes as i64).contains(&case.targets[i]));
         let input = RowInput {
             logits: x.as_ptr(),
-            nll_weights: address(given),
+            nll_weights: address(given.filter(|_| problem.weighs_nll())),
             smoothing_weights: address(given.filter(|_| problem.weighs_smoothing())),
             upstream: case.upstream_of(i) as f32,
             classes: case.classes as u32,
@@ -274,9 +279,12 @@ fn with_options(mut case: Case, draw: u64) -> Case {
     if case.classes > 1 && pick(2, 2) == 1 {
         config.smoothing = Smoothing::OtherClasses;
     }
-    if pick(3, 2) == 1 {
-        config.weighted_terms = WeightedTerms::Nll;
-    }
+    config.weighted_terms = [
+        WeightedTerms::NllAndSmoothing,
+        WeightedTerms::NllAndSmoothing,
+        WeightedTerms::Nll,
+        WeightedTerms::Smoothing,
+    ][pick(22, 4) as usize];
     config.z_loss = [0.0, 1e-4, 1e-2][pick(4, 3) as usize];
     config.logit_scale = [1.0, 0.25, 0.3, 4.0][pick(8, 4) as usize];
     config.logit_softcap = [None, Some(5.0), Some(50.0)][pick(12, 3) as usize];

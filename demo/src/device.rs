@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use half::f16;
 use ndarray::Array2;
 use smoothxent::{
-    Kernels, Logit, LossConfig, LossInputs, LossOutputs, Shape, Upstream, Workspace,
+    Gradient, Kernels, Logit, LossConfig, LossInputs, LossOutputs, Shape, Upstream, Workspace,
     cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits},
     loss,
 };
@@ -136,12 +136,23 @@ impl<'a, T: Element> DeviceLoss<'a, T> {
         labels: &[i64],
         label_smoothing: f64,
     ) -> Result<Step> {
-        let rounded = rounded(logits);
         let config = LossConfig { label_smoothing, ..LossConfig::default() };
-        self.enqueue(config, logits.dim(), &rounded, labels)?;
+        self.upload(&rounded(logits), labels)?;
+        let Device { stream, kernels, .. } = self.device;
+        let (rows, classes) = logits.dim();
+        // Vectors have to be as long as the batch has rows; matrices may be longer.
+        let targets = self.targets.slice(..rows);
+        let inputs = LossInputs::new(Shape::contiguous(rows, classes), &self.logits, &targets);
+        let outputs = LossOutputs { loss: Some(&mut self.loss), ..LossOutputs::default() };
+        let upstream = match &self.loss_scale {
+            None => Upstream::One,
+            Some(scale) => Upstream::Scalar(scale),
+        };
+        let gradient = Gradient { matrix: &mut self.gradient, upstream };
+        let workspace = &mut self.workspace;
+        loss::forward_backward(kernels, stream, config, inputs, outputs, gradient, workspace)?;
 
         // Copies to the host wait for what is enqueued before them.
-        let stream = &self.device.stream;
         let loss = stream.clone_dtoh(&self.loss)?[0];
         let gradient = stream.clone_dtoh(&self.gradient.slice(..logits.len()))?;
         let unscale = 1.0 / T::LOSS_SCALE.unwrap_or(1.0);
@@ -152,9 +163,21 @@ impl<'a, T: Element> DeviceLoss<'a, T> {
     /// Rows one by one, without smoothing: what there is to know about predictions.
     pub fn evaluate(&mut self, logits: &Array2<f32>, labels: &[i64]) -> Result<Evaluation> {
         let rounded = rounded(logits);
-        self.enqueue(LossConfig::default(), logits.dim(), &rounded, labels)?;
+        self.upload(&rounded, labels)?;
+        let Device { stream, kernels, .. } = self.device;
+        let (rows, classes) = logits.dim();
+        let targets = self.targets.slice(..rows);
+        let mut row_losses = self.row_losses.slice_mut(..rows);
+        let mut row_lse = self.row_lse.slice_mut(..rows);
+        let inputs = LossInputs::new(Shape::contiguous(rows, classes), &self.logits, &targets);
+        let outputs = LossOutputs {
+            row_losses: Some(&mut row_losses),
+            row_lse: Some(&mut row_lse),
+            ..LossOutputs::default()
+        };
+        let config = LossConfig::default();
+        loss::forward(kernels, stream, config, inputs, outputs, &mut self.workspace)?;
 
-        let stream = &self.device.stream;
         let seen = rounded.into_iter().map(T::to_f32).collect();
         Ok(Evaluation {
             logits: Array2::from_shape_vec(logits.dim(), seen)?,
@@ -169,37 +192,10 @@ impl<'a, T: Element> DeviceLoss<'a, T> {
         Ok(self.workspace.take_status(&self.device.stream)?)
     }
 
-    fn enqueue(
-        &mut self,
-        config: LossConfig,
-        (rows, classes): (usize, usize),
-        logits: &[T],
-        labels: &[i64],
-    ) -> Result<()> {
-        let Device { stream, kernels, .. } = self.device;
-        // Vectors have to be as long as the batch has rows; matrices may be longer.
-        let mut targets = self.targets.slice_mut(..rows);
-        let mut row_losses = self.row_losses.slice_mut(..rows);
-        let mut row_lse = self.row_lse.slice_mut(..rows);
+    fn upload(&mut self, logits: &[T], labels: &[i64]) -> Result<()> {
+        let stream = &self.device.stream;
         stream.memcpy_htod(logits, &mut self.logits)?;
-        stream.memcpy_htod(labels, &mut targets)?;
-
-        let inputs = LossInputs {
-            upstream: match &self.loss_scale {
-                None => Upstream::One,
-                Some(scale) => Upstream::Scalar(scale),
-            },
-            ..LossInputs::new(&self.logits, &targets)
-        };
-        let outputs = LossOutputs {
-            gradient: &mut self.gradient,
-            loss: Some(&mut self.loss),
-            row_losses: Some(&mut row_losses),
-            row_lse: Some(&mut row_lse),
-        };
-        let shape = Shape::contiguous(rows, classes);
-        let workspace = &mut self.workspace;
-        loss::forward_backward(kernels, stream, config, shape, inputs, outputs, workspace)?;
+        stream.memcpy_htod(labels, &mut self.targets.slice_mut(..labels.len()))?;
         Ok(())
     }
 }

@@ -370,6 +370,9 @@ fn comparisons() {
         ("setp.eq.s32 %p1, %r4, %r5; setp.lt.and.s32 %p7, %r4, %r6, !%p1", [3, 3, 5], 0),
         ("setp.lt.s32 %p1|%p7, %r4, %r5", [3, 5, 0], 0),
         ("setp.lt.s32 %p1, %r4, %r5; not.pred %p7, %p1", [3, 5, 0], 0),
+        ("mov.pred %p7, 0", [0, 0, 0], 0),
+        ("mov.pred %p7, 1", [0, 0, 0], 1),
+        ("mov.pred %p7, -1", [0, 0, 0], 1),
         ("setp.lt.s32 %p1, %r4, %r5; selp.b32 %r7, %r4, %r5, %p1", [3, 5, 0], 3),
         ("setp.lt.s32 %p1, %r4, %r5; @!%p1 mov.u32 %r4, 9; mov.u32 %r7, %r4", [7, 5, 0], 9),
     ]);

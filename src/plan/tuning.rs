@@ -9,10 +9,12 @@ struct BlockTuning {
 // Predicted, not measured: about four packs a thread, so that each has its 64 bytes in flight at
 // once, and no more threads than a row has work for. Up to 7,168 packs (112 KiB) two rows fit the
 // shared memory of a multiprocessor, so two blocks have to fit its registers: 384 threads of 80.
-const BLOCK: [BlockTuning; 5] = [
-    BlockTuning { up_to_packs: 32, threads: 32 },
+const BLOCK: [BlockTuning; 7] = [
+    BlockTuning { up_to_packs: 128, threads: 32 },
     BlockTuning { up_to_packs: 256, threads: 64 },
+    BlockTuning { up_to_packs: 512, threads: 128 },
     BlockTuning { up_to_packs: 768, threads: 192 },
+    BlockTuning { up_to_packs: 1024, threads: 256 },
     BlockTuning { up_to_packs: 7168, threads: 384 },
     BlockTuning { up_to_packs: u32::MAX, threads: 768 },
 ];

@@ -21,10 +21,16 @@
 //!   once; sums and products of them make 4u relative to the sum of their sizes (a may be negative:
 //!   smoothing over the other classes beyond (C-1)/C). A divisor that is a sum of class weights has
 //!   that sum's error: lanes add 32 of a chunk's rows and then each other, and so over chunks.
+//! * Target probabilities: the weight a u_k q_k + b v_k of an element is formed by three roundings, 3u
+//!   relative to the sum of its parts' sizes. A class that is kept apart, since it has 2/3 of the
+//!   probability or more, is treated as a class target is.
 //! * A z-loss L lse^2 is off by 2 err(lse) / |lse| relative, and two products.
 //! * Row losses are divided before they are summed: the sum's budget is that of its shares.
 
-use crate::common::run::{Case, Outcome};
+use crate::common::{
+    operations::{BinaryCase, BinaryOutcome, LogSoftmaxCase, LogSoftmaxOutcome},
+    run::{Case, Outcome},
+};
 use smoothxent::{problem::Dtype, reference};
 
 const U: f64 = 1.0 / (1u64 << 24) as f64;
@@ -33,9 +39,9 @@ const U: f64 = 1.0 / (1u64 << 24) as f64;
 const MIN_NORMAL: f64 = f32::MIN_POSITIVE as f64;
 
 /// Additions on the longest path of a row's sums: 768 threads at most share a row (512 in the general
-/// kernels), so 64 covers rows of 51 packs a thread, which are 156,672 f32 elements (104,448), and
-/// everything shorter that fewer threads share (plan/tuning.rs gives a thread at most 19 packs below
-/// that).
+/// kernels, 384 for probabilities), so 64 covers rows of 51 packs a thread, which are 156,672 f32
+/// elements (104,448; 78,336), and everything shorter that fewer threads share (plan/tuning.rs gives a
+/// thread at most 19 packs below that).
 const SUM_PATH: f64 = 64.0;
 
 /// Half the distance between neighbours of the stored type around a value.
@@ -64,12 +70,13 @@ const COEFFICIENT: f64 = 4.0 * U;
 struct Row {
     /// z.
     values: Vec<f64>,
-    target: usize,
+    /// The class that is kept apart: the target, or, with probabilities, one that has nearly all.
+    apart: Option<usize>,
     max: f64,
     lse: f64,
-    /// 1 - p_y, from the other classes.
+    /// 1 - p of the class kept apart, from the others.
     rest: f64,
-    /// -log p_y.
+    /// Its -log p.
     nll: f64,
     /// Of an exponential, relative for each nat below the maximum, in u.
     by_distance: f64,
@@ -77,12 +84,15 @@ struct Row {
     value_error: f64,
     /// Of the divisors, relative.
     divisor_error: f64,
-    /// v, or empty for 1.
+    /// v, or empty for 1; with probabilities what multiplies each -log p_k, with its sign.
     weights: Vec<f64>,
-    /// V.
-    mass: f64,
-    /// sum over k != y of v_k -log p_k.
+    /// Of a weight, relative to its size.
+    weight_error: f64,
+    /// The size of the sum over k that are not apart of v_k.
+    mass_of_others: f64,
+    /// sum over k that are not apart of v_k -log p_k, and the sum of the terms' sizes.
     others_minus_log: f64,
+    others_size: f64,
     /// Of the undivided loss.
     terms: Terms,
     /// The same divided, as in the scalar loss and the gradient.
@@ -97,14 +107,15 @@ struct Row {
 struct Terms {
     /// a u_y.
     nll: f64,
-    /// b.
+    /// b; 1 with probabilities.
     smoothing: f64,
     /// L.
     z_loss: f64,
 }
 
 impl Row {
-    fn of(case: &Case, row: usize, y: usize, divisors: &Divisors) -> Self {
+    /// Of a row whose target is the class `target`, or probabilities if there is none.
+    fn of(case: &Case, row: usize, target: Option<usize>, divisors: &Divisors) -> Self {
         case.with_options(|options| {
             let classes = case.classes;
             let x = &case.logits[row * classes..][..classes];
@@ -115,38 +126,64 @@ impl Row {
             let values: Vec<f64> = x.iter().map(|&x| transformed(x)).collect();
             let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let exp = |value: f64| (value - max).exp();
-            let others: f64 =
-                values.iter().enumerate().filter(|&(k, _)| k != y).map(|(_, &v)| exp(v)).sum();
-            let sum = others + exp(values[y]);
-            let lse = max + sum.ln();
-            let ratio = others / exp(values[y]);
+            let sum_but = |apart: Option<usize>| -> f64 {
+                let others = values.iter().enumerate().filter(|&(k, _)| Some(k) != apart);
+                others.map(|(_, &v)| exp(v)).sum()
+            };
+            let largest_class = values.iter().position(|&v| v == max);
+            // The kernel's own threshold, with room for its rounding.
+            let apart = target.or_else(|| largest_class.filter(|_| sum_but(None) < 1.49));
+            let others = sum_but(apart);
+            let target_exp = apart.map_or(0.0, |y| exp(values[y]));
+            let sum = others + target_exp;
+            let lse =
+                max + if others <= 1.0 { (others - (1.0 - target_exp)).ln_1p() } else { sum.ln() };
+            let ratio = others / target_exp;
             let weight = |weights: &[f64], k: usize| weights.get(k).copied().unwrap_or(1.0);
-            let v = |k: usize| weight(options.smoothing_weights, k);
+            let spread = case.probabilities.as_ref().map(|q| &q[row * classes..][..classes]);
+            let weights: Vec<f64> = match spread {
+                None => options.smoothing_weights.to_vec(),
+                Some(q) => (0..classes)
+                    .map(|k| {
+                        options.nll * weight(options.nll_weights, k) * f64::from(q[k])
+                            + options.smoothing * weight(options.smoothing_weights, k)
+                    })
+                    .collect(),
+            };
+            let v = |k: usize| weight(&weights, k);
             let exponent_scale = std::f64::consts::LOG2_E
                 * if options.logit_softcap.is_some() { 1.0 } else { options.logit_scale };
             let multiplier = f64::from(exponent_scale as f32) / exponent_scale - 1.0;
             let largest = values.iter().fold(0.0, |largest: f64, z| largest.max(z.abs()));
-            let terms = Terms {
-                nll: options.nll * weight(options.nll_weights, y),
-                smoothing: options.smoothing,
-                z_loss: options.z_loss,
+            let terms = match target {
+                Some(y) => Terms {
+                    nll: options.nll * weight(options.nll_weights, y),
+                    smoothing: options.smoothing,
+                    z_loss: options.z_loss,
+                },
+                None => Terms { nll: 0.0, smoothing: 1.0, z_loss: options.z_loss },
             };
             let [nll, smoothing, z_loss] = divisors.inverse;
+            let smoothing = if spread.is_some() { nll } else { smoothing };
+            let of_others = || (0..classes).filter(|&k| Some(k) != apart);
             Self {
-                target: y,
+                apart,
                 max,
                 lse,
                 rest: others / sum,
-                nll: if ratio <= 1.0 { ratio.ln_1p() } else { (max - values[y]) + sum.ln() },
+                nll: match apart {
+                    None => 0.0,
+                    Some(_) if ratio <= 1.0 => ratio.ln_1p(),
+                    Some(y) => (max - values[y]) + sum.ln(),
+                },
                 by_distance: 1.0 + multiplier.abs() / U,
                 value_error: if options.logit_softcap.is_some() { 8.0 * U * largest } else { 0.0 },
                 divisor_error: divisors.relative_error,
-                weights: options.smoothing_weights.to_vec(),
-                mass: (0..classes).map(v).sum(),
-                others_minus_log: (0..classes)
-                    .filter(|&k| k != y)
-                    .map(|k| times(v(k), lse - values[k]))
-                    .sum(),
+                weight_error: if spread.is_some() { 3.0 * U } else { 0.0 },
+                mass_of_others: of_others().map(|k| v(k).abs()).sum(),
+                others_minus_log: of_others().map(|k| times(v(k), lse - values[k])).sum(),
+                others_size: of_others().map(|k| times(v(k).abs(), (lse - values[k]).abs())).sum(),
+                weights,
                 terms,
                 divided: Terms {
                     nll: times(terms.nll, nll),
@@ -162,6 +199,11 @@ impl Row {
 
     fn weight(&self, k: usize) -> f64 {
         self.weights.get(k).copied().unwrap_or(1.0)
+    }
+
+    /// The weight of the class kept apart.
+    fn weight_apart(&self) -> f64 {
+        self.apart.map_or(0.0, |y| self.weight(y))
     }
 
     /// An exponential, relative, at a distance below the row's maximum.
@@ -182,7 +224,7 @@ impl Row {
         self.exponential(0.5) + SUM_PATH * U
     }
 
-    /// Of -log p_y.
+    /// Of -log p of the class kept apart.
     fn nll_error(&self) -> f64 {
         // log1p(ratio) where p_y > 1/2: relative to itself. Else ln 2 (log2(sum) - t_y): the sum's
         // relative error becomes absolute, t_y rounds relative to itself.
@@ -193,36 +235,37 @@ impl Row {
         }
     }
 
-    /// What multiplies -log p_y, and its terms' sizes; both 0 where the terms cancel, as they do
-    /// exactly in the kernel, but here up to f64's rounding: a is -b and their factors are equal.
-    fn on_target(&self, terms: Terms) -> (f64, f64) {
-        let from_smoothing = times(terms.smoothing, self.weight(self.target));
-        let (sum, size) = (terms.nll + from_smoothing, terms.nll.abs() + from_smoothing);
+    /// What multiplies -log p of the class kept apart, and its terms' sizes; both 0 where the terms
+    /// cancel, as they do exactly in the kernel, but here up to f64's rounding: a is -b and their
+    /// factors are equal.
+    fn on_apart(&self, terms: Terms) -> (f64, f64) {
+        let from_smoothing = times(terms.smoothing, self.weight_apart());
+        let (sum, size) = (terms.nll + from_smoothing, terms.nll.abs() + from_smoothing.abs());
         if sum.abs() < 1e-14 * size { (0.0, 0.0) } else { (sum, size) }
     }
 
     fn loss(&self, terms: Terms) -> f64 {
-        let (on_target, _) = self.on_target(terms);
-        times(on_target, self.nll)
+        let (on_apart, _) = self.on_apart(terms);
+        times(on_apart, self.nll)
             + times(terms.smoothing, self.others_minus_log)
             + times(terms.z_loss, self.lse * self.lse)
     }
 
     /// The sum of its terms' sizes, and its budget.
     fn loss_budget(&self, terms: Terms) -> (f64, f64) {
-        let (_, on_target) = self.on_target(terms);
+        let (_, on_apart) = self.on_apart(terms);
         // Each -log p_k is log2(sum) - t_k, the t_k added along the path.
-        let smoothing_error = self.mass * (self.sum_relative() + self.value_error)
-            + (SUM_PATH + 4.0) * U * self.others_minus_log;
+        let smoothing_error = self.mass_of_others * (self.sum_relative() + self.value_error)
+            + (SUM_PATH + 4.0) * U * self.others_size;
         let lse_error = self.lse_error();
         let z_loss_error = lse_error * (2.0 * self.lse.abs() + lse_error);
-        let size = times(on_target, self.nll)
-            + times(terms.smoothing, self.others_minus_log)
+        let size = times(on_apart, self.nll)
+            + times(terms.smoothing, self.others_size)
             + times(terms.z_loss, self.lse * self.lse);
-        let error = times(on_target, self.nll_error())
+        let error = times(on_apart, self.nll_error())
             + times(terms.smoothing, smoothing_error)
             + times(terms.z_loss, z_loss_error)
-            + (COEFFICIENT + 4.0 * U) * size;
+            + (COEFFICIENT + self.weight_error + 4.0 * U) * size;
         (size, error)
     }
 
@@ -236,33 +279,33 @@ impl Row {
     /// upstream gradient.
     fn gradient(&self, k: usize) -> f64 {
         let Terms { smoothing, z_loss, .. } = self.divided;
-        let coefficient = COEFFICIENT + self.divisor_error + 6.0 * U;
+        let coefficient = COEFFICIENT + self.weight_error + self.divisor_error + 6.0 * U;
         let mass_error = if self.weights.is_empty() { 0.0 } else { SUM_PATH * U };
-        let (_, on_target) = self.on_target(self.divided);
+        let (_, on_apart) = self.on_apart(self.divided);
         let from_z_loss = times(2.0 * z_loss, self.lse.abs());
         let from_z_loss_error = times(2.0 * z_loss, self.lse_error());
         let p = (self.values[k] - self.lse).exp();
         let distance = (self.max - self.values[k]).abs();
-        let own = times(smoothing, self.weight(k));
-        let (size, error) = if k == self.target {
-            let others = times(smoothing, self.mass - self.weight(k)) + from_z_loss;
+        let on_others = times(smoothing, self.mass_of_others) + from_z_loss;
+        let (size, error) = if Some(k) == self.apart {
             // p_y = e_y / (e_y + others): an error of either moves it by that times p_y (1 - p_y).
             let p_relative =
                 times(self.rest, self.exponential(distance) + self.rest_relative()) + coefficient;
             (
-                on_target * self.rest + others * p,
-                times(self.rest, on_target * (self.rest_relative() + coefficient))
-                    + times(p, others * (p_relative + mass_error) + from_z_loss_error),
+                on_apart * self.rest + on_others * p,
+                times(self.rest, on_apart * (self.rest_relative() + coefficient))
+                    + times(p, on_others * (p_relative + mass_error) + from_z_loss_error),
             )
         } else {
-            let total = self.divided.nll.abs() + times(smoothing, self.mass) + from_z_loss;
+            let own = times(smoothing, self.weight(k)).abs();
+            let total = on_apart + on_others;
             let p_relative = self.exponential(distance) + self.sum_relative() + coefficient;
             (
                 total * p + own,
                 times(p, total * (p_relative + mass_error) + from_z_loss_error) + own * coefficient,
             )
         };
-        let flushed = (1.0 + on_target + times(smoothing, self.mass) + from_z_loss) * MIN_NORMAL;
+        let flushed = (1.0 + on_apart + on_others) * MIN_NORMAL;
         self.slope
             * match self.softcap {
                 None => error + flushed,
@@ -290,10 +333,8 @@ struct Divisors {
 
 impl Divisors {
     fn of(case: &Case) -> Self {
-        let targets = reference::Targets::Indices(&case.targets, case.config.ignore_index);
-        let inverse = case.with_options(|o| reference::inverse_divisors(case.rows(), targets, o));
         let sum = if case.class_weights.is_some() { ordered_sum(case.rows()) } else { 0.0 };
-        Self { inverse, relative_error: sum + 3.0 * U }
+        Self { inverse: case.inverse_divisors(), relative_error: sum + 3.0 * U }
     }
 }
 
@@ -333,6 +374,15 @@ impl Worst {
     }
 }
 
+impl Worst {
+    fn verdict(self, case: &dyn std::fmt::Display) -> Result<Self, String> {
+        if self.of_budget > 1.0 {
+            return Err(format!("{case}: {}", self.description));
+        }
+        Ok(self)
+    }
+}
+
 /// Holds a device's outcome against the oracle's, for the case that both computed.
 pub fn within_budget(
     case: &Case,
@@ -357,10 +407,11 @@ pub fn rows_sum_to_zero(case: &Case, found: &Outcome) -> Result<(), String> {
     for (row, &target) in case.targets.iter().enumerate() {
         let range = row * case.classes..(row + 1) * case.classes;
         let sum: f64 = found.gradient[range.clone()].iter().sum();
-        let budget = if case.config.ignore_index == Some(target) {
+        let budget = if case.ignore_index() == Some(target) {
             0.0
         } else {
-            let of_row = Row::of(case, row, target as usize, &divisors);
+            let class = case.probabilities.is_none().then_some(target as usize);
+            let of_row = Row::of(case, row, class, &divisors);
             let elements = found.gradient[range].iter().enumerate();
             elements.map(|(k, &g)| gradient_budget(case, &of_row, row, k, g)).sum()
         };
@@ -390,10 +441,13 @@ fn judge(
     let divisors = Divisors::of(case);
     let (mut shares, mut shares_budget, mut overflows) = (0.0, 0.0, false);
     for (row, &target) in case.targets.iter().enumerate() {
-        let ignored = case.config.ignore_index == Some(target);
+        let ignored = case.ignore_index() == Some(target);
         let class = usize::try_from(target).ok().filter(|&y| y < classes && !ignored);
         // Rows without a softmax give exact results.
-        let of_row = class.map(|y| Row::of(case, row, y, &divisors));
+        let of_row = match case.probabilities {
+            Some(_) => Some(Row::of(case, row, None, &divisors)),
+            None => class.map(|y| Row::of(case, row, Some(y), &divisors)),
+        };
         let loss_budget = of_row.as_ref().map_or(0.0, |r| r.loss_budget(r.terms).1 + slack);
         if let Some(of_row) = &of_row {
             let (share, budget) = of_row.loss_budget(of_row.divided);
@@ -416,6 +470,7 @@ fn judge(
             to_f32_range(expected.row_lse[row]),
             lse_budget,
         );
+        judge_argmax(case, row, found.row_argmax[row], expected.row_argmax[row])?;
         for k in 0..classes {
             let (value, want) =
                 (found.gradient[row * classes + k], expected.gradient[row * classes + k]);
@@ -436,10 +491,34 @@ fn judge(
         let want = if overflows && !expected.loss.is_nan() { f64::INFINITY } else { expected.loss };
         worst.see(|| "reduced loss".to_owned(), loss.into(), to_f32_range(want), budget);
     }
-    if worst.of_budget > 1.0 {
-        return Err(format!("{case}: {}", worst.description));
+    if let Some(correct) = found.correct {
+        // Judged on the device's own predictions, which may differ from the oracle's under a cap.
+        let hits = found.row_argmax.iter().zip(&case.targets);
+        let hits = hits.filter(|&(&class, &y)| class == y && case.ignore_index() != Some(y));
+        let hits = hits.filter(|&(&class, _)| class >= 0).count() as u64;
+        if correct != hits {
+            return Err(format!("{case}: {correct} correct predictions instead of {hits}"));
+        }
     }
-    Ok(worst)
+    worst.verdict(case)
+}
+
+/// Exactly the oracle's class; under a cap, where f32 can make equal what f64 can tell apart, one whose
+/// value is the largest up to the cap's error.
+fn judge_argmax(case: &Case, row: usize, found: i64, expected: i64) -> Result<(), String> {
+    let x = &case.logits[row * case.classes..][..case.classes];
+    let as_good = || {
+        let (Some(cap), Ok(found)) = (case.config.logit_softcap, usize::try_from(found)) else {
+            return false;
+        };
+        let value = |x: f32| cap * (case.config.logit_scale * f64::from(x) / cap).tanh();
+        let best = value(x[expected as usize]);
+        x.get(found).is_some_and(|&x| (best - value(x)).abs() <= 16.0 * U * best.abs())
+    };
+    if found == expected || as_good() {
+        return Ok(());
+    }
+    Err(format!("{case}: the largest of row {row} is {expected}, not {found}"))
 }
 
 /// Losses are stored in f32: what does not round to one of its values is infinite.
@@ -458,4 +537,219 @@ pub fn oracle_agrees(found: f64, expected: f64) -> bool {
     found == expected
         || (found.is_nan() && expected.is_nan())
         || (found - expected).abs() <= 1e-11 * scale
+}
+
+/// Log-probabilities, probabilities, log-sum-exps and both gradients.
+///
+/// log p_k is -((max - x_k) + ln sum), formed as an exponent is: relative to its distance, and absolute
+/// by the sum's error; a class with 2/3 of the probability has log1p of the others instead. The
+/// gradient g_k - p_k G adds the upstream gradients along a path.
+pub fn log_softmax(case: &LogSoftmaxCase, found: &LogSoftmaxOutcome) -> Result<(), String> {
+    let mut worst = Worst::default();
+    let (log_probs, row_lse) = case.expected();
+    // Exponents are relative to log2(e), rounded once: by 1/4 u.
+    let exponential = |distance: f64| (4.0 + 1.25 * distance) * U;
+    let sum_relative = exponential(0.5) + SUM_PATH * U;
+    for (row, x) in case.logits.chunks_exact(case.classes).enumerate() {
+        let range = row * case.classes..(row + 1) * case.classes;
+        let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let upstream = &case.upstream[range.clone()];
+        let total: f64 = upstream.iter().map(|&g| f64::from(g)).sum();
+        let size: f64 = upstream.iter().map(|&g| f64::from(g).abs()).sum();
+        // What log p was stored as: that is what the gradient is of.
+        let stored = &found.log_probs[range.clone()];
+        for (k, i) in range.clone().enumerate() {
+            let log_p = log_probs[i];
+            let distance = f64::from(max) - f64::from(x[k]);
+            let own = if log_p > -0.5 {
+                // log1p of the sum of the others, relative to itself.
+                let below = (-log_p.exp_m1()).max(f64::MIN_POSITIVE);
+                log_p.abs() * (2.0 * exponential(-below.ln()) + SUM_PATH * U + 6.0 * U) + MIN_NORMAL
+            } else {
+                sum_relative + 4.0 * U * (distance.abs() + log_p.abs())
+            };
+            let budget = own + half_ulp(case.dtype, log_p.abs() + own);
+            let want = to_range(case.dtype, log_p);
+            worst.see(|| format!("log p [{row}, {k}]"), found.log_probs[i], want, budget);
+
+            let p = log_p.exp();
+            let p_error = p * (exponential(distance) + sum_relative + 4.0 * U) + MIN_NORMAL;
+            let budget = p_error + half_ulp(case.dtype, p + p_error);
+            worst.see(|| format!("p [{row}, {k}]"), found.probabilities[i], p, budget);
+
+            let g = f64::from(upstream[k]);
+            let budget = |p: f64, p_error: f64| {
+                let error = p_error * total.abs()
+                    + p * SUM_PATH * U * size
+                    + 4.0 * U * (g.abs() + p * total.abs())
+                    + MIN_NORMAL * size;
+                error + half_ulp(case.dtype, (g - p * total).abs() + error)
+            };
+            worst.see(
+                || format!("gradient of logits [{row}, {k}]"),
+                found.gradient_of_logits[i],
+                g - p * total,
+                budget(p, p_error),
+            );
+            let p = stored[k].exp();
+            worst.see(
+                || format!("gradient of log p [{row}, {k}]"),
+                found.gradient_of_log_probs[i],
+                g - p * total,
+                budget(p, p * (exponential(stored[k].abs()) + 4.0 * U) + MIN_NORMAL),
+            );
+        }
+        let lse = row_lse[row];
+        let budget = sum_relative + 4.0 * U * (lse.abs() + f64::from(max).abs());
+        let want = to_f32_range(lse);
+        worst.see(|| format!("lse of row {row}"), found.row_lse[row].into(), want, budget);
+    }
+    worst.verdict(case).map(drop)
+}
+
+/// Loss and gradient of a binary cross-entropy: both have terms of known sign, each relative to itself.
+///
+/// exp(-|x|) is off by (4 + 1.25 |x|) u, so softplus and sigmoid of -|x| are by that and a few roundings;
+/// those of |x| by a few. Coefficients w r t and w (1 - t) are formed by four roundings.
+pub fn binary(case: &BinaryCase, found: &BinaryOutcome) -> Result<(), String> {
+    let mut worst = Worst::default();
+    let expected = case.expected();
+    let targets = case.dense_targets();
+    case.with_options(|options| {
+        let weight = |weights: &[f64], k: usize| weights.get(k).copied().unwrap_or(1.0);
+        let mut shares_budget = 0.0;
+        for (row, q) in targets.iter().enumerate() {
+            let upstream = match options.upstream {
+                [] => 1.0,
+                [one] => *one,
+                all => all[row],
+            };
+            let (mut size, mut error) = (0.0, 0.0);
+            for k in 0..case.classes {
+                let i = row * case.classes + k;
+                let want = expected.gradient[i];
+                let Some(&q) = q.get(k).filter(|q| !q.is_nan()) else {
+                    worst.see(|| format!("gradient [{row}, {k}]"), found.gradient[i], want, 0.0);
+                    continue;
+                };
+                let x = f64::from(case.logits[i]);
+                let (w, r) =
+                    (weight(options.class_weights, k), weight(options.positive_weights, k));
+                let positive = w * r * (options.on * q + options.off);
+                let negative = w * (options.on * (1.0 - q) + 1.0 - options.on - options.off);
+                let tail = (-x.abs()).exp();
+                let tail_error = (4.0 + 1.25 * x.abs()) * U + 4.0 * U;
+                let (below, above) =
+                    if x >= 0.0 { (positive, negative) } else { (negative, positive) };
+                let coefficient = 6.0 * U;
+                // below: of softplus(-|x|); above: of softplus(|x|).
+                size += times(below, tail.ln_1p()) + times(above, x.abs() + tail.ln_1p());
+                error += times(below, tail.ln_1p() * (tail_error + coefficient) + MIN_NORMAL)
+                    + times(
+                        above,
+                        (x.abs() + tail.ln_1p()) * (2.0 * U + coefficient)
+                            + tail.ln_1p() * tail_error,
+                    );
+                let sigmoid = tail / (1.0 + tail);
+                let before = times(below, sigmoid * (tail_error + coefficient) + MIN_NORMAL)
+                    + times(
+                        above,
+                        (1.0 - sigmoid) * (4.0 * U + coefficient) + sigmoid * tail_error,
+                    )
+                    + 4.0 * U * (below * sigmoid + above * (1.0 - sigmoid));
+                let scale = (upstream * options.over_classes * options.inverse_divisor).abs();
+                let f32_error = times(scale, before) + 6.0 * U * want.abs();
+                let budget = f32_error + half_ulp(case.dtype, want.abs() + f32_error);
+                let want = to_range(case.dtype, want);
+                worst.see(|| format!("gradient [{row}, {k}]"), found.gradient[i], want, budget);
+            }
+            let budget = options.over_classes * (error + (SUM_PATH + 4.0) * U * size);
+            worst.see(
+                || format!("loss of row {row}"),
+                found.row_losses[row].into(),
+                to_f32_range(expected.row_losses[row]),
+                budget,
+            );
+            shares_budget +=
+                options.inverse_divisor * (budget + 4.0 * U * options.over_classes * size);
+        }
+        if let Some(loss) = found.loss {
+            let budget =
+                shares_budget + ordered_sum(case.rows()) * expected.loss.abs() + MIN_NORMAL;
+            let want = to_f32_range(expected.loss);
+            worst.see(|| "reduced loss".to_owned(), loss.into(), want, budget);
+        }
+    });
+    worst.verdict(case).map(drop)
+}
+
+/// What rounds to none of the stored type's values is infinite.
+fn to_range(dtype: Dtype, value: f64) -> f64 {
+    let largest = largest(dtype);
+    if value.abs() >= largest + half_ulp(dtype, largest) {
+        value.signum() * f64::INFINITY
+    } else {
+        value
+    }
+}
+
+/// Roundings of f32 that a result cannot do without: an exponential is within 4 by the ISA, its exponent,
+/// the sum's reciprocal, their product and a coefficient take one each.
+const F32_ROUNDINGS: f64 = 8.0;
+
+/// Whether our result is no further from the truth than another implementation's, in the dtype in which
+/// ours is stored. An element may be as far as one rounding to that dtype, since nothing stored can be
+/// closer by right. In f32, where both make several roundings and luck decides about single elements,
+/// the largest error and the root of the mean square are compared instead, and may be as large as the
+/// roundings above are for the largest element.
+pub fn no_further_than(
+    what: &str,
+    dtype: Dtype,
+    ours: &[f64],
+    theirs: &[f64],
+    truth: &[f64],
+) -> Result<(), String> {
+    if ours.len() != truth.len() || theirs.len() != truth.len() {
+        return Err(format!("{what}: {}, {} and {} values", ours.len(), theirs.len(), truth.len()));
+    }
+    let error = |found: f64, truth: f64| {
+        let same = found == truth || (found.is_nan() && truth.is_nan());
+        let error = if same { 0.0 } else { (found - truth).abs() };
+        if error.is_nan() { f64::INFINITY } else { error }
+    };
+    let triples = || (0..truth.len()).map(|i| (ours[i], theirs[i], truth[i]));
+    if dtype == Dtype::F32 {
+        let (mut largest, mut squares) = ([0.0f64; 2], [0.0f64; 2]);
+        let mut value = 0.0f64;
+        for (ours, theirs, truth) in triples() {
+            for (i, found) in [ours, theirs].into_iter().enumerate() {
+                let error = error(found, truth);
+                largest[i] = largest[i].max(error);
+                squares[i] += error * error;
+            }
+            value = if truth.is_finite() { value.max(truth.abs()) } else { value };
+        }
+        // Exponentials below the normal range are 0.
+        let allowed = F32_ROUNDINGS * half_ulp(dtype, value) + MIN_NORMAL;
+        let of_mean = |squares: f64| (squares / truth.len() as f64).sqrt();
+        let measures = [("largest error", largest), ("mean error", squares.map(of_mean))];
+        for (measure, [ours, theirs]) in measures {
+            if ours > theirs.max(allowed) {
+                return Err(format!(
+                    "{what}: our {measure} is {ours:e}, theirs {theirs:e}, allowed are {allowed:e}"
+                ));
+            }
+        }
+        return Ok(());
+    }
+    for (i, (ours, theirs, truth)) in triples().enumerate() {
+        // 1% for the error before the rounding: f32's against that of a half precision.
+        let rounding = 1.01 * half_ulp(dtype, truth);
+        if error(ours, truth) > error(theirs, truth).max(rounding) {
+            return Err(format!(
+                "{what} [{i}]: {ours:e}, theirs is {theirs:e}, the truth {truth:e}"
+            ));
+        }
+    }
+    Ok(())
 }

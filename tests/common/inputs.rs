@@ -48,6 +48,32 @@ pub fn class_weights(classes: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
+/// Rows of probabilities, rounded to the dtype: spread, nearly one-hot, exactly one-hot, and not of sum
+/// 1, in turns; a ninth of the elements 0.
+pub fn probabilities(dtype: Dtype, rows: usize, classes: usize, seed: u64) -> Vec<f32> {
+    let mut all = Vec::with_capacity(rows * classes);
+    for row in 0..rows as u64 {
+        let hit = (hash(seed ^ 0x1234, row) % classes as u64) as usize;
+        let of = |k: usize| {
+            let i = row * classes as u64 + k as u64;
+            if hash(seed ^ 0x9e9e, i).is_multiple_of(9) { 0.0 } else { unit(seed ^ 0x4242, i) }
+        };
+        let sum = (0..classes).map(of).sum::<f64>().max(1e-3);
+        all.extend((0..classes).map(|k| {
+            let spread = of(k) / sum;
+            let one = if k == hit { 1.0 } else { 0.0 };
+            let q = match row % 4 {
+                0 => spread,
+                1 => 0.01 * spread + 0.99 * one,
+                2 => one,
+                _ => 1.7 * spread,
+            };
+            round(dtype, q as f32)
+        }));
+    }
+    all
+}
+
 /// To the nearest value of the dtype.
 pub fn round(dtype: Dtype, value: f32) -> f32 {
     match dtype {

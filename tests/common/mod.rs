@@ -2,4 +2,5 @@
 
 pub mod compare;
 pub mod inputs;
+pub mod operations;
 pub mod run;

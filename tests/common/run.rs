@@ -7,13 +7,16 @@ use std::{
 
 use half::{bf16, f16};
 use smoothxent::{
-    DeviceRead, Divisor, Divisors, EmptyMean, Error, Kernels, Logit, LossConfig, LossInputs,
-    LossOutputs, Reduction, Shape, Smoothing, TargetIndex, Upstream, WeightedTerms, Workspace,
-    cudarc::driver::{CudaContext, CudaStream, CudaView, DeviceRepr},
+    ClassWeights, Divisor, Divisors, EmptyMean, Error, Gradient, Kernels, Logit, Logits,
+    LossConfig, LossInputs, LossOutputs, Reduction, SavedSoftmax, Shape, Smoothing, Target,
+    Upstream, WeightedTerms, Workspace,
+    cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, DeviceRepr},
     loss,
     problem::{Dtype, TargetType},
     reference,
 };
+
+use super::inputs;
 
 /// The device that all tests use.
 pub struct Rig {
@@ -53,14 +56,44 @@ pub enum UpstreamCase {
 pub struct Placement {
     pub logits_offset: usize,
     pub gradient_offset: usize,
+    /// Of targets, upstream gradient and outputs a row, too.
+    pub vector_offset: usize,
     /// Elements between rows beyond the classes.
     pub logits_padding: usize,
     pub gradient_padding: usize,
+    pub targets_padding: usize,
 }
 
 impl Placement {
-    pub const PACKED: Self =
-        Self { logits_offset: 0, gradient_offset: 0, logits_padding: 0, gradient_padding: 0 };
+    pub const PACKED: Self = Self {
+        logits_offset: 0,
+        gradient_offset: 0,
+        vector_offset: 0,
+        logits_padding: 0,
+        gradient_padding: 0,
+        targets_padding: 0,
+    };
+}
+
+/// The ways to ask for loss and gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Both at once.
+    Fused,
+    /// Both at once, the gradient in the place of the logits.
+    InPlace,
+    /// The loss, and then the gradient from what it saved.
+    Apart,
+    /// The same, the gradient in the place of the logits.
+    ApartInPlace,
+}
+
+impl Form {
+    pub const OTHERS: [Self; 3] = [Self::InPlace, Self::Apart, Self::ApartInPlace];
+
+    fn in_place(self) -> bool {
+        matches!(self, Self::InPlace | Self::ApartInPlace)
+    }
 }
 
 /// A problem with its data; logits are already rounded to the dtype.
@@ -70,7 +103,10 @@ pub struct Case {
     pub target_type: TargetType,
     pub classes: usize,
     pub logits: Vec<f32>,
+    /// Class indices. With probabilities, as many zeros.
     pub targets: Vec<i64>,
+    /// `[rows, classes]` already rounded to the type of the targets; none for indices.
+    pub probabilities: Option<Vec<f32>>,
     pub class_weights: Option<Vec<f32>>,
     pub upstream: UpstreamCase,
     pub config: LossConfig,
@@ -92,13 +128,13 @@ impl fmt::Display for Case {
 impl Case {
     /// Made up, with i64 targets and the mean of unsmoothed losses; change what is to differ.
     pub fn new(dtype: Dtype, rows: usize, classes: usize, seed: u64) -> Self {
-        use super::inputs;
         Self {
             dtype,
             target_type: TargetType::I64,
             classes,
             logits: inputs::logits(dtype, rows, classes, seed),
             targets: inputs::targets(rows, classes, seed),
+            probabilities: None,
             class_weights: None,
             upstream: UpstreamCase::One,
             config: LossConfig::default(),
@@ -106,12 +142,24 @@ impl Case {
         }
     }
 
+    /// The same with target probabilities of this type.
+    pub fn spread(self, targets: Dtype, seed: u64) -> Self {
+        let probabilities = inputs::probabilities(targets, self.rows(), self.classes, seed);
+        Self {
+            target_type: TargetType::Probabilities(targets),
+            targets: vec![0; self.rows()],
+            probabilities: Some(probabilities),
+            ..self
+        }
+    }
+
     pub fn rows(&self) -> usize {
         self.targets.len()
     }
 
-    pub fn counted_rows(&self) -> usize {
-        self.targets.iter().filter(|&&t| self.config.ignore_index != Some(t)).count()
+    /// The index whose rows are ignored. Probabilities have none.
+    pub fn ignore_index(&self) -> Option<i64> {
+        self.config.ignore_index.filter(|_| self.probabilities.is_none())
     }
 
     pub fn shape(&self) -> Shape {
@@ -120,6 +168,7 @@ impl Case {
             classes: self.classes,
             logits_row_stride: self.classes + self.placement.logits_padding,
             gradient_row_stride: self.classes + self.placement.gradient_padding,
+            targets_row_stride: self.classes + self.placement.targets_padding,
         }
     }
 
@@ -160,15 +209,22 @@ impl Case {
         let (nll, smoothing) = match config.smoothing {
             Smoothing::AllClasses => (1.0 - e, e / classes),
             Smoothing::OtherClasses => (1.0 - e - e / (classes - 1.0), e / (classes - 1.0)),
+            Smoothing::OtherClassesBut(excluded) => {
+                let each = e / (classes - 1.0 - excluded as f64);
+                (1.0 - e - each, each)
+            }
         };
         let Divisors { nll: d1, smoothing: d2, z_loss: d3 } = config.divisors;
         let weights = self.weights_f64();
         use_them(&reference::Options {
             nll,
             smoothing,
-            nll_weights: &weights,
+            nll_weights: match config.weighted_terms {
+                WeightedTerms::NllAndSmoothing | WeightedTerms::Nll => &weights,
+                WeightedTerms::Smoothing => &[],
+            },
             smoothing_weights: match config.weighted_terms {
-                WeightedTerms::NllAndSmoothing => &weights,
+                WeightedTerms::NllAndSmoothing | WeightedTerms::Smoothing => &weights,
                 WeightedTerms::Nll => &[],
             },
             z_loss: config.z_loss,
@@ -189,52 +245,112 @@ impl Case {
     /// What the oracle says.
     pub fn expected(&self) -> reference::Outcome {
         let logits: Vec<f64> = self.logits.iter().map(|&x| f64::from(x)).collect();
-        let targets = reference::Targets::Indices(&self.targets, self.config.ignore_index);
-        self.with_options(|options| {
-            reference::forward_backward(&logits, self.rows(), self.classes, targets, options)
+        self.with_targets(|targets| {
+            self.with_options(|options| {
+                reference::forward_backward(&logits, self.rows(), self.classes, targets, options)
+            })
         })
+    }
+
+    /// 1 / D for each term, as the oracle has it.
+    pub fn inverse_divisors(&self) -> [f64; 3] {
+        self.with_targets(|targets| {
+            self.with_options(|o| reference::inverse_divisors(self.rows(), targets, o))
+        })
+    }
+
+    fn with_targets<T>(&self, use_them: impl FnOnce(reference::Targets<'_>) -> T) -> T {
+        match &self.probabilities {
+            None => use_them(reference::Targets::Indices(&self.targets, self.ignore_index())),
+            Some(q) => {
+                let q: Vec<f64> = q.iter().map(|&q| f64::from(q)).collect();
+                use_them(reference::Targets::Probabilities(&q))
+            }
+        }
     }
 
     /// What the device says.
     ///
     /// # Panics
-    /// If anything outside the gradient matrix was changed.
+    /// If anything outside the outputs was changed.
     pub fn run(&self) -> Result<Outcome, Error> {
+        self.run_form(Form::Fused)
+    }
+
+    pub fn run_form(&self, form: Form) -> Result<Outcome, Error> {
         let rig = Rig::here();
-        self.run_on(&rig.stream, &mut Workspace::new(&rig.stream, self.rows())?)
+        self.run_on(&rig.stream, form, &mut Workspace::new(&rig.stream, self.rows())?)
     }
 
     pub fn run_on(
         &self,
         stream: &Arc<CudaStream>,
+        form: Form,
         workspace: &mut Workspace,
     ) -> Result<Outcome, Error> {
         match self.dtype {
-            Dtype::F32 => self.run_with_logits::<f32>(stream, workspace),
-            Dtype::F16 => self.run_with_logits::<f16>(stream, workspace),
-            Dtype::Bf16 => self.run_with_logits::<bf16>(stream, workspace),
+            Dtype::F32 => self.run_with_logits::<f32>(stream, form, workspace),
+            Dtype::F16 => self.run_with_logits::<f16>(stream, form, workspace),
+            Dtype::Bf16 => self.run_with_logits::<bf16>(stream, form, workspace),
         }
     }
 
-    fn run_with_logits<T: TestLogit>(
+    fn run_with_logits<T: Stored>(
         &self,
         stream: &Arc<CudaStream>,
+        form: Form,
         workspace: &mut Workspace,
     ) -> Result<Outcome, Error> {
+        let indices = &self.targets;
         match self.target_type {
-            TargetType::I32 => self.run_as::<T, i32>(stream, workspace),
-            TargetType::U32 => self.run_as::<T, u32>(stream, workspace),
-            TargetType::I64 => self.run_as::<T, i64>(stream, workspace),
+            TargetType::I32 => {
+                let targets = narrow_all(indices, i32::try_from);
+                self.run_as::<T, i32>(stream, form, workspace, targets)
+            }
+            TargetType::U32 => {
+                let targets = narrow_all(indices, u32::try_from);
+                self.run_as::<T, u32>(stream, form, workspace, targets)
+            }
+            TargetType::I64 => self.run_as::<T, i64>(stream, form, workspace, indices.clone()),
+            TargetType::Probabilities(Dtype::F32) => {
+                self.run_as::<T, f32>(stream, form, workspace, self.stored_probabilities())
+            }
+            TargetType::Probabilities(Dtype::F16) => {
+                self.run_as::<T, f16>(stream, form, workspace, self.stored_probabilities())
+            }
+            TargetType::Probabilities(Dtype::Bf16) => {
+                self.run_as::<T, bf16>(stream, form, workspace, self.stored_probabilities())
+            }
         }
     }
 
-    fn run_as<T: TestLogit, I: TestIndex>(
+    /// With poison between the rows.
+    fn stored_probabilities<Q: Stored>(&self) -> Vec<Q> {
+        let q = self.probabilities.as_ref().expect("the case's targets are probabilities");
+        let stride = self.shape().targets_row_stride;
+        let mut stored = vec![Q::narrow(f32::NAN); self.span(stride)];
+        for (row, q) in q.chunks_exact(self.classes).enumerate() {
+            for (slot, &value) in stored[row * stride..].iter_mut().zip(q) {
+                *slot = Q::narrow(value);
+            }
+        }
+        stored
+    }
+
+    fn run_as<T: Stored, Y: Target + DeviceRepr + Copy + Default>(
         &self,
         stream: &Arc<CudaStream>,
+        form: Form,
         workspace: &mut Workspace,
+        targets: Vec<Y>,
     ) -> Result<Outcome, Error> {
-        let Placement { logits_offset, gradient_offset, .. } = self.placement;
-        let shape = self.shape();
+        let Placement { logits_offset, gradient_offset, vector_offset, .. } = self.placement;
+        let mut shape = self.shape();
+        let mut gradient_offset = gradient_offset;
+        if form.in_place() {
+            shape.gradient_row_stride = shape.logits_row_stride;
+            gradient_offset = logits_offset;
+        }
         // NaN before, between and behind the rows: reading any of it shows in the results.
         let mut logits =
             vec![T::narrow(f32::NAN); logits_offset + self.span(shape.logits_row_stride)];
@@ -244,73 +360,205 @@ impl Case {
                 *slot = T::narrow(value);
             }
         }
-        let gradient =
-            vec![T::narrow(UNTOUCHED); gradient_offset + self.span(shape.gradient_row_stride)];
-        let targets: Vec<I> = self.targets.iter().map(|&t| I::narrow(t)).collect();
+        let gradient = if form.in_place() {
+            logits.clone()
+        } else {
+            vec![T::narrow(UNTOUCHED); gradient_offset + self.span(shape.gradient_row_stride)]
+        };
+        let before = Untouched { logits: bytes_of(&logits), gradient: bytes_of(&gradient) };
 
+        let rows = shape.rows;
         let logits = upload(stream, &logits);
         let mut gradient = upload(stream, &gradient);
-        let targets = upload(stream, &targets);
-        let class_weights = self.class_weights.as_ref().map(|weights| upload(stream, weights));
+        let targets = Vector::new(stream, vector_offset, &targets);
+        let class_weights =
+            self.class_weights.as_ref().map(|w| ClassWeights::new(stream, w)).transpose()?;
         let upstream = match &self.upstream {
             UpstreamCase::One => None,
-            UpstreamCase::Scalar(one) => Some(upload(stream, &[*one])),
-            UpstreamCase::PerRow(all) => Some(upload(stream, all)),
+            UpstreamCase::Scalar(one) => Some(Vector::new(stream, vector_offset, &[*one])),
+            UpstreamCase::PerRow(all) => Some(Vector::new(stream, vector_offset, all)),
         };
-        let mut loss = upload(stream, &[UNTOUCHED]);
-        let mut row_losses = upload(stream, &vec![UNTOUCHED; shape.rows]);
-        let mut row_lse = upload(stream, &vec![UNTOUCHED; shape.rows]);
+        let mut loss = Vector::new(stream, vector_offset, &[UNTOUCHED]);
+        let mut correct = Vector::new(stream, vector_offset, &[u64::MAX]);
+        let mut row_losses = Vector::new(stream, vector_offset, &vec![UNTOUCHED; rows]);
+        let mut row_lse = Vector::new(stream, vector_offset, &vec![UNTOUCHED; rows]);
+        let mut row_argmax = Vector::new(stream, vector_offset, &vec![i64::MIN; rows]);
+        let mut saved = SavedSoftmax::new(stream, rows)?;
 
         let reduced = self.config.reduction != Reduction::None;
-        loss::forward_backward(
-            &Rig::here().kernels,
-            stream,
-            self.config,
-            shape,
-            LossInputs::<T, I> {
-                logits: &logits.slice(logits_offset..),
-                targets: &targets.slice(..shape.rows),
-                class_weights: class_weights
-                    .as_ref()
-                    .map(|weights| weights as &dyn DeviceRead<f32>),
-                upstream: match (&self.upstream, &upstream) {
+        let counts = self.probabilities.is_none();
+        let kernels = &Rig::here().kernels;
+        {
+            let targets = targets.view();
+            let upstream_view = upstream.as_ref().map(Vector::view);
+            let logits_view = logits.slice(logits_offset..);
+            let inputs = |from| LossInputs::<T, Y> {
+                shape,
+                logits: from,
+                targets: &targets,
+                class_weights: class_weights.as_ref(),
+            };
+            let apart = Logits::Matrix(&logits_view);
+            let (mut loss, mut correct) = (loss.view_mut(), correct.view_mut());
+            let (mut row_losses, mut row_lse) = (row_losses.view_mut(), row_lse.view_mut());
+            let mut row_argmax = row_argmax.view_mut();
+            let mut outputs = LossOutputs {
+                loss: if reduced { Some(&mut loss) } else { None },
+                row_losses: Some(&mut row_losses),
+                row_lse: Some(&mut row_lse),
+                row_argmax: Some(&mut row_argmax),
+                correct: if counts { Some(&mut correct) } else { None },
+                saved: None,
+            };
+            let mut matrix = gradient.slice_mut(gradient_offset..);
+            let gradient = Gradient {
+                matrix: &mut matrix,
+                upstream: match (&self.upstream, &upstream_view) {
                     (UpstreamCase::Scalar(_), Some(one)) => Upstream::Scalar(one),
                     (UpstreamCase::PerRow(_), Some(all)) => Upstream::PerRow(all),
                     _ => Upstream::One,
                 },
-            },
-            LossOutputs {
-                gradient: &mut gradient.slice_mut(gradient_offset..),
-                loss: if reduced { Some(&mut loss) } else { None },
-                row_losses: Some(&mut row_losses.slice_mut(..shape.rows)),
-                row_lse: Some(&mut row_lse.slice_mut(..shape.rows)),
-            },
-            workspace,
-        )?;
-
-        let gradient: Vec<f32> =
-            download(stream, &gradient.slice(..)).into_iter().map(T::widen).collect();
-        let mut outcome = Outcome {
-            row_losses: download(stream, &row_losses.slice(..shape.rows)),
-            row_lse: download(stream, &row_lse.slice(..shape.rows)),
-            loss: reduced.then(|| download(stream, &loss.slice(..))[0]),
-            gradient: Vec::with_capacity(self.logits.len()),
-        };
-        let mut inside = vec![false; gradient.len()];
-        for row in 0..shape.rows {
-            let start = gradient_offset + row * shape.gradient_row_stride;
-            outcome
-                .gradient
-                .extend(gradient[start..start + self.classes].iter().map(|&g| f64::from(g)));
-            inside[start..start + self.classes].fill(true);
+            };
+            let config = self.config;
+            let from = if form.in_place() { Logits::InGradient } else { apart };
+            match form {
+                Form::Fused | Form::InPlace => {
+                    let inputs = inputs(from);
+                    loss::forward_backward(
+                        kernels, stream, config, inputs, outputs, gradient, workspace,
+                    )?;
+                }
+                Form::Apart | Form::ApartInPlace => {
+                    outputs.saved = Some(&mut saved);
+                    loss::forward(kernels, stream, config, inputs(apart), outputs, workspace)?;
+                    loss::backward(kernels, stream, config, inputs(from), &saved, gradient)?;
+                }
+            }
         }
-        let overwritten =
-            gradient.iter().zip(&inside).position(|(&g, &inside)| !inside && g != UNTOUCHED);
-        if let Some(element) = overwritten {
-            panic!("{self}: element {element} of the gradient buffer is outside and changed");
+        let outcome = Outcome {
+            row_losses: row_losses.read(stream),
+            row_lse: row_lse.read(stream),
+            row_argmax: row_argmax.read(stream),
+            loss: reduced.then(|| loss.read(stream)[0]),
+            correct: counts.then(|| correct.read(stream)[0]),
+            gradient: before.gradient_of::<T>(
+                self,
+                gradient_offset,
+                shape.gradient_row_stride,
+                &download(stream, &gradient.slice(..)),
+            ),
+        };
+        assert!(
+            bytes_of(&download(stream, &logits.slice(..))) == before.logits,
+            "{self}: the logits were changed"
+        );
+        targets.assert_unchanged(stream, self);
+        if let Some(upstream) = &upstream {
+            upstream.assert_unchanged(stream, self);
         }
         Ok(outcome)
     }
+}
+
+fn narrow_all<I, E: fmt::Debug>(targets: &[i64], narrow: impl Fn(i64) -> Result<I, E>) -> Vec<I> {
+    let fits = |&t: &i64| narrow(t).expect("the case's targets fit their type");
+    targets.iter().map(fits).collect()
+}
+
+/// A vector in the middle of a buffer, whose ends nobody may touch.
+pub struct Vector<T> {
+    buffer: CudaSlice<T>,
+    before: Vec<u8>,
+    offset: usize,
+    len: usize,
+}
+
+impl<T: DeviceRepr + Copy + Default> Vector<T> {
+    pub fn new(stream: &Arc<CudaStream>, offset: usize, values: &[T]) -> Self {
+        // The value around is 0xFF in every byte: NaN, or a huge index.
+        // SAFETY: every T here is a number, for which any bits are a value.
+        let poison: T = unsafe { std::mem::transmute_copy(&[0xFFu8; 16]) };
+        let mut all = vec![poison; offset];
+        all.extend_from_slice(values);
+        // As for matrices, every other one ends where its buffer does.
+        if values.len().is_multiple_of(2) {
+            all.extend([poison; 3]);
+        }
+        let before = bytes_of(&all);
+        Self { buffer: upload(stream, &all), before, offset, len: values.len() }
+    }
+
+    pub fn view(&self) -> CudaView<'_, T> {
+        self.buffer.slice(self.offset..self.offset + self.len)
+    }
+
+    pub fn view_mut(&mut self) -> smoothxent::cudarc::driver::CudaViewMut<'_, T> {
+        self.buffer.slice_mut(self.offset..self.offset + self.len)
+    }
+
+    /// Its values now.
+    ///
+    /// # Panics
+    /// If what is around them was changed.
+    pub fn read(&self, stream: &Arc<CudaStream>) -> Vec<T> {
+        let all = download(stream, &self.buffer.slice(..));
+        let (start, end) = (self.offset, self.offset + self.len);
+        let now = bytes_of(&all);
+        let size = size_of::<T>();
+        assert!(
+            now[..start * size] == self.before[..start * size]
+                && now[end * size..] == self.before[end * size..],
+            "a vector of {} at {start} was written beyond its ends",
+            self.len
+        );
+        all[start..end].to_vec()
+    }
+
+    pub fn assert_unchanged(&self, stream: &Arc<CudaStream>, case: &dyn fmt::Display) {
+        let now = bytes_of(&download(stream, &self.buffer.slice(..)));
+        assert!(now == self.before, "{case}: an input of {} elements was changed", self.len);
+    }
+}
+
+/// What matrices held before a call.
+struct Untouched {
+    logits: Vec<u8>,
+    gradient: Vec<u8>,
+}
+
+impl Untouched {
+    /// The gradient without its gaps.
+    ///
+    /// # Panics
+    /// If anything outside it was changed.
+    fn gradient_of<T: Stored>(
+        &self,
+        case: &Case,
+        offset: usize,
+        stride: usize,
+        now: &[T],
+    ) -> Vec<f64> {
+        let mut inside = vec![false; now.len()];
+        let mut gradient = Vec::with_capacity(case.logits.len());
+        for row in 0..case.rows() {
+            let range = offset + row * stride..offset + row * stride + case.classes;
+            gradient.extend(now[range.clone()].iter().map(|g| f64::from(g.widen())));
+            inside[range].fill(true);
+        }
+        let size = size_of::<T>();
+        let (now, before) = (bytes_of(now), &self.gradient);
+        let elements = now.chunks_exact(size).zip(before.chunks_exact(size)).zip(&inside);
+        if let Some(element) = elements.into_iter().position(|((a, b), inside)| !inside && a != b) {
+            panic!("{case}: element {element} of the gradient buffer is outside and changed");
+        }
+        gradient
+    }
+}
+
+fn bytes_of<T: Copy>(values: &[T]) -> Vec<u8> {
+    // SAFETY: every T here is a number without padding; the slice covers its bytes.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) }
+        .to_vec()
 }
 
 /// Elements behind a matrix that nobody may touch.
@@ -320,15 +568,15 @@ const MARGIN: usize = 40;
 const UNTOUCHED: f32 = 512.0;
 
 /// A device buffer of at least one element: the driver has no empty ones.
-fn upload<T: DeviceRepr + Copy + Default>(
+pub fn upload<T: DeviceRepr + Copy + Default>(
     stream: &Arc<CudaStream>,
     values: &[T],
-) -> smoothxent::cudarc::driver::CudaSlice<T> {
+) -> CudaSlice<T> {
     let some = if values.is_empty() { &[T::default()] } else { values };
     stream.clone_htod(some).expect("the device has room for a test case")
 }
 
-fn download<T: DeviceRepr + Clone>(stream: &Arc<CudaStream>, view: &CudaView<'_, T>) -> Vec<T> {
+pub fn download<T: DeviceRepr + Clone>(stream: &Arc<CudaStream>, view: &CudaView<'_, T>) -> Vec<T> {
     if view.is_empty() {
         return vec![];
     }
@@ -340,7 +588,9 @@ fn download<T: DeviceRepr + Clone>(stream: &Arc<CudaStream>, view: &CudaView<'_,
 pub struct Outcome {
     pub row_losses: Vec<f32>,
     pub row_lse: Vec<f32>,
+    pub row_argmax: Vec<i64>,
     pub loss: Option<f32>,
+    pub correct: Option<u64>,
     /// `[rows, classes]`.
     pub gradient: Vec<f64>,
 }
@@ -349,19 +599,22 @@ impl Outcome {
     /// All results as bits, to compare two runs.
     pub fn bits(&self) -> Vec<u64> {
         let singles = self.row_losses.iter().chain(&self.row_lse).chain(&self.loss);
+        let counts = self.row_argmax.iter().map(|&class| class as u64).chain(self.correct);
         singles
             .map(|x| u64::from(x.to_bits()))
+            .chain(counts)
             .chain(self.gradient.iter().map(|g| g.to_bits()))
             .collect()
     }
 }
 
-trait TestLogit: Logit + DeviceRepr + Copy + Default {
+/// A type that matrices are stored in.
+pub trait Stored: Logit + DeviceRepr + Copy + Default {
     fn narrow(value: f32) -> Self;
     fn widen(self) -> f32;
 }
 
-impl TestLogit for f32 {
+impl Stored for f32 {
     fn narrow(value: f32) -> Self {
         value
     }
@@ -370,7 +623,7 @@ impl TestLogit for f32 {
     }
 }
 
-impl TestLogit for f16 {
+impl Stored for f16 {
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
     }
@@ -379,7 +632,7 @@ impl TestLogit for f16 {
     }
 }
 
-impl TestLogit for bf16 {
+impl Stored for bf16 {
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
     }
@@ -388,31 +641,21 @@ impl TestLogit for bf16 {
     }
 }
 
-trait TestIndex: TargetIndex + DeviceRepr + Copy + Default {
-    fn narrow(value: i64) -> Self;
-}
-
-impl TestIndex for i32 {
-    fn narrow(value: i64) -> Self {
-        value.try_into().expect("the case's targets fit its index type")
-    }
-}
-
-impl TestIndex for u32 {
-    fn narrow(value: i64) -> Self {
-        value.try_into().expect("the case's targets fit its index type")
-    }
-}
-
-impl TestIndex for i64 {
-    fn narrow(value: i64) -> Self {
-        value
-    }
-}
-
-/// The whole check of one case: no error, nothing outside touched, everything within budget.
+/// The whole check of one case in every form: no error, nothing outside touched, everything within
+/// budget, and the same bits in all forms.
 pub fn check(case: &Case) -> Result<Outcome, String> {
     let found = case.run().map_err(|error| format!("{case}: {error}"))?;
     super::compare::within_budget(case, &found, &case.expected())?;
+    for form in Form::OTHERS {
+        let other = case.run_form(form).map_err(|error| format!("{case}, {form:?}: {error}"))?;
+        // A gradient that is cut differently is the same: only in place does it move.
+        if other.bits() != found.bits() {
+            let differs = |(a, b): (&f64, &f64)| a.to_bits() != b.to_bits();
+            let element = other.gradient.iter().zip(&found.gradient).position(differs);
+            return Err(format!(
+                "{case}: {form:?} differs from the fused call, gradient {element:?}"
+            ));
+        }
+    }
     Ok(found)
 }

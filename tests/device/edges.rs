@@ -4,7 +4,7 @@ use libtest_mimic::{Completion, Trial};
 use smoothxent::{
     EmptyMean, LossConfig, Reduction, Shape, Smoothing, WeightedTerms,
     plan::{self, Plan},
-    problem::{ClassWeights, Dtype, Problem, TargetType},
+    problem::{ClassWeighting, Dtype, Pass, Place, Problem, TargetType, Types},
 };
 
 use crate::{
@@ -36,8 +36,15 @@ const ROWS: [usize; 3] = [0, 1, 5];
 const PLACEMENTS: [Placement; 4] = [
     Placement::PACKED,
     Placement { logits_padding: 3, gradient_padding: 1, ..Placement::PACKED },
-    Placement { logits_offset: 1, gradient_offset: 1, ..Placement::PACKED },
-    Placement { logits_offset: 1, gradient_offset: 3, logits_padding: 7, gradient_padding: 0 },
+    Placement { logits_offset: 1, gradient_offset: 1, targets_padding: 1, ..Placement::PACKED },
+    Placement {
+        logits_offset: 1,
+        gradient_offset: 3,
+        vector_offset: 1,
+        logits_padding: 7,
+        gradient_padding: 0,
+        targets_padding: 2,
+    },
 ];
 
 pub fn trials() -> Vec<Trial> {
@@ -53,6 +60,15 @@ pub fn trials() -> Vec<Trial> {
                 conventions(dtype, classes)
             }));
         }
+        for classes in CLASSES.into_iter().filter(|&classes| classes < 9000).chain([50_257]) {
+            trials.push(trial(format!("edges::probabilities::{dtype:?}::{classes}"), move || {
+                probabilities(dtype, classes)
+            }));
+        }
+        trials.push(trial(format!("edges::confident_probabilities::{dtype:?}"), move || {
+            confident_probabilities(dtype)
+        }));
+        trials.push(trial(format!("edges::predictions::{dtype:?}"), move || predictions(dtype)));
         trials.push(trial(format!("edges::masked_by_weight::{dtype:?}"), move || {
             masked_by_weight(dtype)
         }));
@@ -103,6 +119,11 @@ fn conventions(dtype: Dtype, classes: usize) -> Result<(), String> {
         with(LossConfig { smoothing: others, ..capped }, true, 3, placement)?;
         let on_nll = LossConfig { weighted_terms: WeightedTerms::Nll, z_loss: 1e-3, ..plain };
         with(LossConfig { logit_scale: 0.3, smoothing: others, ..on_nll }, true, 3, placement)?;
+        if classes > 2 {
+            let smoothing = Smoothing::OtherClassesBut(1);
+            let weighted_terms = WeightedTerms::Smoothing;
+            with(LossConfig { smoothing, weighted_terms, ..plain }, true, 3, placement)?;
+        }
     }
     Ok(())
 }
@@ -157,15 +178,17 @@ fn all_targets_weigh_nothing() -> Result<(), String> {
 /// Rows that just fit shared memory, and rows of which a part is read twice.
 fn shared_memory_limit(dtype: Dtype) -> Result<(), String> {
     let pack = PACK_BYTES / dtype.bytes();
-    let endless = Shape::contiguous(1, 1 << 24);
-    let config = LossConfig::default();
-    let problem = Problem::new(dtype, TargetType::I64, ClassWeights::Absent, endless, config);
-    let problem = problem.map_err(|error| error.to_string())?;
-    let Plan::Fused { cached_packs, .. } = plan::choose(&problem, Rig::here().kernels.properties())
-    else {
-        return Err("one row is not empty".to_owned());
+    let fits_of = |targets| {
+        let types = Types { dtype, targets, class_weights: ClassWeighting::Absent };
+        let (endless, config) = (Shape::contiguous(1, 1 << 24), LossConfig::default());
+        let problem = Problem::new(types, endless, config, Pass::Fused, Place::Apart);
+        let problem = problem.map_err(|error| error.to_string())?;
+        match plan::choose(&problem, Rig::here().kernels.properties()) {
+            Plan::Launches { rows, .. } => Ok(rows.cached_packs as usize * pack),
+            Plan::Empty { .. } => Err("one row is not empty".to_owned()),
+        }
     };
-    let fits = cached_packs as usize * pack;
+    let fits = fits_of(TargetType::I64)?;
     for classes in [fits - 1, fits, fits + 1, fits + pack, 2 * fits + pack + 1] {
         check(&Case { config: smoothed(0.1), ..Case::new(dtype, 2, classes, 2) })?;
     }
@@ -175,6 +198,111 @@ fn shared_memory_limit(dtype: Dtype) -> Result<(), String> {
     // Cut differently: the gradient goes element by element, from shared and from global memory.
     let placement = Placement { gradient_offset: 1, ..Placement::PACKED };
     check(&Case { placement, ..Case::new(dtype, 1, fits + 3 * pack + 1, 3) })?;
+    // With target probabilities less of a row fits.
+    let fits = fits_of(TargetType::Probabilities(Dtype::F16))?;
+    for classes in [fits, fits + pack, fits + pack + 1] {
+        let case = Case { config: smoothed(0.1), ..Case::new(dtype, 2, classes, 2) };
+        check(&case.spread(Dtype::F16, 3))?;
+    }
+    Ok(())
+}
+
+/// Target probabilities of every type through the same shapes, and beside masks.
+fn probabilities(dtype: Dtype, classes: usize) -> Result<(), String> {
+    for targets in DTYPES {
+        for (turn, placement) in PLACEMENTS.into_iter().enumerate() {
+            let config = [
+                smoothed(0.0),
+                LossConfig { z_loss: 1e-3, ..smoothed(0.1) },
+                LossConfig { logit_softcap: Some(20.0), logit_scale: 0.7, ..smoothed(0.3) },
+                LossConfig { weighted_terms: WeightedTerms::Nll, ..smoothed(1.0) },
+            ][turn];
+            let class_weights = (turn % 2 == 1).then(|| inputs::class_weights(classes, 40));
+            let mut case =
+                Case { placement, config, class_weights, ..Case::new(dtype, 5, classes, 41) };
+            case.upstream = UpstreamCase::PerRow(vec![1.0, -0.5, 2.0, 0.0, 3.0]);
+            case = case.spread(targets, 42 + turn as u64);
+            check(&case)?;
+            if turn == 0 {
+                // A zero coefficient on -inf is 0; a positive one makes the loss infinite.
+                let q = case.probabilities.as_ref().ok_or("there are probabilities")?;
+                let masked = |(&q, k): (&f32, usize)| q == 0.0 && k % classes > 0;
+                let at: Vec<bool> = q.iter().zip(0..).map(masked).collect();
+                for (x, masked) in case.logits.iter_mut().zip(at) {
+                    if masked {
+                        *x = f32::NEG_INFINITY;
+                    }
+                }
+                check(&case)?;
+                case.config = smoothed(0.1);
+                check(&case)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A class far ahead of the others, with and without the probability mass: 1 - p and -log p keep
+/// their digits without a class target, too.
+fn confident_probabilities(dtype: Dtype) -> Result<(), String> {
+    for gap in [0.5, 0.7, 1.0, 5.0, 10.0, 20.0, 50.0] {
+        for classes in [1, 2, 10, 1000] {
+            for (label_smoothing, softcap) in [(0.0, None), (0.1, None), (0.0, Some(60.0))] {
+                let config = LossConfig { logit_softcap: softcap, ..smoothed(label_smoothing) };
+                let mut case = Case { config, ..Case::new(dtype, 8, classes, 43) };
+                case = case.spread(DTYPES[classes % 3], 44);
+                for (row, x) in case.logits.chunks_exact_mut(classes).enumerate() {
+                    let y = row * 7 % classes;
+                    let others = x.iter().enumerate().filter(|&(k, _)| k != y);
+                    let ahead = others.map(|(_, &v)| v).fold(-8.0, f32::max) + gap;
+                    x[y] = inputs::round(dtype, ahead);
+                    // Half of the rows have their mass there.
+                    if row % 2 == 0 {
+                        let q = case.probabilities.as_mut().ok_or("there are probabilities")?;
+                        let q = &mut q[row * classes..][..classes];
+                        q.fill(0.0);
+                        q[y] = 1.0;
+                    }
+                }
+                check(&case)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ties, and what is larger than any number.
+fn predictions(dtype: Dtype) -> Result<(), String> {
+    for classes in [1, 2, 9, 40, 333, 4097] {
+        let config = LossConfig { ignore_index: Some(-1), ..smoothed(0.1) };
+        let mut case = Case { config, ..Case::new(dtype, 12, classes, 45) };
+        for (row, x) in case.logits.chunks_exact_mut(classes).enumerate() {
+            let (a, b) = (row * 5 % classes, (row * 11 + 3) % classes);
+            match row {
+                // The target is the largest, alone, before and behind an equal one.
+                0 | 1 => x[case.targets[row] as usize] = 100.0,
+                2 | 3 => {
+                    x[a] = 100.0;
+                    x[b] = 100.0;
+                    case.targets[row] = if row == 2 { a.min(b) } else { a.max(b) } as i64;
+                }
+                4 => x.fill(1.5),
+                5 => x.fill(f32::NEG_INFINITY),
+                6 => x[a] = f32::INFINITY,
+                7 => (x[a], x[b]) = (f32::NAN, f32::NAN),
+                8 => (x[a], x[b]) = (f32::INFINITY, f32::NAN),
+                9 => case.targets[row] = -1,
+                10 => case.targets[row] = classes as i64,
+                _ => x[a] = -100.0,
+            }
+        }
+        check(&case)?;
+        case.config.logit_softcap = Some(30.0);
+        check(&case)?;
+        let targets = case.targets.iter_mut();
+        targets.for_each(|t| *t = (*t).clamp(0, classes as i64 - 1));
+        check(&case.spread(dtype, 46))?;
+    }
     Ok(())
 }
 
@@ -186,8 +314,10 @@ fn every_alignment(dtype: Dtype) -> Result<(), String> {
                 let placement = Placement {
                     logits_offset,
                     gradient_offset,
+                    vector_offset: gradient_offset,
                     logits_padding: 1,
                     gradient_padding: 2,
+                    targets_padding: 3,
                 };
                 check(&Case {
                     placement,

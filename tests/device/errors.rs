@@ -2,15 +2,18 @@
 
 use libtest_mimic::{Completion, Trial};
 use smoothxent::{
-    Divisor, Divisors, Error, Kernels, LossConfig, LossInputs, LossOutputs, Reduction, Shape,
-    Smoothing, Upstream, Workspace,
+    BinaryConfig, ClassWeights, Divisor, Divisors, Error, Gradient, Kernels, LogSoftmaxShape,
+    LossConfig, LossInputs, LossOutputs, Reduction, SavedSoftmax, Shape, Smoothing, Upstream,
+    Workspace,
+    binary::{self, BinaryInputs, BinaryOutputs},
     cudarc::driver::{CudaContext, CudaSlice},
+    log_softmax::{self, LogSoftmaxOutputs},
     loss,
     problem::{Dtype, TargetType},
 };
 
 use crate::{
-    common::run::{Case, Rig, UpstreamCase},
+    common::run::{Case, Form, Rig, UpstreamCase},
     edges::DTYPES,
     trial,
 };
@@ -23,6 +26,12 @@ pub fn trials() -> Vec<Trial> {
         trial("errors::lengths", lengths),
         trial("errors::strides", strides),
         trial("errors::no_classes", no_classes),
+        trial("errors::class_weights", class_weights),
+        trial("errors::in_place", in_place),
+        trial("errors::saved_softmax", saved_softmax),
+        trial("errors::probabilities", probabilities),
+        trial("errors::log_softmax", log_softmax_buffers),
+        trial("errors::binary", binary_buffers),
         trial("errors::loss_without_reduction", loss_without_reduction),
         trial("errors::workspace_too_small", workspace_too_small),
         trial("errors::sizes_that_wrap_around", sizes_that_wrap_around),
@@ -48,12 +57,15 @@ pub fn trials() -> Vec<Trial> {
 struct Buffers {
     logits: CudaSlice<f32>,
     targets: CudaSlice<i64>,
-    class_weights: CudaSlice<f32>,
+    class_weights: ClassWeights,
     upstream: CudaSlice<f32>,
     gradient: CudaSlice<f32>,
     loss: CudaSlice<f32>,
     row_losses: CudaSlice<f32>,
     row_lse: CudaSlice<f32>,
+    row_argmax: CudaSlice<i64>,
+    correct: CudaSlice<u64>,
+    saved: SavedSoftmax,
     workspace: Workspace,
 }
 
@@ -68,12 +80,15 @@ impl Buffers {
         Self {
             logits: floats(ROWS * CLASSES),
             targets: stream.alloc_zeros::<i64>(ROWS).expect("a few bytes are left"),
-            class_weights: floats(CLASSES),
+            class_weights: ClassWeights::new(&stream, &[1.0; CLASSES]).expect("they are fine"),
             upstream: floats(ROWS),
             gradient: floats(ROWS * CLASSES),
             loss: floats(1),
             row_losses: floats(ROWS),
             row_lse: floats(ROWS),
+            row_argmax: stream.alloc_zeros::<i64>(ROWS).expect("a few bytes are left"),
+            correct: stream.alloc_zeros::<u64>(1).expect("a few bytes are left"),
+            saved: SavedSoftmax::new(&stream, ROWS).expect("a few bytes are left"),
             workspace: Workspace::new(&stream, ROWS).expect("a few bytes are left"),
         }
     }
@@ -84,25 +99,23 @@ impl Buffers {
 
     fn call(&mut self, config: LossConfig, shape: Shape) -> Result<(), Error> {
         let rig = Rig::here();
-        loss::forward_backward(
-            &rig.kernels,
-            &rig.stream,
-            config,
-            shape,
-            LossInputs {
-                logits: &self.logits,
-                targets: &self.targets,
-                class_weights: Some(&self.class_weights),
-                upstream: Upstream::PerRow(&self.upstream),
-            },
-            LossOutputs {
-                gradient: &mut self.gradient,
-                loss: Some(&mut self.loss),
-                row_losses: Some(&mut self.row_losses),
-                row_lse: Some(&mut self.row_lse),
-            },
-            &mut self.workspace,
-        )
+        let inputs = LossInputs {
+            class_weights: Some(&self.class_weights),
+            ..LossInputs::new(shape, &self.logits, &self.targets)
+        };
+        let outputs = LossOutputs {
+            loss: Some(&mut self.loss),
+            row_losses: Some(&mut self.row_losses),
+            row_lse: Some(&mut self.row_lse),
+            row_argmax: Some(&mut self.row_argmax),
+            correct: Some(&mut self.correct),
+            saved: Some(&mut self.saved),
+        };
+        let upstream = Upstream::PerRow(&self.upstream);
+        let gradient = Gradient { matrix: &mut self.gradient, upstream };
+        let workspace = &mut self.workspace;
+        let (kernels, stream) = (&rig.kernels, &rig.stream);
+        loss::forward_backward(kernels, stream, config, inputs, outputs, gradient, workspace)
     }
 }
 
@@ -154,7 +167,15 @@ fn options() -> Result<(), String> {
 
 fn one_class() -> Result<(), String> {
     let config = LossConfig { smoothing: Smoothing::OtherClasses, ..LossConfig::default() };
-    expect("one class", Buffers::new().call(config, Shape::contiguous(ROWS, 1)), Error::OneClass)
+    let refused = |smoothing, classes, needed| Error::TooFewClasses { smoothing, classes, needed };
+    let found = Buffers::new().call(config, Shape::contiguous(ROWS, 1));
+    expect("one class", found, refused(Smoothing::OtherClasses, 1, 2))?;
+    let smoothing = Smoothing::OtherClassesBut(CLASSES - 1);
+    let found = Buffers::new().call(LossConfig { smoothing, ..config }, SHAPE);
+    expect("all but one", found, refused(smoothing, CLASSES, CLASSES + 1))?;
+    let smoothing = Smoothing::OtherClassesBut(usize::MAX);
+    let found = Buffers::new().call(LossConfig { smoothing, ..config }, SHAPE);
+    expect("all and more", found, refused(smoothing, CLASSES, usize::MAX))
 }
 
 fn lengths() -> Result<(), String> {
@@ -165,12 +186,15 @@ fn lengths() -> Result<(), String> {
     fn long(like: &CudaSlice<f32>) -> CudaSlice<f32> {
         Rig::here().stream.alloc_zeros(like.len() + 1).expect("a few bytes are left")
     }
+    fn weights(len: usize) -> ClassWeights {
+        ClassWeights::new(&Rig::here().stream, &vec![1.0; len]).expect("they are fine")
+    }
     let matrix = ROWS * CLASSES;
     let broken: [(&'static str, usize, usize, Break); 8] = [
         ("logits", matrix - 1, matrix, |b, _| b.logits = short(&b.logits)),
         ("gradient", matrix - 1, matrix, |b, _| b.gradient = short(&b.gradient)),
-        ("class_weights", CLASSES - 1, CLASSES, |b, _| b.class_weights = short(&b.class_weights)),
-        ("class_weights", CLASSES + 1, CLASSES, |b, _| b.class_weights = long(&b.class_weights)),
+        ("class_weights", CLASSES - 1, CLASSES, |b, _| b.class_weights = weights(CLASSES - 1)),
+        ("class_weights", CLASSES + 1, CLASSES, |b, _| b.class_weights = weights(CLASSES + 1)),
         ("upstream", ROWS + 1, ROWS, |b, _| b.upstream = long(&b.upstream)),
         ("loss", 2, 1, |b, _| b.loss = long(&b.loss)),
         ("row_losses", ROWS - 1, ROWS, |b, _| b.row_losses = short(&b.row_losses)),
@@ -214,6 +238,208 @@ fn no_classes() -> Result<(), String> {
     }
 }
 
+/// Seen before they reach the device.
+fn class_weights() -> Result<(), String> {
+    let stream = &Rig::here().stream;
+    for value in [-1.0, -f32::MIN_POSITIVE, f32::INFINITY, f32::NEG_INFINITY] {
+        let weights = [1.0, 0.0, value, -5.0];
+        let refused = Error::ClassWeight { class: 2, value };
+        expect("new", ClassWeights::new(stream, &weights).map(drop), refused.clone())?;
+        let device = stream.clone_htod(&weights).map_err(|error| format!("{:?}", error.0))?;
+        let found = ClassWeights::from_device(stream, &device.slice(..)).map(drop);
+        expect("from_device", found, refused)?;
+    }
+    match ClassWeights::new(stream, &[f32::NAN]) {
+        Err(Error::ClassWeight { class: 0, value }) if value.is_nan() => {}
+        other => return Err(format!("NaN: {other:?}")),
+    }
+    // -0 is 0.
+    ClassWeights::new(stream, &[-0.0, 0.0, 3.0]).map(drop).map_err(|error| error.to_string())
+}
+
+fn in_place() -> Result<(), String> {
+    let rig = Rig::here();
+    let mut buffers = Buffers::new();
+    let config = LossConfig::default();
+    let mut call = |shape| {
+        loss::forward_backward::<f32, i64>(
+            &rig.kernels,
+            &rig.stream,
+            config,
+            LossInputs::in_place(shape, &buffers.targets),
+            LossOutputs::default(),
+            Gradient::new(&mut buffers.logits),
+            &mut buffers.workspace,
+        )
+    };
+    // Rows that overlap themselves, and a gradient that would not lie where the logits do.
+    let row_stride = CLASSES - 1;
+    let overlapping =
+        Shape { logits_row_stride: row_stride, gradient_row_stride: row_stride, ..SHAPE };
+    let expected = Error::RowStride { buffer: "logits", row_stride, classes: CLASSES };
+    expect("overlapping", call(overlapping), expected)?;
+    let elsewhere = Shape { gradient_row_stride: CLASSES + 1, ..SHAPE };
+    let expected = Error::InPlaceStrides { logits: CLASSES, gradient: CLASSES + 1 };
+    expect("strides", call(elsewhere), expected)?;
+    // Zero rows overlap nothing, and wide ones are longer than the buffer.
+    let stride = CLASSES + 1;
+    let wide = Shape { logits_row_stride: stride, gradient_row_stride: stride, ..SHAPE };
+    let needed = (ROWS - 1) * stride + CLASSES;
+    let expected = Error::Length { buffer: "gradient", len: ROWS * CLASSES, needed };
+    expect("wide", call(wide), expected)?;
+
+    let found = loss::forward::<f32, i64>(
+        &rig.kernels,
+        &rig.stream,
+        config,
+        LossInputs::in_place(SHAPE, &buffers.targets),
+        LossOutputs::default(),
+        &mut buffers.workspace,
+    );
+    expect("forward", found, Error::ForwardInPlace)
+}
+
+/// Of nothing, of another problem, and too small.
+fn saved_softmax() -> Result<(), String> {
+    let rig = Rig::here();
+    let (kernels, stream) = (&rig.kernels, &rig.stream);
+    let mut buffers = Buffers::new();
+    let config = LossConfig::default();
+    let backward = |buffers: &mut Buffers, config, shape| {
+        let inputs = LossInputs {
+            class_weights: Some(&buffers.class_weights),
+            ..LossInputs::new(shape, &buffers.logits, &buffers.targets)
+        };
+        let gradient = Gradient::new(&mut buffers.gradient);
+        loss::backward(kernels, stream, config, inputs, &buffers.saved, gradient)
+    };
+    match backward(&mut buffers, config, SHAPE) {
+        Err(Error::SavedSoftmax { found, expected })
+            if found == "nothing yet" && expected.starts_with("4 rows of 6 F32 classes") => {}
+        other => return Err(format!("nothing saved: {other:?}")),
+    }
+    buffers.call(config, SHAPE).map_err(|error| error.to_string())?;
+    backward(&mut buffers, config, SHAPE).map_err(|error| error.to_string())?;
+    let smoothed = LossConfig { label_smoothing: 0.1, ..config };
+    for (config, shape) in [
+        (smoothed, SHAPE),
+        (config, Shape::contiguous(ROWS - 1, CLASSES)),
+        (config, Shape::contiguous(ROWS, CLASSES - 1)),
+    ] {
+        match backward(&mut buffers, config, shape) {
+            Err(Error::SavedSoftmax { found, expected }) if found != expected => {}
+            other => return Err(format!("{config:?}, {shape:?}: {other:?}")),
+        }
+    }
+    // Other strides are the same problem.
+    let closer = Shape { gradient_row_stride: CLASSES, ..SHAPE };
+    backward(&mut buffers, config, closer).map_err(|error| error.to_string())?;
+
+    buffers.saved = SavedSoftmax::new(stream, ROWS - 1).map_err(|error| error.to_string())?;
+    let refused = Error::SavedCapacity { capacity: ROWS - 1, rows: ROWS };
+    expect("small", buffers.call(config, SHAPE), refused)?;
+    for rows in [usize::MAX, usize::MAX / 4, 1 << 60] {
+        let found = SavedSoftmax::new(stream, rows).map(drop);
+        expect("huge", found, Error::WorkspaceSize { rows })?;
+    }
+    Ok(())
+}
+
+/// Of a wrong shape; nothing to be correct about.
+fn probabilities() -> Result<(), String> {
+    let rig = Rig::here();
+    let mut buffers = Buffers::new();
+    let floats = |len| rig.stream.alloc_zeros::<f32>(len).map_err(|error| format!("{:?}", error.0));
+    let mut call = |shape, q: &CudaSlice<f32>, count: bool| {
+        let correct = if count { Some(&mut buffers.correct as _) } else { None };
+        loss::forward(
+            &rig.kernels,
+            &rig.stream,
+            LossConfig::default(),
+            LossInputs::new(shape, &buffers.logits, q),
+            LossOutputs { correct, ..LossOutputs::default() },
+            &mut buffers.workspace,
+        )
+    };
+    let needed = ROWS * CLASSES;
+    for len in [ROWS, needed - 1] {
+        let refused = Error::Length { buffer: "targets", len, needed };
+        expect("short", call(SHAPE, &floats(len)?, false), refused)?;
+    }
+    let right = floats(needed)?;
+    let row_stride = CLASSES - 1;
+    let narrow = Shape { targets_row_stride: row_stride, ..SHAPE };
+    let refused = Error::RowStride { buffer: "targets", row_stride, classes: CLASSES };
+    expect("stride", call(narrow, &right, false), refused)?;
+    expect("correct", call(SHAPE, &right, true), Error::CorrectOfProbabilities)?;
+    call(SHAPE, &right, false).map_err(|error| error.to_string())
+}
+
+fn log_softmax_buffers() -> Result<(), String> {
+    let rig = Rig::here();
+    let (kernels, stream) = (&rig.kernels, &rig.stream);
+    let mut buffers = Buffers::new();
+    let floats = |len| stream.alloc_zeros::<f32>(len).map_err(|error| format!("{:?}", error.0));
+    let shape = LogSoftmaxShape::contiguous(ROWS, CLASSES);
+    let matrix = ROWS * CLASSES;
+    let mut short = floats(matrix - 1)?;
+    let length = |buffer| Error::Length { buffer, len: matrix - 1, needed: matrix };
+    let outputs = LogSoftmaxOutputs::new(&mut buffers.gradient);
+    let found = log_softmax::forward(kernels, stream, shape, &short, outputs);
+    expect("logits", found, length("logits"))?;
+    let outputs = LogSoftmaxOutputs::new(&mut short);
+    let found = log_softmax::forward(kernels, stream, shape, &buffers.logits, outputs);
+    expect("output", found, length("output"))?;
+    let row_stride = CLASSES - 1;
+    let narrow = LogSoftmaxShape { upstream_row_stride: row_stride, ..shape };
+    let softmax = log_softmax::Softmax::OfLogProbabilities(&buffers.logits);
+    let upstream = floats(matrix)?;
+    let mut gradient = floats(matrix)?;
+    let found = log_softmax::backward(kernels, stream, narrow, softmax, &upstream, &mut gradient);
+    expect("stride", found, Error::RowStride { buffer: "upstream", row_stride, classes: CLASSES })?;
+    let found = log_softmax::backward(kernels, stream, shape, softmax, &short, &mut gradient);
+    expect("upstream", found, length("upstream"))?;
+    let found = log_softmax::backward(kernels, stream, shape, softmax, &upstream, &mut short);
+    expect("gradient", found, length("gradient"))?;
+    // A loss saves what a log-softmax cannot use.
+    buffers.call(LossConfig::default(), SHAPE).map_err(|error| error.to_string())?;
+    let softmax = log_softmax::Softmax::OfLogits(&buffers.logits, &buffers.saved);
+    match log_softmax::backward(kernels, stream, shape, softmax, &upstream, &mut gradient) {
+        Err(Error::SavedSoftmax { .. }) => Ok(()),
+        other => Err(format!("saved by a loss: {other:?}")),
+    }
+}
+
+fn binary_buffers() -> Result<(), String> {
+    let rig = Rig::here();
+    let (kernels, stream) = (&rig.kernels, &rig.stream);
+    let mut buffers = Buffers::new();
+    let fine = BinaryConfig::default();
+    let two = ClassWeights::new(stream, &[1.0; 2]).map_err(|error| error.to_string())?;
+    let mut call = |config, positive_weights, in_place: bool| {
+        let inputs = BinaryInputs {
+            positive_weights,
+            ..BinaryInputs::new(SHAPE, &buffers.logits, &buffers.targets)
+        };
+        let inputs =
+            if in_place { BinaryInputs::in_place(SHAPE, &buffers.targets) } else { inputs };
+        let outputs = BinaryOutputs { loss: Some(&mut buffers.loss), row_losses: None };
+        binary::forward(kernels, stream, config, inputs, outputs, &mut buffers.workspace)
+    };
+    let config = BinaryConfig { label_smoothing: 1.5, ..fine };
+    expect("smoothing", call(config, None, false), Error::LabelSmoothing { value: 1.5 })?;
+    let config = BinaryConfig { divisor: Divisor::Given(0.0), ..fine };
+    let range = "finite and more than 0";
+    let refused = Error::Option { option: "divisor", value: 0.0, range };
+    expect("divisor", call(config, None, false), refused)?;
+    let config = BinaryConfig { reduction: Reduction::None, ..fine };
+    expect("reduction", call(config, None, false), Error::LossWithoutReduction)?;
+    let refused = Error::Length { buffer: "positive_weights", len: 2, needed: CLASSES };
+    expect("weights", call(fine, Some(&two), false), refused)?;
+    expect("in place", call(fine, None, true), Error::ForwardInPlace)?;
+    call(fine, None, false).map_err(|error| error.to_string())
+}
+
 fn loss_without_reduction() -> Result<(), String> {
     let config = LossConfig { reduction: Reduction::None, ..LossConfig::default() };
     expect("none", Buffers::new().call(config, SHAPE), Error::LossWithoutReduction)
@@ -232,7 +458,7 @@ fn another_context(ordinal: usize) -> Result<(), String> {
     let expected = |buffer| Error::OtherContext { buffer, expected: 0, found: ordinal };
 
     type Replace = fn(&mut Buffers, Buffers);
-    let foreign: [(&str, Replace); 8] = [
+    let foreign: [(&str, Replace); 12] = [
         ("logits", |b, other| b.logits = other.logits),
         ("targets", |b, other| b.targets = other.targets),
         ("upstream", |b, other| b.upstream = other.upstream),
@@ -240,6 +466,10 @@ fn another_context(ordinal: usize) -> Result<(), String> {
         ("loss", |b, other| b.loss = other.loss),
         ("row_losses", |b, other| b.row_losses = other.row_losses),
         ("row_lse", |b, other| b.row_lse = other.row_lse),
+        ("row_argmax", |b, other| b.row_argmax = other.row_argmax),
+        ("correct", |b, other| b.correct = other.correct),
+        ("class_weights", |b, other| b.class_weights = other.class_weights),
+        ("saved softmax", |b, other| b.saved = other.saved),
         ("workspace", |b, other| b.workspace = other.workspace),
     ];
     for (buffer, replace) in foreign {
@@ -258,9 +488,9 @@ fn another_context(ordinal: usize) -> Result<(), String> {
         &kernels,
         &stream,
         LossConfig::default(),
-        SHAPE,
-        LossInputs::new(&buffers.logits, &buffers.targets),
-        LossOutputs::new(&mut buffers.gradient),
+        LossInputs::new(SHAPE, &buffers.logits, &buffers.targets),
+        LossOutputs::default(),
+        Gradient::new(&mut buffers.gradient),
         &mut buffers.workspace,
     );
     expect("stream", found, expected("stream"))
@@ -301,12 +531,9 @@ fn scalar_upstream_of_two() -> Result<(), String> {
         &rig.kernels,
         &rig.stream,
         LossConfig::default(),
-        SHAPE,
-        LossInputs {
-            upstream: Upstream::Scalar(&two),
-            ..LossInputs::new(&buffers.logits, &buffers.targets)
-        },
-        LossOutputs::new(&mut buffers.gradient),
+        LossInputs::new(SHAPE, &buffers.logits, &buffers.targets),
+        LossOutputs::default(),
+        Gradient { matrix: &mut buffers.gradient, upstream: Upstream::Scalar(&two) },
         &mut buffers.workspace,
     );
     expect("upstream", found, Error::Length { buffer: "upstream", len: 2, needed: 1 })
@@ -319,7 +546,7 @@ fn the_lowest_bad_row_wins() -> Result<(), String> {
     for (row, target) in [(7, 4), (2, -3), (5, 9)] {
         let mut case = Case::new(Dtype::F32, 9, 4, 24);
         case.targets[row] = target;
-        case.run_on(&rig.stream, &mut workspace).map_err(|error| error.to_string())?;
+        case.run_on(&rig.stream, Form::Fused, &mut workspace).map_err(|error| error.to_string())?;
     }
     let expected = Error::BadTargets { count: 3, row: 2, target: -3, classes: 4 };
     expect("status", workspace.take_status(&rig.stream), expected)
@@ -342,13 +569,17 @@ fn bad_targets_of_every_type() -> Result<(), String> {
         let mut case = Case { target_type, ..Case::new(Dtype::F16, 3, 37, 25) };
         case.targets[1] = target;
         let mut workspace = Workspace::new(&rig.stream, 3).map_err(|error| error.to_string())?;
-        let found = case.run_on(&rig.stream, &mut workspace).map_err(|error| error.to_string())?;
+        let found = case
+            .run_on(&rig.stream, Form::Fused, &mut workspace)
+            .map_err(|error| error.to_string())?;
         crate::common::compare::within_budget(&case, &found, &case.expected())?;
         let expected = Error::BadTargets { count: 1, row: 1, target, classes: 37 };
         expect("status", workspace.take_status(&rig.stream), expected)?;
         // The same value is fine as the one to ignore.
         case.config.ignore_index = Some(target);
-        let found = case.run_on(&rig.stream, &mut workspace).map_err(|error| error.to_string())?;
+        let found = case
+            .run_on(&rig.stream, Form::Fused, &mut workspace)
+            .map_err(|error| error.to_string())?;
         crate::common::compare::within_budget(&case, &found, &case.expected())?;
         workspace.take_status(&rig.stream).map_err(|error| format!("{target}: {error}"))?;
     }
@@ -371,8 +602,9 @@ fn bad_targets() -> Result<(), String> {
 
             let mut workspace =
                 Workspace::new(&rig.stream, 5).map_err(|error| error.to_string())?;
-            let found =
-                case.run_on(&rig.stream, &mut workspace).map_err(|error| error.to_string())?;
+            let found = case
+                .run_on(&rig.stream, Form::Fused, &mut workspace)
+                .map_err(|error| error.to_string())?;
             crate::common::compare::within_budget(&case, &found, &case.expected())?;
             for row in [0, 2, 4] {
                 let range = row * 37..(row + 1) * 37;
@@ -398,7 +630,7 @@ fn remembered() -> Result<(), String> {
     bad.targets[7] = 4;
     let good = Case::new(Dtype::F32, 9, 40, 22);
     for case in [&bad, &good, &bad] {
-        case.run_on(&rig.stream, &mut workspace).map_err(|error| error.to_string())?;
+        case.run_on(&rig.stream, Form::Fused, &mut workspace).map_err(|error| error.to_string())?;
     }
     let expected = Error::BadTargets { count: 2, row: 7, target: 4, classes: 4 };
     expect("status", workspace.take_status(&rig.stream), expected)
@@ -411,7 +643,9 @@ fn ignored_targets() -> Result<(), String> {
         let config = LossConfig { ignore_index: Some(ignore_index), ..LossConfig::default() };
         let mut case = Case { config, ..Case::new(Dtype::Bf16, 3, 5, 23) };
         case.targets[1] = ignore_index;
-        let found = case.run_on(&rig.stream, &mut workspace).map_err(|error| error.to_string())?;
+        let found = case
+            .run_on(&rig.stream, Form::Fused, &mut workspace)
+            .map_err(|error| error.to_string())?;
         crate::common::compare::within_budget(&case, &found, &case.expected())?;
         workspace.take_status(&rig.stream).map_err(|error| format!("{ignore_index}: {error}"))?;
     }

@@ -7,18 +7,19 @@ use std::{
     sync::Arc,
 };
 
-use libtest_mimic::{Completion, Trial};
+use libtest_mimic::Trial;
 use safetensors::{SafeTensors, tensor::Dtype as Stored};
 use serde::Deserialize;
 use smoothxent::{
-    Divisor, Divisors, LossConfig, Reduction, Smoothing,
+    BinaryConfig, Divisor, Divisors, LossConfig, OverClasses, Reduction, Smoothing,
     problem::{Dtype, TargetType},
     reference,
 };
 
 use crate::common::{
     compare,
-    run::{Case, Placement, UpstreamCase},
+    operations::{BinaryCase, LogSoftmaxCase},
+    run::{Case, Placement, UpstreamCase, check as check_forms},
 };
 
 /// Relative to the working directory, so that the program runs where it was not built.
@@ -35,34 +36,36 @@ struct Description {
     reduction: String,
     ignore_index: Option<i64>,
     weighted: bool,
+    #[serde(default)]
+    pos_weighted: bool,
     target: String,
 }
 
-impl Description {
-    /// Why the public API cannot say this yet.
-    fn inexpressible(&self) -> Option<&'static str> {
-        match self.system.as_str() {
-            "keras_binary" => Some("binary cross-entropy"),
-            _ if self.target != "index" => Some("target probabilities"),
-            system if convention(system).is_none() => Some("a convention that is not known"),
-            _ => None,
-        }
-    }
+/// What a file's loss is called here.
+enum System {
+    Loss(LossConfig),
+    LogSoftmax,
+    Binary(BinaryConfig),
 }
 
-/// What a file's loss is called here; None if it has no name.
-fn convention(system: &str) -> Option<LossConfig> {
-    let config = LossConfig::default();
-    match system {
-        "torch_index" => Some(LossConfig::pytorch()),
-        "nvidia" => Some(LossConfig::nvidia(0.0)),
-        "smooth_others" => Some(LossConfig {
-            smoothing: Smoothing::OtherClasses,
-            divisors: Divisors::all(Divisor::AllRows),
-            ..config
-        }),
-        "linear_combination" => Some(LossConfig::fastai(0.0)),
-        _ => None,
+impl System {
+    fn of(system: &str) -> Result<Self, String> {
+        let config = LossConfig::default();
+        Ok(match system {
+            "torch_index" | "torch_probabilities" => Self::Loss(LossConfig::pytorch()),
+            "nvidia" => Self::Loss(LossConfig::nvidia(0.0)),
+            "keras_categorical" => Self::Loss(LossConfig::keras_categorical(0.0)),
+            "smooth_others" => Self::Loss(LossConfig {
+                smoothing: Smoothing::OtherClasses,
+                divisors: Divisors::all(Divisor::AllRows),
+                ..config
+            }),
+            "linear_combination" => Self::Loss(LossConfig::fastai(0.0)),
+            "keras_binary" => Self::Binary(BinaryConfig::keras(0.0)),
+            "torch_binary" => Self::Binary(BinaryConfig::pytorch()),
+            "torch_log_softmax" => Self::LogSoftmax,
+            other => return Err(format!("no loss here is called {other}")),
+        })
     }
 }
 
@@ -96,14 +99,7 @@ fn trials_of(file: &Path) -> Vec<Trial> {
             let trials = descriptions.into_iter().map(|description| {
                 let name = format!("golden::{stem}::{}", description.name);
                 let bytes = bytes.clone();
-                Trial::ignorable_test(name, move || match description.inexpressible() {
-                    Some(reason) => {
-                        Ok(Completion::ignored_with(format!("not expressible yet: {reason}")))
-                    }
-                    None => check(&bytes, &description)
-                        .map(|()| Completion::Completed)
-                        .map_err(Into::into),
-                })
+                crate::trial(name, move || check(&bytes, &description))
             });
             trials.collect()
         }
@@ -150,14 +146,25 @@ impl Tensors<'_> {
         self.get(tensor, Stored::F64, f64::from_le_bytes)
     }
 
-    fn logits(&self, dtype: Dtype) -> Result<Vec<f32>, String> {
+    /// Values that are stored in `dtype`, or in f64, widened.
+    fn stored(&self, tensor: &str, dtype: Dtype) -> Result<Vec<f32>, String> {
         match dtype {
-            Dtype::F32 => self.get("logits", Stored::F32, f32::from_le_bytes),
-            Dtype::F16 => self.get("logits", Stored::F16, |b| half::f16::from_le_bytes(b).to_f32()),
+            Dtype::F32 => self.get(tensor, Stored::F32, f32::from_le_bytes),
+            Dtype::F16 => self.get(tensor, Stored::F16, |b| half::f16::from_le_bytes(b).to_f32()),
             Dtype::Bf16 => {
-                self.get("logits", Stored::BF16, |b| half::bf16::from_le_bytes(b).to_f32())
+                self.get(tensor, Stored::BF16, |b| half::bf16::from_le_bytes(b).to_f32())
             }
         }
+    }
+
+    /// What another implementation gave, in its own dtype or in f64.
+    fn theirs(&self, tensor: &str, dtype: Dtype) -> Result<Vec<f64>, String> {
+        self.f64s(tensor)
+            .or_else(|_| Ok(self.stored(tensor, dtype)?.into_iter().map(f64::from).collect()))
+    }
+
+    fn weights(&self, tensor: &str, given: bool) -> Result<Option<Vec<f32>>, String> {
+        given.then(|| self.get(tensor, Stored::F32, f32::from_le_bytes)).transpose()
     }
 }
 
@@ -170,45 +177,158 @@ fn check(bytes: &[u8], description: &Description) -> Result<(), String> {
         "bf16" => Dtype::Bf16,
         other => return Err(format!("dtype {other} is not known")),
     };
-    let upstream = if tensors.has("grad_output") {
-        UpstreamCase::PerRow(tensors.f64s("grad_output")?.into_iter().map(|g| g as f32).collect())
-    } else {
-        UpstreamCase::One
+    let logits = tensors.stored("logits", dtype)?;
+    if logits.len() != description.rows * description.classes {
+        return Err("the logits are not [rows, classes]".to_owned());
+    }
+    match System::of(&description.system)? {
+        System::Loss(config) => check_loss(&tensors, description, dtype, logits, config),
+        System::LogSoftmax => check_log_softmax(&tensors, description, dtype, logits),
+        System::Binary(config) => check_binary(&tensors, description, dtype, logits, config),
+    }
+}
+
+fn reduction(description: &Description) -> Result<Reduction, String> {
+    match description.reduction.as_str() {
+        "none" => Ok(Reduction::None),
+        "sum" => Ok(Reduction::Sum),
+        "mean" => Ok(Reduction::Mean),
+        other => Err(format!("reduction {other} is not known")),
+    }
+}
+
+fn upstream(tensors: &Tensors<'_>) -> Result<UpstreamCase, String> {
+    if !tensors.has("grad_output") {
+        return Ok(UpstreamCase::One);
+    }
+    let upstream = tensors.f64s("grad_output")?.into_iter().map(|g| g as f32).collect();
+    Ok(UpstreamCase::PerRow(upstream))
+}
+
+fn check_loss(
+    tensors: &Tensors<'_>,
+    description: &Description,
+    dtype: Dtype,
+    logits: Vec<f32>,
+    config: LossConfig,
+) -> Result<(), String> {
+    let (target_type, targets, probabilities) = match description.target.as_str() {
+        "index" => (TargetType::I64, tensors.get("target", Stored::I64, i64::from_le_bytes)?, None),
+        "probabilities" => {
+            let q = tensors.get("target", Stored::F32, f32::from_le_bytes)?;
+            let target_type = TargetType::Probabilities(Dtype::F32);
+            (target_type, vec![0; description.rows], Some(q))
+        }
+        other => return Err(format!("targets of kind {other} are not known")),
     };
     let case = Case {
         dtype,
-        target_type: TargetType::I64,
+        target_type,
         classes: description.classes,
-        logits: tensors.logits(dtype)?,
-        targets: tensors.get("target", Stored::I64, i64::from_le_bytes)?,
-        class_weights: if description.weighted {
-            Some(tensors.get("weight", Stored::F32, f32::from_le_bytes)?)
-        } else {
-            None
-        },
-        upstream,
+        logits,
+        targets,
+        probabilities,
+        class_weights: tensors.weights("weight", description.weighted)?,
+        upstream: upstream(tensors)?,
         config: LossConfig {
             label_smoothing: description.smoothing,
             ignore_index: description.ignore_index,
-            reduction: match description.reduction.as_str() {
-                "none" => Reduction::None,
-                "sum" => Reduction::Sum,
-                "mean" => Reduction::Mean,
-                other => return Err(format!("reduction {other} is not known")),
-            },
-            ..convention(&description.system).ok_or("a convention that is not known")?
+            reduction: reduction(description)?,
+            ..config
         },
         placement: Placement::PACKED,
     };
-    if case.logits.len() != description.rows * description.classes {
-        return Err("the logits are not [rows, classes]".to_owned());
-    }
-    let published = published(&tensors, &case)?;
+    let published = published(tensors, &case)?;
     oracle_is_held(&case, &published)?;
-    // The file, not only the oracle, is what the device has to meet.
-    let found = case.run().map_err(|error| error.to_string())?;
+    // The file, not only the oracle, is what the device has to meet, in every form.
+    let found = check_forms(&case)?;
     compare::within_budget(&case, &found, &published)?;
-    Ok(())
+    if !tensors.has("torch_grad") {
+        return Ok(());
+    }
+    let gradient = tensors.theirs("torch_grad", dtype)?;
+    let loss = tensors.theirs("torch_loss", dtype)?;
+    let (our_loss, true_loss) = match case.config.reduction {
+        Reduction::None => {
+            (found.row_losses.iter().map(|&loss| f64::from(loss)).collect(), published.row_losses)
+        }
+        Reduction::Sum | Reduction::Mean => (
+            vec![f64::from(found.loss.ok_or("a reduced loss was asked for")?)],
+            vec![published.loss],
+        ),
+    };
+    // Theirs is in the logits' dtype, ours in f32.
+    compare::no_further_than("loss", Dtype::F32, &our_loss, &loss, &true_loss)?;
+    compare::no_further_than("gradient", dtype, &found.gradient, &gradient, &published.gradient)
+}
+
+fn check_log_softmax(
+    tensors: &Tensors<'_>,
+    description: &Description,
+    dtype: Dtype,
+    logits: Vec<f32>,
+) -> Result<(), String> {
+    let case = LogSoftmaxCase {
+        dtype,
+        classes: description.classes,
+        logits,
+        upstream: tensors.stored("grad_output_matrix", dtype)?,
+        placement: Placement::PACKED,
+    };
+    let log_probs = tensors.f64s("log_softmax")?;
+    let gradient = tensors.f64s("grad")?;
+    let (own, _) = case.expected();
+    same("log-probability", &own, &log_probs)?;
+    same("gradient", &case.expected_gradient(&own), &gradient)?;
+    let found = case.check()?;
+    let theirs = tensors.f64s("torch_log_softmax")?;
+    compare::no_further_than("log-softmax", dtype, &found.log_probs, &theirs, &log_probs)?;
+    let theirs = tensors.f64s("torch_grad")?;
+    compare::no_further_than("gradient", dtype, &found.gradient_of_logits, &theirs, &gradient)
+}
+
+fn check_binary(
+    tensors: &Tensors<'_>,
+    description: &Description,
+    dtype: Dtype,
+    logits: Vec<f32>,
+    config: BinaryConfig,
+) -> Result<(), String> {
+    let over_classes = match (description.system.as_str(), description.reduction.as_str()) {
+        ("torch_binary", "sum") => OverClasses::Sum,
+        _ => OverClasses::Mean,
+    };
+    let case = BinaryCase {
+        dtype,
+        target_type: TargetType::Probabilities(Dtype::F32),
+        classes: description.classes,
+        logits,
+        targets: vec![0; description.rows],
+        probabilities: Some(tensors.get("target", Stored::F32, f32::from_le_bytes)?),
+        class_weights: tensors.weights("weight", description.weighted)?,
+        positive_weights: tensors.weights("pos_weight", description.pos_weighted)?,
+        upstream: UpstreamCase::One,
+        config: BinaryConfig {
+            label_smoothing: description.smoothing,
+            reduction: reduction(description)?,
+            over_classes,
+            ..config
+        },
+        placement: Placement::PACKED,
+    };
+    let (loss, gradient) = (tensors.f64s("loss")?, tensors.f64s("grad")?);
+    let own = case.expected();
+    same("loss", &[own.loss], &loss)?;
+    same("gradient", &own.gradient, &gradient)?;
+    let found = case.check()?;
+    if !tensors.has("torch_grad") {
+        return Ok(());
+    }
+    let our_loss = [f64::from(found.loss.ok_or("a reduced loss was asked for")?)];
+    let theirs = tensors.f64s("torch_loss")?;
+    compare::no_further_than("loss", Dtype::F32, &our_loss, &theirs, &loss)?;
+    let theirs = tensors.f64s("torch_grad")?;
+    compare::no_further_than("gradient", dtype, &found.gradient, &theirs, &gradient)
 }
 
 /// The case's expected values as the oracle would give them.
@@ -223,32 +343,32 @@ fn published(tensors: &Tensors<'_>, case: &Case) -> Result<reference::Outcome, S
     };
     for (lse, &target) in row_lse.iter_mut().zip(&case.targets) {
         // PyTorch computes it from logits that we never read.
-        if case.config.ignore_index == Some(target) {
+        if case.ignore_index() == Some(target) {
             *lse = 0.0;
         }
     }
-    Ok(reference::Outcome { row_losses, row_lse, loss, gradient: tensors.f64s("grad")? })
+    let gradient = tensors.f64s("grad")?;
+    Ok(reference::Outcome { row_losses, row_lse, loss, gradient, ..own })
 }
 
 fn oracle_is_held(case: &Case, published: &reference::Outcome) -> Result<(), String> {
     let own = case.expected();
-    let pairs = [
-        ("loss", &[own.loss][..], &[published.loss][..]),
-        ("row loss", &own.row_losses, &published.row_losses),
-        ("lse", &own.row_lse, &published.row_lse),
-        ("gradient", &own.gradient, &published.gradient),
-    ];
-    for (what, found, expected) in pairs {
-        if found.len() != expected.len() {
-            return Err(format!("{what}: {} values, the file has {}", found.len(), expected.len()));
-        }
-        let wrong = found.iter().zip(expected).position(|(&f, &e)| !compare::oracle_agrees(f, e));
-        if let Some(i) = wrong {
-            return Err(format!(
-                "the oracle's {what} [{i}] is {:e}, the file's {:e}",
-                found[i], expected[i]
-            ));
-        }
+    same("loss", &[own.loss], &[published.loss])?;
+    same("row loss", &own.row_losses, &published.row_losses)?;
+    same("lse", &own.row_lse, &published.row_lse)?;
+    same("gradient", &own.gradient, &published.gradient)
+}
+
+/// The oracle's values against the file's.
+fn same(what: &str, found: &[f64], expected: &[f64]) -> Result<(), String> {
+    if found.len() != expected.len() {
+        return Err(format!("{what}: {} values, the file has {}", found.len(), expected.len()));
     }
-    Ok(())
+    match found.iter().zip(expected).position(|(&f, &e)| !compare::oracle_agrees(f, e)) {
+        None => Ok(()),
+        Some(i) => Err(format!(
+            "the oracle's {what} [{i}] is {:e}, the file's {:e}",
+            found[i], expected[i]
+        )),
+    }
 }

@@ -9,14 +9,13 @@ use proptest::{
 use smoothxent::{
     Divisor, Divisors, EmptyMean, LossConfig, Reduction, Smoothing, WeightedTerms, Workspace,
     problem::{Dtype, TargetType},
-    reference,
 };
 
 use crate::{
     common::{
         compare,
         inputs::{class_weights, hash, unit},
-        run::{Case, Placement, Rig, UpstreamCase, check},
+        run::{Case, Form, Placement, Rig, UpstreamCase, check},
     },
     edges::DTYPES,
     trial,
@@ -25,6 +24,8 @@ use crate::{
 pub fn trials() -> Vec<Trial> {
     vec![
         law("any_problem_is_within_budget", |case| check(&case).map(drop)),
+        law("any_spread_problem_is_within_budget", |case| check(&spread(case)).map(drop)),
+        law("one_hot_probabilities_are_a_class", one_hot),
         law("adding_a_constant_to_a_row_changes_nothing", constant),
         law("gradient_rows_sum_to_zero", sum_to_zero),
         law("permuting_classes_permutes_gradients", permutation),
@@ -67,7 +68,7 @@ fn cases() -> impl Strategy<Value = Case> {
         select(&[Reduction::None, Reduction::Sum, Reduction::Mean][..]),
         prop_oneof![Just(None), Just(Some(-100i64)), Just(Some(0i64))],
     );
-    let places = (0usize..9, 0usize..9, 0usize..5, 0usize..5);
+    let places = (0usize..9, 0usize..9, 0usize..3, 0usize..5, 0usize..5, 0usize..5);
     (shape, options, conventions(), places, 0u8..3).prop_map(
         |((dtype, rows, classes, seed), options, convention, places, upstream)| {
             let (label_smoothing, reduction, ignore_index) = options;
@@ -75,15 +76,18 @@ fn cases() -> impl Strategy<Value = Case> {
             if classes == 1 {
                 convention.smoothing = Smoothing::AllClasses;
             }
-            let (logits_offset, gradient_offset, logits_padding, gradient_padding) = places;
+            let (logits_offset, gradient_offset, vector_offset, ..) = places;
+            let (.., logits_padding, gradient_padding, targets_padding) = places;
             let mut case = Case {
                 config: LossConfig { label_smoothing, ignore_index, reduction, ..convention },
                 class_weights: weighted.then(|| class_weights(classes, seed)),
                 placement: Placement {
                     logits_offset,
                     gradient_offset,
+                    vector_offset,
                     logits_padding,
                     gradient_padding,
+                    targets_padding,
                 },
                 ..Case::new(dtype, rows, classes, seed)
             };
@@ -117,7 +121,7 @@ fn conventions() -> impl Strategy<Value = (LossConfig, bool)> {
     };
     let terms = (
         select(&[Smoothing::AllClasses, Smoothing::OtherClasses][..]),
-        select(&[WeightedTerms::NllAndSmoothing, WeightedTerms::Nll][..]),
+        select(&[WeightedTerms::NllAndSmoothing, WeightedTerms::Nll, WeightedTerms::Smoothing][..]),
         any::<bool>(),
     );
     let divisors = (divisor(), divisor(), divisor());
@@ -144,6 +148,30 @@ fn conventions() -> impl Strategy<Value = (LossConfig, bool)> {
         };
         (config, weighted)
     })
+}
+
+/// With target probabilities of some type.
+fn spread(case: Case) -> Case {
+    let targets = DTYPES[(case.classes + case.rows()) % 3];
+    let seed = hash(case.classes as u64, 17);
+    case.spread(targets, seed)
+}
+
+/// Probabilities that are 1 for one class say what its index says, where a mean is over the rows.
+fn one_hot(mut case: Case) -> Result<(), String> {
+    case.config.ignore_index = None;
+    case.config.divisors = Divisors::all(Divisor::AllRows);
+    case.targets.iter_mut().for_each(|t| *t = (*t).max(0));
+    let expected = case.expected();
+    let mut one_hot = vec![0.0; case.logits.len()];
+    for (row, &y) in case.targets.iter().enumerate() {
+        one_hot[row * case.classes + y as usize] = 1.0;
+    }
+    let case = Case { probabilities: Some(one_hot), ..spread(case) };
+    let mut found = run(&case)?;
+    // There is no class to be correct about.
+    found.correct = None;
+    compare::within_budget(&case, &found, &expected).map(drop)
 }
 
 /// Without what is not invariant under a shift of a row's logits.
@@ -189,7 +217,11 @@ fn sum_to_zero(mut case: Case) -> Result<(), String> {
     compare::rows_sum_to_zero(&case, &run(&case)?)
 }
 
-fn permutation(case: Case) -> Result<(), String> {
+fn permutation(mut case: Case) -> Result<(), String> {
+    // A target that lands on ignore_index would be another problem.
+    if let Some(ignore) = case.config.ignore_index.replace(-100) {
+        case.targets.iter_mut().filter(|t| **t == ignore).for_each(|t| *t = -100);
+    }
     // Multiplying by a number coprime to the classes permutes them.
     let classes = case.classes;
     let step = (1..).map(|i| 2 * i + 1).find(|&step| coprime(step, classes)).unwrap_or(1);
@@ -204,14 +236,12 @@ fn permutation(case: Case) -> Result<(), String> {
             permuted.logits[row * classes + place(k)] = case.logits[row * classes + k];
             expected.gradient[row * classes + place(k)] = original.gradient[row * classes + k];
         }
+
         if case.config.ignore_index != Some(case.targets[row]) {
             permuted.targets[row] = place(case.targets[row] as usize) as i64;
         }
     }
-    // A target that lands on ignore_index would be another problem.
-    if permuted.counted_rows() != case.counted_rows() {
-        return Ok(());
-    }
+    expected.row_argmax = permuted.expected().row_argmax;
     compare::within_budget(&permuted, &run(&permuted)?, &expected).map(drop)
 }
 
@@ -225,8 +255,7 @@ fn plain(mut case: Case) -> Result<(), String> {
     case.class_weights = None;
     let found = run(&case)?;
     let mut expected = case.expected();
-    let targets = reference::Targets::Indices(&case.targets, case.config.ignore_index);
-    let inverse = case.with_options(|o| reference::inverse_divisors(case.rows(), targets, o))[0];
+    let inverse = case.inverse_divisors()[0];
     for (row, x) in case.logits.chunks_exact(case.classes).enumerate() {
         let target = case.targets[row];
         if case.config.ignore_index == Some(target) {
@@ -316,9 +345,9 @@ fn same_bits(case: Case) -> Result<(), String> {
     let stream = rig.context.new_stream().map_err(|error| format!("{:?}", error.0))?;
     // Larger than needed, used before, and by another stream: none of it may show.
     let mut workspace = Workspace::new(&rig.stream, 3000).map_err(failed)?;
-    let first = case.run_on(&rig.stream, &mut workspace).map_err(failed)?;
-    let again = case.run_on(&rig.stream, &mut workspace).map_err(failed)?;
-    let elsewhere = case.run_on(&stream, &mut workspace).map_err(failed)?;
+    let first = case.run_on(&rig.stream, Form::Fused, &mut workspace).map_err(failed)?;
+    let again = case.run_on(&rig.stream, Form::Fused, &mut workspace).map_err(failed)?;
+    let elsewhere = case.run_on(&stream, Form::Fused, &mut workspace).map_err(failed)?;
     equal_bits(&first.bits(), &again.bits(), "the second run")?;
     equal_bits(&first.bits(), &elsewhere.bits(), "another stream")
 }

@@ -16,26 +16,45 @@ pub struct Arguments {}
 // ---------------------------------------------------------------- the rules
 
 /// What each module of src/ may import from the crate. A file in src/plan/ belongs to `plan`.
-/// `buffer` knows the workspace's layout (plan, abi), and `loss` fills the kernels' arguments (abi).
-const MODULE_IMPORTS: [(&str, &[&str]); 10] = [
+/// `buffer` knows the workspace's layout (plan, abi), and `call` and the operations fill the kernels'
+/// arguments (abi).
+const MODULE_IMPORTS: [(&str, &[&str]); 14] = [
     ("abi", &[]),
+    ("binary", &["abi", "buffer", "call", "config", "error", "loss", "module", "plan", "problem"]),
     ("buffer", &["abi", "device", "error", "plan", "problem"]),
+    ("call", &["abi", "buffer", "config", "error", "module", "plan", "problem"]),
+    ("config", &[]),
     ("device", &["error"]),
-    ("error", &[]),
+    ("error", &["config"]),
     (
         "lib",
-        &["abi", "buffer", "device", "error", "loss", "module", "plan", "problem", "reference"],
+        &[
+            "abi",
+            "binary",
+            "buffer",
+            "call",
+            "config",
+            "device",
+            "error",
+            "log_softmax",
+            "loss",
+            "module",
+            "plan",
+            "problem",
+            "reference",
+        ],
     ),
-    ("loss", &["abi", "buffer", "error", "module", "plan", "problem"]),
+    ("log_softmax", &["abi", "buffer", "call", "error", "module", "plan", "problem"]),
+    ("loss", &["abi", "buffer", "call", "config", "error", "module", "plan", "problem"]),
     ("module", &["abi", "device", "error", "plan"]),
-    ("plan", &["abi", "error", "problem"]),
-    ("problem", &["abi", "error"]),
+    ("plan", &["abi", "config", "error", "problem"]),
+    ("problem", &["abi", "config", "error"]),
     ("reference", &[]),
 ];
 
 /// What each file of kernels/ may include of the others: a layer includes those above it. `*`
 /// stands for anything; the first line that fits a file is its own.
-const KERNEL_INCLUDES: [(&str, &[&str]); 11] = [
+const KERNEL_INCLUDES: [(&str, &[&str]); 14] = [
     ("abi.h", &[]),
     ("arithmetic.cuh", &[]),
     ("dtype.cuh", &["abi.h"]),
@@ -45,20 +64,30 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 11] = [
     ("row_loss.cuh", &["abi.h", "arithmetic.cuh", "softmax_state.cuh"]),
     ("reduce.cuh", &["abi.h", "softmax_state.cuh"]),
     ("ordered_sum.cuh", &["abi.h", "arithmetic.cuh", "reduce.cuh"]),
+    ("normalizer.cuh", &["abi.h", "ordered_sum.cuh", "reduce.cuh", "row_loss.cuh", "targets.cuh"]),
+    ("terms.cuh", &["abi.h", "arithmetic.cuh", "dtype.cuh", "softmax_state.cuh", "vector.cuh"]),
+    (
+        "strategy_*.cuh",
+        &["abi.h", "dtype.cuh", "reduce.cuh", "softmax_state.cuh", "terms.cuh", "vector.cuh"],
+    ),
+    // The operations, each on its strategies.
     (
         "*.cuh",
         &[
             "abi.h",
+            "arithmetic.cuh",
             "dtype.cuh",
-            "vector.cuh",
-            "targets.cuh",
-            "softmax_state.cuh",
-            "row_loss.cuh",
-            "reduce.cuh",
             "ordered_sum.cuh",
+            "reduce.cuh",
+            "row_loss.cuh",
+            "softmax_state.cuh",
+            "strategy_*",
+            "targets.cuh",
+            "terms.cuh",
+            "vector.cuh",
         ],
     ),
-    ("*.cu", &["strategy_*", "normalizer.cuh"]),
+    ("*.cu", &["*_loss.cuh", "log_softmax.cuh", "normalizer.cuh"]),
 ];
 
 /// Names of the CUDA types that only these files of kernels/ may spell.

@@ -751,11 +751,12 @@ impl<'a> Decoder<'a> {
                 self.emit(Op::Clock { d });
                 Ok(())
             }
-            (_, Operand::Integer(value @ (0 | 1))) if bits == 1 => {
-                // A predicate constant has no register: d ^ d, inverted for 1.
+            (_, Operand::Integer(value @ -1..=1)) if bits == 1 => {
+                // A predicate constant has no register: d ^ d, inverted for true, which nvcc writes as
+                // 1 or -1.
                 let d = self.dst(inst, 0, bits)?;
                 self.emit(Op::Pred { op: BoolOp::Xor, d, s: [d, d] });
-                if *value == 1 {
+                if *value != 0 {
                     self.emit(Op::Pred { op: BoolOp::Not, d, s: [d, d] });
                 }
                 Ok(())

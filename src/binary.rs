@@ -1,0 +1,231 @@
+//! Binary cross-entropy from logits, each class a question of its own, with smoothing, and its gradient.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaStream;
+
+pub use crate::call::{Gradient, Upstream};
+pub use crate::config::{BinaryConfig, BinarySmoothing, OverClasses};
+pub use crate::loss::Logits;
+pub use crate::problem::Shape;
+use crate::{
+    abi,
+    buffer::{ClassWeights, DeviceRead, DeviceWrite, Logit, Requirement, Target, Workspace},
+    call::{
+        Normalizer, check_gradient, check_targets, guarded, host_known, optional, read_weights,
+        row_sums, targets, write_gradient,
+    },
+    config::Reduction,
+    error::Error,
+    module::Kernels,
+    plan::{self, Plan},
+    problem::{BinaryProblem, Pass, Terms, Types},
+};
+
+/// What a binary cross-entropy is of.
+#[derive(Clone, Copy)]
+pub struct BinaryInputs<'a, T, Y> {
+    /// Sizes and strides of the matrices.
+    pub shape: Shape,
+    /// `[rows, classes]`.
+    pub logits: Logits<'a, T>,
+    /// `[rows, classes]` targets within 0..=1 (`f32`, `f16`, `bf16`) with a row stride, or `[rows]` class
+    /// indices (`i32`, `u32`, `i64`) of the one class that is 1.
+    pub targets: &'a dyn DeviceRead<Y>,
+    /// w, one a class; none for 1.
+    pub class_weights: Option<&'a ClassWeights>,
+    /// r, one a class, what positive targets weigh beside negative ones; none for 1.
+    pub positive_weights: Option<&'a ClassWeights>,
+}
+
+impl<'a, T, Y> BinaryInputs<'a, T, Y> {
+    /// Without weights.
+    pub fn new(
+        shape: Shape,
+        logits: &'a dyn DeviceRead<T>,
+        targets: &'a dyn DeviceRead<Y>,
+    ) -> Self {
+        let logits = Logits::Matrix(logits);
+        Self { shape, logits, targets, class_weights: None, positive_weights: None }
+    }
+
+    /// Of logits that the gradient will overwrite: pass their buffer to [`Gradient::new`]. Without
+    /// weights.
+    pub fn in_place(shape: Shape, targets: &'a dyn DeviceRead<Y>) -> Self {
+        let logits = Logits::InGradient;
+        Self { shape, logits, targets, class_weights: None, positive_weights: None }
+    }
+
+    fn problem(&self, config: BinaryConfig, pass: Pass) -> Result<BinaryProblem, Error>
+    where
+        T: Logit,
+        Y: Target,
+    {
+        let class_weights = self.class_weights.into();
+        let types = Types { dtype: T::DTYPE, targets: Y::TYPE, class_weights };
+        BinaryProblem::new(types, self.shape, config, pass, self.logits.place())
+    }
+}
+
+/// What a binary cross-entropy is asked for beside its gradient; nothing by default.
+#[derive(Default)]
+pub struct BinaryOutputs<'a> {
+    /// One element: the reduced loss, not multiplied by the upstream gradient.
+    pub loss: Option<&'a mut dyn DeviceWrite<f32>>,
+    /// `[rows]`: each row's loss over its classes ([`BinaryConfig::over_classes`]), not divided
+    /// further; 0 for ignored rows, NaN for targets that name no class.
+    pub row_losses: Option<&'a mut dyn DeviceWrite<f32>>,
+}
+
+/// Enqueues the loss on `stream`; allocates nothing, waits for nothing. Reads each logit and each target
+/// once.
+///
+/// # Errors
+/// Those of [`forward_backward`], but without a gradient; and [`Error::ForwardInPlace`].
+pub fn forward<T: Logit, Y: Target>(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    config: BinaryConfig,
+    inputs: BinaryInputs<'_, T, Y>,
+    outputs: BinaryOutputs<'_>,
+    workspace: &mut Workspace,
+) -> Result<(), Error> {
+    let problem = inputs.problem(config, Pass::Forward)?;
+    enqueue(kernels, stream, &problem, inputs, outputs, None, workspace)
+}
+
+/// Enqueues loss and gradient on `stream`; allocates nothing, waits for nothing.
+///
+/// Reads each logit and each target once and writes each gradient once. No step keeps anything for
+/// another: without outputs this is the backward pass. All arithmetic is f32; loss and gradient keep
+/// their accuracy at any logit, since no sigmoid is subtracted from 1. The same call twice gives the
+/// same bits. Bad class indices are reported as in
+/// [`loss::forward_backward`](crate::loss::forward_backward), and so are streams ordered.
+///
+/// # Errors
+/// Before anything is enqueued: those of [`BinaryProblem::new`]; [`Error::Length`];
+/// [`Error::BufferSize`]; [`Error::OtherContext`]; [`Error::Workspace`];
+/// [`Error::LossWithoutReduction`]. [`Error::Driver`] if the launch is refused.
+pub fn forward_backward<T: Logit, Y: Target>(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    config: BinaryConfig,
+    inputs: BinaryInputs<'_, T, Y>,
+    outputs: BinaryOutputs<'_>,
+    gradient: Gradient<'_, T>,
+    workspace: &mut Workspace,
+) -> Result<(), Error> {
+    let problem = inputs.problem(config, Pass::Fused)?;
+    enqueue(kernels, stream, &problem, inputs, outputs, Some(gradient), workspace)
+}
+
+fn enqueue<T: Logit, Y: Target>(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    problem: &BinaryProblem,
+    inputs: BinaryInputs<'_, T, Y>,
+    mut outputs: BinaryOutputs<'_>,
+    mut gradient: Option<Gradient<'_, T>>,
+    workspace: &mut Workspace,
+) -> Result<(), Error> {
+    let shape = inputs.shape;
+    check(kernels, problem, &inputs, &outputs)?;
+    if let Some(gradient) = &gradient {
+        check_gradient(kernels, problem.lengths().gradient, shape.rows, gradient)?;
+    }
+    kernels.enter(stream)?;
+    let (addresses, _workspace) = workspace.guarded(kernels.context(), stream, shape.rows)?;
+
+    // The guards end after the last launch, at the end of this function.
+    let (gradient, _upstream) = write_gradient(gradient.as_mut(), stream);
+    let (logits, _logits) = match inputs.logits {
+        Logits::InGradient => (gradient.matrix, None),
+        Logits::Matrix(logits) => guarded(logits.read(stream)),
+    };
+    let (values, _targets) = guarded(inputs.targets.read(stream));
+    let (class_weights, _class_weights) = read_weights(inputs.class_weights, stream);
+    let (positive_weights, _positive_weights) = read_weights(inputs.positive_weights, stream);
+    let (loss, _loss) = optional(&mut outputs.loss, stream);
+    let (row_losses, _row_losses) = optional(&mut outputs.row_losses, stream);
+    kernels.check_order()?;
+
+    let sums = row_sums(shape.rows, loss, 0, &addresses);
+    let (normalizer, rows) = match plan::choose_binary(problem, kernels.properties()) {
+        // SAFETY: `check` found one element, and its guard orders other streams.
+        Plan::Empty { loss } => unsafe { return kernels.write_nothing(stream, loss, &sums) },
+        Plan::Launches { normalizer, rows } => (normalizer, rows),
+    };
+    let targets = targets(values, problem.ignore_index(), Y::TYPE, shape);
+    let inverse = problem.inverse_divisor();
+    let divided = addresses.divided();
+    if let Some(launch) = normalizer {
+        let normalizer = Normalizer {
+            targets,
+            class_weights: 0,
+            inverse: Terms { nll: inverse, smoothing: inverse, z_loss: inverse },
+            term_weights: Terms { nll: 1.0, smoothing: 0.0, z_loss: 0.0 },
+            empty_mean: problem.config().empty_mean,
+            classes: problem.classes(),
+        };
+        // SAFETY: `check` found `rows` targets; the workspace has room for the result; guards order
+        // other streams.
+        unsafe { normalizer.launch(kernels, stream, launch, &addresses, divided, shape)? };
+    }
+    let smoothed = problem.targets();
+    let argument = abi::XentBinary {
+        logits: logits as *const _,
+        gradient: gradient.matrix as *mut _,
+        targets,
+        class_weights: class_weights as *const f32,
+        positive_weights: positive_weights as *const f32,
+        upstream: gradient.upstream as *const f32,
+        row_losses: row_losses as *mut f32,
+        sums,
+        device_divided: if normalizer.is_some() { divided } else { std::ptr::null() },
+        logits_row_stride: shape.logits_row_stride as u64,
+        gradient_row_stride: shape.gradient_row_stride as u64,
+        upstream_stride: gradient.upstream_stride,
+        classes: problem.classes(),
+        on: smoothed.on,
+        off: smoothed.off,
+        rest: smoothed.rest,
+        over_classes: problem.over_classes(),
+        inverse_divisor: host_known(inverse),
+    };
+    // SAFETY: the checks above compared every length with what the shape spans, in this context;
+    // `guarded` did so for the workspace; `&mut` keeps outputs apart from inputs and each other, but
+    // for logits in the gradient's buffer, which the kernel allows; the plan was made from the same
+    // problem.
+    unsafe { kernels.launch(stream, rows.launch, &argument) }
+}
+
+fn check<T, Y: Target>(
+    kernels: &Kernels,
+    problem: &BinaryProblem,
+    inputs: &BinaryInputs<'_, T, Y>,
+    outputs: &BinaryOutputs<'_>,
+) -> Result<(), Error> {
+    let context = kernels.context();
+    let require = |name, needed| Requirement { name, context, needed };
+    let Shape { rows, classes, .. } = problem.shape();
+    if let Logits::Matrix(logits) = inputs.logits {
+        require("logits", problem.lengths().logits).at_least(logits)?;
+    }
+    check_targets(kernels, inputs.targets, problem.lengths().targets)?;
+    if let Some(weights) = inputs.class_weights {
+        require("class_weights", classes).exactly(weights.buffer())?;
+    }
+    if let Some(weights) = inputs.positive_weights {
+        require("positive_weights", classes).exactly(weights.buffer())?;
+    }
+    if let Some(loss) = &outputs.loss {
+        if problem.config().reduction == Reduction::None {
+            return Err(Error::LossWithoutReduction);
+        }
+        require("loss", 1).exactly(&**loss)?;
+    }
+    outputs
+        .row_losses
+        .as_ref()
+        .map_or(Ok(()), |row_losses| require("row_losses", rows).exactly(&**row_losses))
+}

@@ -1,0 +1,357 @@
+//! What is computed, apart from sizes: options, and presets named after the losses that they equal.
+
+/// How the losses of the rows become one number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reduction {
+    /// Not at all: row i's gradient is that of its own loss.
+    None,
+    /// Their sum.
+    Sum,
+    /// Their sum, each term divided as [`Divisors`] says.
+    #[default]
+    Mean,
+}
+
+/// Over which classes smoothing spreads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Smoothing {
+    /// e/C on each class, the target among them; the target's own weight is 1 - e beside that.
+    #[default]
+    AllClasses,
+    /// e/(C-1) on each class but the target, which has 1 - e.
+    OtherClasses,
+    /// The same without so many classes more, which class weights of 0 have to leave out
+    /// ([`WeightedTerms::Smoothing`]): e/(C-1-n) on each of the others, as OpenNMT does with n = 1 for
+    /// its padding.
+    OtherClassesBut(usize),
+}
+
+/// What class weights multiply, where they are given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WeightedTerms {
+    /// Each -log p_k by the weight of class k, in both terms, as in PyTorch.
+    #[default]
+    NllAndSmoothing,
+    /// The nll term by the weight of the target, and smoothing not at all, as in fastai.
+    Nll,
+    /// Smoothing by the weight of each class, and the nll term not at all.
+    Smoothing,
+}
+
+/// What [`Reduction::Mean`] divides one term of the loss by.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Divisor {
+    /// The sum over counted rows of the class weight of the target; without class weights the same
+    /// as `CountedRows`. PyTorch's mean.
+    #[default]
+    TargetWeights,
+    /// The rows that are not ignored.
+    CountedRows,
+    /// All rows, ignored ones among them.
+    AllRows,
+    /// The caller's number, such as the tokens of a batch that is spread over devices.
+    Given(f64),
+}
+
+/// Published conventions divide different terms by different numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Divisors {
+    /// Of the nll term; of everything but the z-loss for target probabilities, whose
+    /// `TargetWeights` are the rows.
+    pub nll: Divisor,
+    /// Of the smoothing term.
+    pub smoothing: Divisor,
+    /// Of the z-loss.
+    pub z_loss: Divisor,
+}
+
+impl Divisors {
+    /// One for all terms.
+    pub const fn all(divisor: Divisor) -> Self {
+        Self { nll: divisor, smoothing: divisor, z_loss: divisor }
+    }
+}
+
+/// A mean that would divide by 0: of no rows, or of rows whose targets all have the weight 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EmptyMean {
+    /// NaN, as in PyTorch.
+    #[default]
+    Nan,
+    /// 0.
+    Zero,
+}
+
+/// What is computed, apart from sizes.
+///
+/// With transformed logits `z = s tanh(t x / s)` (or `t x` without a cap), `p = softmax(z)`, target y,
+/// class weights w, smoothing e and C classes, the loss of row i is
+///
+/// ```text
+/// a w_y -log p_y / D1 + b sum_k w_k -log p_k / D2 + L lse^2 / D3
+/// ```
+///
+/// where `a = 1 - e, b = e/C` (Szegedy et al. 2016, <https://arxiv.org/abs/1512.00567>) or
+/// `a = 1 - e - e/(C-1), b = e/(C-1)`, and the D are 1 but in a mean. For target probabilities q the
+/// first two terms are `sum_k w_k (a q_k + b) -log p_k / D1`. The default is PyTorch's
+/// `CrossEntropyLoss()`, but that nothing is ignored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossConfig {
+    /// e, within 0..=1.
+    pub label_smoothing: f64,
+    /// Over which classes it spreads.
+    pub smoothing: Smoothing,
+    /// What class weights multiply, if [`LossInputs`](crate::LossInputs) has any.
+    pub weighted_terms: WeightedTerms,
+    /// Rows with this target have loss 0, gradient 0 and no part in the mean. Any value, also one
+    /// that is a class. Means nothing for target probabilities, as in PyTorch.
+    pub ignore_index: Option<i64>,
+    /// How row losses are reduced.
+    pub reduction: Reduction,
+    /// What a mean divides by.
+    pub divisors: Divisors,
+    /// What a mean is that would divide by 0.
+    pub empty_mean: EmptyMean,
+    /// L, the weight of lse^2; 0 for none.
+    pub z_loss: f64,
+    /// t, more than 0.
+    pub logit_scale: f64,
+    /// s, more than 0.
+    pub logit_softcap: Option<f64>,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        Self {
+            label_smoothing: 0.0,
+            smoothing: Smoothing::default(),
+            weighted_terms: WeightedTerms::default(),
+            ignore_index: None,
+            reduction: Reduction::default(),
+            divisors: Divisors::default(),
+            empty_mean: EmptyMean::default(),
+            z_loss: 0.0,
+            logit_scale: 1.0,
+            logit_softcap: None,
+        }
+    }
+}
+
+/// What losses elsewhere are called here. Each equals its model in value and gradient up to what its
+/// documentation says; every field can still be changed. The page "coming from" maps
+/// every argument.
+impl LossConfig {
+    /// PyTorch's `CrossEntropyLoss()`: target -100 is ignored, the mean is over the class weights of
+    /// the targets, smoothing is over all classes and weighted. `label_smoothing`, `ignore_index` and
+    /// `reduction` are the fields of those names; `weight` is
+    /// [`LossInputs::class_weights`](crate::LossInputs::class_weights).
+    ///
+    /// Different: a target that names no class is reported and does not end the process.
+    pub fn pytorch() -> Self {
+        Self { ignore_index: Some(-100), ..Self::default() }
+    }
+
+    /// Keras' `CategoricalCrossentropy(from_logits=True, label_smoothing=...)` for one-hot targets,
+    /// which are given as indices here: mean over all rows (`sum_over_batch_size`), nothing ignored.
+    ///
+    /// Different: Keras takes targets that are not one-hot, and sample weights.
+    pub fn keras_categorical(label_smoothing: f64) -> Self {
+        Self::mean_over_all_rows(label_smoothing)
+    }
+
+    /// timm's `LabelSmoothingCrossEntropy(smoothing=...)`: mean over all rows, nothing ignored.
+    pub fn timm(label_smoothing: f64) -> Self {
+        Self::mean_over_all_rows(label_smoothing)
+    }
+
+    /// `LabelSmoothing` of NVIDIA's DeepLearningExamples: mean over all rows, nothing ignored.
+    pub fn nvidia(label_smoothing: f64) -> Self {
+        Self::mean_over_all_rows(label_smoothing)
+    }
+
+    fn mean_over_all_rows(label_smoothing: f64) -> Self {
+        Self { label_smoothing, divisors: Divisors::all(Divisor::AllRows), ..Self::default() }
+    }
+
+    /// fastai's `LabelSmoothingCrossEntropy(eps=..., weight=...)`: weights on the nll term alone, which
+    /// is divided by the weights of the targets, while smoothing is divided by all rows.
+    ///
+    /// Different: fastai's nll term leaves out targets of -100 and its smoothing term does not;
+    /// nothing is ignored here, unless `ignore_index` is set, which leaves a row out of both.
+    pub fn fastai(label_smoothing: f64) -> Self {
+        Self {
+            label_smoothing,
+            weighted_terms: WeightedTerms::Nll,
+            divisors: Divisors { smoothing: Divisor::AllRows, ..Divisors::default() },
+            ..Self::default()
+        }
+    }
+
+    /// fairseq's `label_smoothed_cross_entropy` since smoothing spreads over the other classes, as its
+    /// trainer minimises it: the sum divided by the tokens of the whole batch (`sample_size`).
+    ///
+    /// Different: `padding_idx` is [`ignore_index`](Self::ignore_index), to be set; fairseq logs its
+    /// loss in base 2.
+    ///
+    /// `tokens` has to be more than 0.
+    pub fn fairseq(label_smoothing: f64, tokens: f64) -> Self {
+        Self::over_other_classes(label_smoothing, tokens)
+    }
+
+    /// tensor2tensor's `padded_cross_entropy(label_smoothing=1 - confidence)`: 1 - e for the target, e /
+    /// (C-1) for each other class, divided by the tokens that are not padding, which the caller counts.
+    ///
+    /// Different: tensor2tensor subtracts the entropy of the smoothed target, a constant, from each
+    /// row's loss; padding (class 0) is [`ignore_index`](Self::ignore_index), to be set. `tokens` has
+    /// to be more than 0.
+    pub fn tensor2tensor(label_smoothing: f64, tokens: f64) -> Self {
+        Self::over_other_classes(label_smoothing, tokens)
+    }
+
+    fn over_other_classes(label_smoothing: f64, tokens: f64) -> Self {
+        Self {
+            label_smoothing,
+            smoothing: Smoothing::OtherClasses,
+            divisors: Divisors::all(Divisor::Given(tokens)),
+            ..Self::default()
+        }
+    }
+
+    /// Megatron's `vocab_parallel_cross_entropy(label_smoothing=...)` on one device, which is not
+    /// reduced: `1 - e C/(C-1)` of the nll and `e C/(C-1)` of the mean of all -log p, which is 1 - e for
+    /// the target and e/(C-1) for each other class.
+    ///
+    /// Different: Megatron takes the logarithm of p, and is infinite where p underflows.
+    pub fn megatron(label_smoothing: f64) -> Self {
+        Self {
+            label_smoothing,
+            smoothing: Smoothing::OtherClasses,
+            reduction: Reduction::None,
+            ..Self::default()
+        }
+    }
+
+    /// OpenNMT's `LabelSmoothingLoss`: 1 - e for the target, e/(C-2) for each other class but padding, the
+    /// sum divided by the tokens that the caller counts.
+    ///
+    /// Different: padding has to have the class weight 0 and all others 1
+    /// ([`WeightedTerms::Smoothing`] applies them), and to be [`ignore_index`](Self::ignore_index);
+    /// OpenNMT subtracts the entropy of the smoothed target, a constant, from each row's loss.
+    pub fn opennmt(label_smoothing: f64, tokens: f64) -> Self {
+        Self {
+            smoothing: Smoothing::OtherClassesBut(1),
+            weighted_terms: WeightedTerms::Smoothing,
+            ..Self::over_other_classes(label_smoothing, tokens)
+        }
+    }
+
+    /// flash-attn's `CrossEntropyLoss(label_smoothing=...)`: target -100 is ignored, every term is
+    /// divided by the rows that count. Its `lse_square_scale` is [`z_loss`](Self::z_loss), its
+    /// `logit_scale` the field of that name.
+    pub fn flash_attn(label_smoothing: f64) -> Self {
+        Self {
+            label_smoothing,
+            ignore_index: Some(-100),
+            divisors: Divisors::all(Divisor::CountedRows),
+            ..Self::default()
+        }
+    }
+
+    /// Liger's `LigerCrossEntropyLoss()`: PyTorch's, with a z-loss that is divided by the rows that
+    /// count. Its `lse_square_scale` is [`z_loss`](Self::z_loss), its `softcap` is
+    /// [`logit_softcap`](Self::logit_softcap).
+    ///
+    /// Different: Liger overwrites the logits with the gradient.
+    pub fn liger() -> Self {
+        let divisors = Divisors { z_loss: Divisor::CountedRows, ..Divisors::default() };
+        Self { divisors, ..Self::pytorch() }
+    }
+}
+
+/// How [`BinaryConfig::label_smoothing`] moves a target q of one class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum BinarySmoothing {
+    /// To q (1 - e) + e/2, as Keras does.
+    #[default]
+    Half,
+    /// To q (1 - e) + e/C, as timm does with class indices.
+    Classes,
+}
+
+/// How the losses of a row's classes become the loss of the row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OverClasses {
+    /// Their mean, as in Keras, and in PyTorch's mean over all elements.
+    #[default]
+    Mean,
+    /// Their sum.
+    Sum,
+}
+
+/// What a binary cross-entropy is, apart from sizes.
+///
+/// With targets q in 0..=1 (for a class index y: 1 for y, 0 for the others), t their smoothed value,
+/// class weights w, positive weights r and C classes, the loss of row i is
+///
+/// ```text
+/// 1/C sum_k w_k (r_k t_k -log sigmoid(x_k) + (1 - t_k) -log sigmoid(-x_k)) / D
+/// ```
+///
+/// where 1/C is 1 for [`OverClasses::Sum`], and D is 1 but in a mean. The default is PyTorch's
+/// `BCEWithLogitsLoss()`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BinaryConfig {
+    /// e, within 0..=1.
+    pub label_smoothing: f64,
+    /// How it moves a target.
+    pub smoothing: BinarySmoothing,
+    /// Rows with this target have loss 0, gradient 0 and no part in a mean over `CountedRows`. Means
+    /// nothing for target probabilities.
+    pub ignore_index: Option<i64>,
+    /// How the classes of a row are reduced.
+    pub over_classes: OverClasses,
+    /// How row losses are reduced.
+    pub reduction: Reduction,
+    /// What a mean divides by; `TargetWeights` is the same as `CountedRows` here.
+    pub divisor: Divisor,
+    /// What a mean is that would divide by 0.
+    pub empty_mean: EmptyMean,
+}
+
+impl Default for BinaryConfig {
+    fn default() -> Self {
+        Self {
+            label_smoothing: 0.0,
+            smoothing: BinarySmoothing::default(),
+            ignore_index: None,
+            over_classes: OverClasses::default(),
+            reduction: Reduction::default(),
+            divisor: Divisor::AllRows,
+            empty_mean: EmptyMean::default(),
+        }
+    }
+}
+
+/// What losses elsewhere are called here, as for [`LossConfig`].
+impl BinaryConfig {
+    /// PyTorch's `BCEWithLogitsLoss()`: the mean over all elements. `weight` of shape `[C]` is
+    /// `class_weights`, `pos_weight` is `positive_weights`.
+    ///
+    /// Different: `reduction="none"` gives one loss a row here, not one an element.
+    pub fn pytorch() -> Self {
+        Self::default()
+    }
+
+    /// Keras' `BinaryCrossentropy(from_logits=True, label_smoothing=...)`: the mean over the last axis,
+    /// then over all rows (`sum_over_batch_size`).
+    pub fn keras(label_smoothing: f64) -> Self {
+        Self { label_smoothing, ..Self::default() }
+    }
+
+    /// timm's `BinaryCrossEntropy(smoothing=...)` for class indices: 1 - e + e/C for the target, e/C for
+    /// the others, the mean over all elements. `sum_classes=True` is [`OverClasses::Sum`].
+    pub fn timm(smoothing: f64) -> Self {
+        let label_smoothing = smoothing;
+        Self { label_smoothing, smoothing: BinarySmoothing::Classes, ..Self::default() }
+    }
+}
