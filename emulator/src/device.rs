@@ -31,8 +31,8 @@ pub struct Model {
     pub memory_bus_bits: i32,
 }
 
-/// Device memory of every model: small enough to be a plausible limit on the host.
-pub const TOTAL_MEMORY: u64 = 16 << 30;
+/// Device memory of every model. The host's is used as far as it is touched.
+pub const TOTAL_MEMORY: u64 = 64 << 30;
 /// Emulated devices in a process, all of the same model.
 pub const COUNT: i32 = 2;
 

@@ -19,8 +19,12 @@ const REMEMBERED: usize = 4096;
 /// Host memory of one allocation, which several workers may access at the same time.
 #[derive(Debug)]
 struct Backing {
-    start: NonNull<u8>,
+    /// What was allocated, and how.
+    base: NonNull<u8>,
     layout: Layout,
+    /// Its first byte that is aligned to ALIGN; `bytes` follow.
+    start: NonNull<u8>,
+    bytes: usize,
 }
 
 // SAFETY: the pointer is owned, and after construction memory is only touched through atomics.
@@ -29,22 +33,26 @@ unsafe impl Send for Backing {}
 unsafe impl Sync for Backing {}
 
 impl Backing {
-    /// Filled with 0xFF: NaN in every float format.
+    /// Holds the complement of device memory: fresh pages, which the system hands out zeroed and only
+    /// when they are touched, are full of 0xFF to the device, NaN in every float format. So an
+    /// allocation of which little is used costs little, however large it is.
     fn new(bytes: u64) -> Option<Self> {
-        let rounded = usize::try_from(bytes).ok()?.max(1).next_multiple_of(ALIGN as usize);
-        let layout = Layout::from_size_align(rounded, ALIGN as usize).ok()?;
+        let align = ALIGN as usize;
+        let bytes = usize::try_from(bytes).ok()?.max(1).checked_next_multiple_of(align)?;
+        // Zeroed memory of a larger alignment would be written to be zero.
+        let layout = Layout::from_size_align(bytes.checked_add(align)?, 16).ok()?;
         // SAFETY: the layout's size is at least ALIGN.
-        let start = NonNull::new(unsafe { std::alloc::alloc(layout) })?;
-        // SAFETY: `start` is `rounded` fresh bytes that nobody else knows of yet.
-        unsafe { start.as_ptr().write_bytes(0xFF, rounded) };
-        Some(Self { start, layout })
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })?;
+        // SAFETY: less than ALIGN further, there are `bytes` more.
+        let start = unsafe { base.add(base.align_offset(align)) };
+        Some(Self { base, layout, start, bytes })
     }
 }
 
 impl Drop for Backing {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
-        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) };
+        unsafe { std::alloc::dealloc(self.base.as_ptr(), self.layout) };
     }
 }
 
@@ -57,11 +65,11 @@ pub trait Word: Copy + Eq {
     type Atomic;
     /// Size in bytes.
     const BYTES: usize;
-    /// Relaxed load.
+    /// Relaxed load of a complement.
     fn load(from: &Self::Atomic) -> Self;
-    /// Relaxed store.
+    /// Relaxed store as a complement.
     fn store(to: &Self::Atomic, value: Self);
-    /// Replaces the value by a function of it and returns the old one.
+    /// Replaces the value, kept as a complement, by a function of it and returns the old one.
     fn update(at: &Self::Atomic, f: impl FnMut(Self) -> Self) -> Self;
 }
 
@@ -72,18 +80,18 @@ macro_rules! word {
             const BYTES: usize = size_of::<$word>();
             #[inline(always)]
             fn load(from: &$atomic) -> Self {
-                from.load(Ordering::Relaxed)
+                !from.load(Ordering::Relaxed)
             }
             #[inline(always)]
             fn store(to: &$atomic, value: Self) {
-                to.store(value, Ordering::Relaxed);
+                to.store(!value, Ordering::Relaxed);
             }
             fn update(at: &$atomic, mut f: impl FnMut(Self) -> Self) -> Self {
                 let mut old = at.load(Ordering::Relaxed);
                 loop {
-                    let new = f(old);
+                    let new = !f(!old);
                     match at.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
-                        Ok(_) => return old,
+                        Ok(_) => return !old,
                         Err(now) => old = now,
                     }
                 }
@@ -121,7 +129,7 @@ impl Allocation {
     #[inline(always)]
     fn atomic<W: Word>(&self, offset: u64) -> &W::Atomic {
         let offset = offset as usize;
-        assert!(offset + W::BYTES <= self.backing.layout.size() && offset.is_multiple_of(W::BYTES));
+        assert!(offset + W::BYTES <= self.backing.bytes && offset.is_multiple_of(W::BYTES));
         // SAFETY: in bounds and, as the start is aligned to ALIGN, aligned; atomics allow all bit
         // patterns, and all accesses to this memory are atomic.
         unsafe { &*self.backing.start.as_ptr().add(offset).cast::<W::Atomic>() }

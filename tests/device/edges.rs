@@ -1,8 +1,13 @@
 //! Shapes, places and values at which kernels of this kind break.
 
+use std::sync::{Mutex, PoisonError};
+
 use libtest_mimic::{Completion, Trial};
 use smoothxent::{
-    EmptyMean, LossConfig, Reduction, Shape, Smoothing, WeightedTerms,
+    EmptyMean, Gradient, LossConfig, LossInputs, LossOutputs, Reduction, Shape, Smoothing,
+    WeightedTerms, Workspace,
+    cudarc::driver::{CudaSlice, DriverError, sys::CUresult},
+    loss,
     plan::{self, Plan},
     problem::{ClassWeighting, Dtype, Pass, Place, Problem, TargetType, Types},
 };
@@ -10,7 +15,7 @@ use smoothxent::{
 use crate::{
     common::{
         inputs,
-        run::{Case, Placement, Rig, UpstreamCase, check},
+        run::{Case, Placement, Rig, Stored, UpstreamCase, check},
     },
     trial,
 };
@@ -82,7 +87,12 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial(format!("edges::confident::{dtype:?}"), move || confident(dtype)));
         trials.push(trial(format!("edges::not_finite::{dtype:?}"), move || not_finite(dtype)));
         trials.push(trial(format!("edges::many_rows::{dtype:?}"), move || many_rows(dtype)));
-        trials.push(far_apart(dtype));
+        for far in [Far::Logits, Far::Gradient, Far::Probabilities] {
+            // No stride is beyond 31 bits, and their multiples are; and beyond 32.
+            for stride in [(1 << 30) + 64, (1 << 32) + 64] {
+                trials.push(far_apart(far, dtype, stride));
+            }
+        }
         trials.push(trial(format!("edges::every_target::{dtype:?}"), move || every_target(dtype)));
     }
     trials.push(trial("edges::nothing_counts", nothing_counts));
@@ -448,24 +458,97 @@ fn many_rows(dtype: Dtype) -> Result<(), String> {
     Ok(())
 }
 
-/// Rows further apart than 2^32 elements: offsets are 64-bit.
-fn far_apart(dtype: Dtype) -> Trial {
-    Trial::ignorable_test(format!("edges::rows_beyond_2_to_the_32::{dtype:?}"), move || {
-        let rig = Rig::here();
-        let name = rig.context.name().map_err(|error| format!("{:?}", error.0))?;
-        let stride = (1usize << 32) + 64;
-        // Logits and gradient, on the device and while they are made on the host.
-        let needed = 2 * (stride + 64) * dtype.bytes();
-        let (free, _) = rig.context.mem_get_info().map_err(|error| format!("{:?}", error.0))?;
-        if name.starts_with("Emulated") || free < needed + (1 << 30) {
-            return Ok(Completion::ignored_with(format!("needs a GPU with {needed} bytes free")));
-        }
-        let padding = stride - 33;
-        let placement =
-            Placement { logits_padding: padding, gradient_padding: padding, ..Placement::PACKED };
-        check(&Case { placement, config: smoothed(0.1), ..Case::new(dtype, 2, 33, 12) })?;
-        Ok(Completion::Completed)
+/// Which matrix has its rows far apart.
+#[derive(Clone, Copy, Debug)]
+enum Far {
+    Logits,
+    Gradient,
+    Probabilities,
+}
+
+/// Rows further apart than 2^31 and 2^32 elements, of one matrix at a time: every offset is 64-bit. What
+/// lies between the rows is never touched, so that an emulated device has none of it.
+fn far_apart(far: Far, dtype: Dtype, stride: usize) -> Trial {
+    let name = format!("edges::far_apart::{far:?}::{dtype:?}::{stride}");
+    Trial::ignorable_test(name, move || {
+        let ran = match dtype {
+            Dtype::F32 => run_far_apart::<f32>(far, stride),
+            Dtype::F16 => run_far_apart::<half::f16>(far, stride),
+            Dtype::Bf16 => run_far_apart::<half::bf16>(far, stride),
+        };
+        Ok(match ran? {
+            true => Completion::Completed,
+            false => Completion::ignored_with("the device has too little memory"),
+        })
     })
+}
+
+fn run_far_apart<T: Stored + smoothxent::Target>(far: Far, stride: usize) -> Result<bool, String> {
+    // One at a time: they are large.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let Rig { stream, kernels, .. } = Rig::here();
+    // So many that their offsets are beyond 31 bits, or 32.
+    let (rows, classes) = (if stride < 1 << 31 { 4 } else { 2 }, 33);
+    let case = Case { config: smoothed(0.1), ..Case::new(T::DTYPE, rows, classes, 12) };
+    let case = case.spread(T::DTYPE, 13);
+    // Rows that are aligned as the ones below are summed in the same order.
+    let aligned = Placement { logits_padding: 31, ..Placement::PACKED };
+    let expected = Case { placement: aligned, ..case.clone() }.run();
+    let expected = expected.map_err(|error| error.to_string())?;
+
+    let mut shape = Shape { logits_row_stride: 64, ..Shape::contiguous(rows, classes) };
+    match far {
+        Far::Logits => shape.logits_row_stride = stride,
+        Far::Gradient => shape.gradient_row_stride = stride,
+        Far::Probabilities => shape.targets_row_stride = stride,
+    }
+    let failed = |error: DriverError| format!("{:?}", error.0);
+    let place = |values: &[f32], stride: usize| -> Result<Option<CudaSlice<T>>, String> {
+        // SAFETY: f32, f16 and bf16 are values whatever their bits are; the rows are written below,
+        // and nothing else is read.
+        let allocated = unsafe { stream.alloc::<T>((rows - 1) * stride + classes) };
+        let mut matrix = match allocated {
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => return Ok(None),
+            other => other.map_err(failed)?,
+        };
+        for (row, values) in values.chunks_exact(classes).enumerate() {
+            let values: Vec<T> = values.iter().map(|&x| T::narrow(x)).collect();
+            let mut to = matrix.slice_mut(row * stride..row * stride + classes);
+            stream.memcpy_htod(&values, &mut to).map_err(failed)?;
+        }
+        Ok(Some(matrix))
+    };
+    let blank = vec![0.0; rows * classes];
+    let q = case.probabilities.as_ref().ok_or("there are probabilities")?;
+    let (Some(logits), Some(q), Some(mut gradient)) = (
+        place(&case.logits, shape.logits_row_stride)?,
+        place(q, shape.targets_row_stride)?,
+        place(&blank, shape.gradient_row_stride)?,
+    ) else {
+        return Ok(false);
+    };
+    let mut row_losses = stream.alloc_zeros::<f32>(rows).map_err(failed)?;
+    let mut workspace = Workspace::new(stream, rows).map_err(|error| error.to_string())?;
+    let outputs = LossOutputs { row_losses: Some(&mut row_losses), ..LossOutputs::default() };
+    let inputs = LossInputs::new(shape, &logits, &q);
+    let to = Gradient::new(&mut gradient);
+    loss::forward_backward(kernels, stream, case.config, inputs, outputs, to, &mut workspace)
+        .map_err(|error| error.to_string())?;
+    let mut found = vec![];
+    for row in 0..rows {
+        let start = row * shape.gradient_row_stride;
+        let row = stream.clone_dtoh(&gradient.slice(start..start + classes)).map_err(failed)?;
+        found.extend(row.into_iter().map(|g| f64::from(g.widen())));
+    }
+    if found != expected.gradient {
+        return Err(format!("{far:?}: the gradient differs from that of packed rows"));
+    }
+    let row_losses = stream.clone_dtoh(&row_losses).map_err(failed)?;
+    if row_losses != expected.row_losses {
+        return Err(format!("{far:?}: {row_losses:?} instead of {:?}", expected.row_losses));
+    }
+    Ok(true)
 }
 
 /// PyTorch's empty mean is NaN, an empty sum 0; gradients are 0.
