@@ -137,34 +137,43 @@ impl Default for LossConfig {
     }
 }
 
-/// What losses elsewhere are called here. Each equals its model in value and gradient up to what its
-/// documentation says; every field can still be changed. The page "coming from" maps
-/// every argument.
+/// What losses elsewhere are called here. Each equals its model in value and gradient, but for what its
+/// documentation says and for precision: losses are f32 here, where PyTorch, timm, fastai, NVIDIA's
+/// ConvNets and Liger round them to the logits' dtype. Every field can still be changed.
+/// [`coming_from`](crate::coming_from) maps every argument.
 impl LossConfig {
     /// PyTorch's `CrossEntropyLoss()`: target -100 is ignored, the mean is over the class weights of
-    /// the targets, smoothing is over all classes and weighted. `label_smoothing`, `ignore_index` and
-    /// `reduction` are the fields of those names; `weight` is
+    /// the targets, or over the rows for probabilities, and smoothing is over all classes and weighted.
+    /// `label_smoothing`, `ignore_index` and `reduction` are the fields of those names; `weight` is
     /// [`LossInputs::class_weights`](crate::LossInputs::class_weights).
     ///
-    /// Different: a target that names no class is reported and does not end the process.
+    /// Different: a target that names no class is reported, where PyTorch raises an error on the CPU and
+    /// loses the context on a GPU; a zero weight or probability beside a logit of -inf is 0, where
+    /// PyTorch gives NaN.
     pub fn pytorch() -> Self {
         Self { ignore_index: Some(-100), ..Self::default() }
     }
 
-    /// Keras' `CategoricalCrossentropy(from_logits=True, label_smoothing=...)` for one-hot targets,
-    /// which are given as indices here: mean over all rows (`sum_over_batch_size`), nothing ignored.
+    /// Keras' `CategoricalCrossentropy(from_logits=True, label_smoothing=...)`, for probabilities or for
+    /// the indices of one-hot targets: mean over all rows (`sum_over_batch_size`), nothing ignored.
     ///
-    /// Different: Keras takes targets that are not one-hot, and sample weights.
+    /// Different: `class_weight` and `sample_weight` multiply rows there, which is
+    /// [`Upstream::PerRow`](crate::Upstream::PerRow) with [`Reduction::None`] here; a batch of no rows is
+    /// 0 in Keras 2 and an empty tensor in Keras 3.
     pub fn keras_categorical(label_smoothing: f64) -> Self {
         Self::mean_over_all_rows(label_smoothing)
     }
 
-    /// timm's `LabelSmoothingCrossEntropy(smoothing=...)`: mean over all rows, nothing ignored.
+    /// timm's `LabelSmoothingCrossEntropy(smoothing=...)`: mean over all rows, nothing ignored. With
+    /// probabilities and a smoothing of 0 its `SoftTargetCrossEntropy()`.
     pub fn timm(label_smoothing: f64) -> Self {
         Self::mean_over_all_rows(label_smoothing)
     }
 
-    /// `LabelSmoothing` of NVIDIA's DeepLearningExamples: mean over all rows, nothing ignored.
+    /// `LabelSmoothing` of the ConvNets in NVIDIA's DeepLearningExamples: mean over all rows, nothing
+    /// ignored.
+    ///
+    /// Different: the class of the same name in their GNMT leaves padding out and sums.
     pub fn nvidia(label_smoothing: f64) -> Self {
         Self::mean_over_all_rows(label_smoothing)
     }
@@ -187,32 +196,58 @@ impl LossConfig {
         }
     }
 
-    /// fairseq's `label_smoothed_cross_entropy` since smoothing spreads over the other classes, as its
-    /// trainer minimises it: the sum divided by the tokens of the whole batch (`sample_size`).
+    /// fairseq's `label_smoothed_cross_entropy` since version 0.12, as its trainer minimises it: e/(C-1)
+    /// for each other class, the sum divided by the `sample_size` of the whole batch, which are its
+    /// tokens, or its sentences with `sentence_avg`.
     ///
     /// Different: `padding_idx` is [`ignore_index`](Self::ignore_index), to be set; fairseq logs its
-    /// loss in base 2.
-    ///
-    /// `tokens` has to be more than 0.
-    pub fn fairseq(label_smoothing: f64, tokens: f64) -> Self {
-        Self::over_other_classes(label_smoothing, tokens)
+    /// loss in base 2. `sample_size` has to be more than 0; fairseq divides by 1 then.
+    pub fn fairseq(label_smoothing: f64, sample_size: f64) -> Self {
+        Self::over_other_classes(label_smoothing, Divisor::Given(sample_size))
     }
 
-    /// tensor2tensor's `padded_cross_entropy(label_smoothing=1 - confidence)`: 1 - e for the target, e /
-    /// (C-1) for each other class, divided by the tokens that are not padding, which the caller counts.
+    /// tensor2tensor's `padded_cross_entropy(label_smoothing=1 - confidence)` with its model's division
+    /// by the tokens that are not padding: 1 - e for the target, e/(C-1) for each other class, targets
+    /// of 0 ignored, and 0 if there is nothing else.
     ///
     /// Different: tensor2tensor subtracts the entropy of the smoothed target, a constant, from each
-    /// row's loss; padding (class 0) is [`ignore_index`](Self::ignore_index), to be set. `tokens` has
-    /// to be more than 0.
-    pub fn tensor2tensor(label_smoothing: f64, tokens: f64) -> Self {
-        Self::over_other_classes(label_smoothing, tokens)
+    /// row's loss, and adds the tokens of all shards.
+    pub fn tensor2tensor(label_smoothing: f64) -> Self {
+        Self {
+            ignore_index: Some(0),
+            empty_mean: EmptyMean::Zero,
+            ..Self::over_other_classes(label_smoothing, Divisor::CountedRows)
+        }
     }
 
-    fn over_other_classes(label_smoothing: f64, tokens: f64) -> Self {
+    /// OpenNMT-py's loss since version 3.0.3, divided as its trainer does: e/C for each class, the sum
+    /// divided by `normalization`, which are sentences, or tokens.
+    ///
+    /// Different: padding is [`ignore_index`](Self::ignore_index), to be set.
+    pub fn opennmt(label_smoothing: f64, normalization: f64) -> Self {
+        let divisors = Divisors::all(Divisor::Given(normalization));
+        Self { label_smoothing, divisors, ..Self::default() }
+    }
+
+    /// OpenNMT-py's `LabelSmoothingLoss` before version 3.0.3: 1 - e for the target, e/(C-2) for each
+    /// other class but padding, the sum divided by `normalization`.
+    ///
+    /// Different: padding has to have the class weight 0 and all others 1
+    /// ([`WeightedTerms::Smoothing`] applies them), and to be [`ignore_index`](Self::ignore_index);
+    /// OpenNMT subtracts the entropy of the smoothed target, a constant, from each row's loss.
+    pub fn opennmt_before_3_0_3(label_smoothing: f64, normalization: f64) -> Self {
+        Self {
+            smoothing: Smoothing::OtherClassesBut(1),
+            weighted_terms: WeightedTerms::Smoothing,
+            ..Self::over_other_classes(label_smoothing, Divisor::Given(normalization))
+        }
+    }
+
+    fn over_other_classes(label_smoothing: f64, divisor: Divisor) -> Self {
         Self {
             label_smoothing,
             smoothing: Smoothing::OtherClasses,
-            divisors: Divisors::all(Divisor::Given(tokens)),
+            divisors: Divisors::all(divisor),
             ..Self::default()
         }
     }
@@ -221,7 +256,9 @@ impl LossConfig {
     /// reduced: `1 - e C/(C-1)` of the nll and `e C/(C-1)` of the mean of all -log p, which is 1 - e for
     /// the target and e/(C-1) for each other class.
     ///
-    /// Different: Megatron takes the logarithm of p, and is infinite where p underflows.
+    /// Different: Megatron's smoothing term takes the logarithm of p, and is infinite where p
+    /// underflows; a target outside the vocabulary is no error there, and masked later, which is
+    /// [`ignore_index`](Self::ignore_index) here; it overwrites f32 logits.
     pub fn megatron(label_smoothing: f64) -> Self {
         Self {
             label_smoothing,
@@ -231,23 +268,32 @@ impl LossConfig {
         }
     }
 
-    /// OpenNMT's `LabelSmoothingLoss`: 1 - e for the target, e/(C-2) for each other class but padding, the
-    /// sum divided by the tokens that the caller counts.
+    /// Transformer Engine's `parallel_cross_entropy(label_smoothing=..., reduce_loss=True)` on one
+    /// device, since version 2.12: e/C for each class, target -100 ignored, the mean over the rows that
+    /// count, and 0 if none does. `reduce_loss=False` is [`Reduction::None`].
     ///
-    /// Different: padding has to have the class weight 0 and all others 1
-    /// ([`WeightedTerms::Smoothing`] applies them), and to be [`ignore_index`](Self::ignore_index);
-    /// OpenNMT subtracts the entropy of the smoothed target, a constant, from each row's loss.
-    pub fn opennmt(label_smoothing: f64, tokens: f64) -> Self {
+    /// Different: a target that names no class has an infinite loss there.
+    pub fn transformer_engine(label_smoothing: f64) -> Self {
+        Self { empty_mean: EmptyMean::Zero, ..Self::flash_attn(label_smoothing) }
+    }
+
+    /// apex' `SoftmaxCrossEntropyLoss.apply(logits, labels, smoothing, padding_idx)`: e/C for each class,
+    /// targets of `padding_idx` ignored, not reduced.
+    pub fn apex(label_smoothing: f64, padding_idx: i64) -> Self {
         Self {
-            smoothing: Smoothing::OtherClassesBut(1),
-            weighted_terms: WeightedTerms::Smoothing,
-            ..Self::over_other_classes(label_smoothing, tokens)
+            label_smoothing,
+            ignore_index: Some(padding_idx),
+            reduction: Reduction::None,
+            ..Self::default()
         }
     }
 
     /// flash-attn's `CrossEntropyLoss(label_smoothing=...)`: target -100 is ignored, every term is
     /// divided by the rows that count. Its `lse_square_scale` is [`z_loss`](Self::z_loss), its
-    /// `logit_scale` the field of that name.
+    /// `logit_scale` the field of that name, its `inplace_backward`
+    /// [`LossInputs::in_place`](crate::LossInputs::in_place).
+    ///
+    /// Different: a target that names no class counts there, with an nll of 0.
     pub fn flash_attn(label_smoothing: f64) -> Self {
         Self {
             label_smoothing,
@@ -258,13 +304,15 @@ impl LossConfig {
     }
 
     /// Liger's `LigerCrossEntropyLoss()`: PyTorch's, with a z-loss that is divided by the rows that
-    /// count. Its `lse_square_scale` is [`z_loss`](Self::z_loss), its `softcap` is
-    /// [`logit_softcap`](Self::logit_softcap).
+    /// count, and 0 if none does. Its `lse_square_scale` is [`z_loss`](Self::z_loss), its `softcap` is
+    /// [`logit_softcap`](Self::logit_softcap), its token accuracy
+    /// [`LossOutputs::correct`](crate::LossOutputs::correct) over the rows that count.
     ///
-    /// Different: Liger overwrites the logits with the gradient.
+    /// Different: Liger overwrites the logits with the gradient, and those of ignored rows with 0 even
+    /// where no gradient is asked for; it gives NaN where all targets weigh nothing.
     pub fn liger() -> Self {
         let divisors = Divisors { z_loss: Divisor::CountedRows, ..Divisors::default() };
-        Self { divisors, ..Self::pytorch() }
+        Self { divisors, empty_mean: EmptyMean::Zero, ..Self::pytorch() }
     }
 }
 
@@ -343,13 +391,17 @@ impl BinaryConfig {
     }
 
     /// Keras' `BinaryCrossentropy(from_logits=True, label_smoothing=...)`: the mean over the last axis,
-    /// then over all rows (`sum_over_batch_size`).
+    /// then over all rows (`sum_over_batch_size`). Its `"sum"` adds the rows' means, too.
     pub fn keras(label_smoothing: f64) -> Self {
         Self { label_smoothing, ..Self::default() }
     }
 
     /// timm's `BinaryCrossEntropy(smoothing=...)` for class indices: 1 - e + e/C for the target, e/C for
-    /// the others, the mean over all elements. `sum_classes=True` is [`OverClasses::Sum`].
+    /// the others, the mean over all elements. `sum_classes=True` is [`OverClasses::Sum`], `weight` and
+    /// `pos_weight` are `class_weights` and `positive_weights`.
+    ///
+    /// Different: dense targets are not smoothed there, or by e/2 with `smooth_dense=True`
+    /// ([`BinarySmoothing::Half`]); there is no `target_threshold` here.
     pub fn timm(smoothing: f64) -> Self {
         let label_smoothing = smoothing;
         Self { label_smoothing, smoothing: BinarySmoothing::Classes, ..Self::default() }

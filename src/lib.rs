@@ -10,8 +10,16 @@
 //!
 //! where D is 1, or for a mean the number of rows that are not ignored. [`LossConfig`] has the whole
 //! formula, with class weights, the other conventions of smoothing and averaging, z-loss, logit scale
-//! and soft-cap, and presets named after the losses of other frameworks. Logits and gradient are
-//! f32, f16 or bf16; arithmetic, losses and log-sum-exps are f32.
+//! and soft-cap, and presets named after the losses of other frameworks; [`coming_from`] maps their
+//! arguments. Targets are class indices or probabilities. Logits and gradient are f32, f16 or bf16;
+//! arithmetic, losses and log-sum-exps are f32.
+//!
+//! | | |
+//! |---|---|
+//! | [`loss::forward_backward`] | loss and gradient in one pass, also in place |
+//! | [`loss::forward`], [`loss::backward`] | the two apart, for autograd |
+//! | [`log_softmax`] | log-softmax, softmax, and the gradient |
+//! | [`binary`] | binary cross-entropy from logits |
 //!
 //! ```no_run
 //! use smoothxent::{Gradient, Kernels, LossConfig, LossInputs, LossOutputs, Shape, Workspace, loss};
@@ -80,6 +88,11 @@ pub use half;
 pub use loss::{Logits, LossInputs, LossOutputs};
 pub use module::Kernels;
 pub use problem::{LogSoftmaxShape, Shape};
+
+/// Coming from PyTorch, Keras, timm, fastai, fairseq, tensor2tensor, OpenNMT, NVIDIA's libraries,
+/// Megatron, Liger, flash-attn or QuACK.
+#[doc = include_str!("coming_from.md")]
+pub mod coming_from {}
 
 /// The examples of the README, which have to compile.
 #[cfg(doctest)]

@@ -636,6 +636,7 @@ fn span(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::EmptyMean;
 
     fn problem(shape: Shape, label_smoothing: f64) -> Result<Problem, Error> {
         with(shape, LossConfig { label_smoothing, ..LossConfig::default() })
@@ -765,6 +766,7 @@ mod tests {
         let (classes, rows, e, tokens) = (10, 4, 0.1, 8.0);
         let all = [0.9, 0.01];
         let others = [0.9 - 0.1 / 9.0, 0.1 / 9.0];
+        let but_one = [0.9 - 0.1 / 8.0, 0.1 / 8.0];
         let one = InverseDivisor::Host(1.0);
         let every_row = InverseDivisor::Host(0.25);
         let given = InverseDivisor::Host(0.125);
@@ -777,7 +779,11 @@ mod tests {
             (LossConfig::nvidia(e), all, [every_row; 3], true),
             (LossConfig::fastai(e), all, [weights, every_row, weights], false),
             (LossConfig::fairseq(e, tokens), others, [given; 3], true),
-            (LossConfig::tensor2tensor(e, tokens), others, [given; 3], true),
+            (LossConfig::tensor2tensor(e), others, [counted; 3], true),
+            (LossConfig::opennmt(e, tokens), all, [given; 3], true),
+            (LossConfig::opennmt_before_3_0_3(e, tokens), but_one, [given; 3], true),
+            (LossConfig::transformer_engine(e), all, [counted; 3], true),
+            (LossConfig::apex(e, 0), all, [one; 3], true),
             (LossConfig::megatron(e), [1.0 - e * 10.0 / 9.0, e / 9.0], [one; 3], true),
             (LossConfig::flash_attn(e), all, [counted; 3], true),
             (
@@ -801,6 +807,9 @@ mod tests {
         let ignoring = [LossConfig::pytorch(), LossConfig::flash_attn(e), LossConfig::liger()];
         assert!(ignoring.iter().all(|config| config.ignore_index == Some(-100)));
         assert_eq!(LossConfig::megatron(e).reduction, Reduction::None);
+        let zero =
+            [LossConfig::tensor2tensor(e), LossConfig::transformer_engine(e), LossConfig::liger()];
+        assert!(zero.iter().all(|config| config.empty_mean == EmptyMean::Zero));
     }
 
     #[test]

@@ -54,13 +54,15 @@ fn half_ulp(dtype: Dtype, value: f64) -> f64 {
     (value.abs() * (2.0f64).powi(-relative_bits)).max(subnormal)
 }
 
-/// Largest finite value of the stored type.
-fn largest(dtype: Dtype) -> f64 {
-    match dtype {
-        Dtype::F32 => f64::from(f32::MAX),
-        Dtype::F16 => 65504.0,
-        Dtype::Bf16 => f64::from(half::bf16::MAX),
-    }
+/// What is stored: values that round to none of the type's are infinite.
+fn to_range(dtype: Dtype, value: f64) -> f64 {
+    // Half a unit in the last place beyond the largest: a tie, which goes to the even infinity.
+    let overflows = match dtype {
+        Dtype::F32 => f64::from(f32::MAX) + (2.0f64).powi(103),
+        Dtype::F16 => 65_520.0,
+        Dtype::Bf16 => f64::from(half::bf16::MAX) + (2.0f64).powi(119),
+    };
+    if value.abs() >= overflows { value.signum() * f64::INFINITY } else { value }
 }
 
 /// Roundings that make a coefficient, relative.
@@ -474,12 +476,7 @@ fn judge(
         for k in 0..classes {
             let (value, want) =
                 (found.gradient[row * classes + k], expected.gradient[row * classes + k]);
-            let want =
-                if want.abs() > largest(case.dtype) + half_ulp(case.dtype, largest(case.dtype)) {
-                    want.signum() * f64::INFINITY
-                } else {
-                    want
-                };
+            let want = to_range(case.dtype, want);
             let budget =
                 of_row.as_ref().map_or(0.0, |r| gradient_budget(case, r, row, k, want) + slack);
             worst.see(|| format!("gradient [{row}, {k}]"), value, want, budget);
@@ -521,14 +518,9 @@ fn judge_argmax(case: &Case, row: usize, found: i64, expected: i64) -> Result<()
     Err(format!("{case}: the largest of row {row} is {expected}, not {found}"))
 }
 
-/// Losses are stored in f32: what does not round to one of its values is infinite.
+/// Losses are stored in f32.
 fn to_f32_range(value: f64) -> f64 {
-    let largest = f64::from(f32::MAX);
-    if value.abs() >= largest + half_ulp(Dtype::F32, largest) {
-        value.signum() * f64::INFINITY
-    } else {
-        value
-    }
+    to_range(Dtype::F32, value)
 }
 
 /// The oracle against published values: f64 rounding, through the sums of a row.
@@ -638,7 +630,9 @@ pub fn binary(case: &BinaryCase, found: &BinaryOutcome) -> Result<(), String> {
                 let positive = w * r * (options.on * q + options.off);
                 let negative = w * (options.on * (1.0 - q) + 1.0 - options.on - options.off);
                 let tail = (-x.abs()).exp();
-                let tail_error = (4.0 + 1.25 * x.abs()) * U + 4.0 * U;
+                // exp(-inf) is 0 exactly.
+                let distance = if x.is_infinite() { 0.0 } else { x.abs() };
+                let tail_error = (4.0 + 1.25 * distance) * U + 4.0 * U;
                 let (below, above) =
                     if x >= 0.0 { (positive, negative) } else { (negative, positive) };
                 let coefficient = 6.0 * U;
@@ -681,16 +675,6 @@ pub fn binary(case: &BinaryCase, found: &BinaryOutcome) -> Result<(), String> {
         }
     });
     worst.verdict(case).map(drop)
-}
-
-/// What rounds to none of the stored type's values is infinite.
-fn to_range(dtype: Dtype, value: f64) -> f64 {
-    let largest = largest(dtype);
-    if value.abs() >= largest + half_ulp(dtype, largest) {
-        value.signum() * f64::INFINITY
-    } else {
-        value
-    }
 }
 
 /// Roundings of f32 that a result cannot do without: an exponential is within 4 by the ISA, its exponent,
@@ -752,4 +736,12 @@ pub fn no_further_than(
         }
     }
     Ok(())
+}
+
+/// A value that a test states with seven digits behind the point.
+pub fn literal(what: &str, found: f64, expected: f64) -> Result<(), String> {
+    // The last digit stated, and f32's own rounding of values up to some thousand.
+    let allowed = 1e-7 + 8.0 * U * expected.abs();
+    let same = found == expected || (found - expected).abs() <= allowed;
+    if same { Ok(()) } else { Err(format!("{what} is {found}, not {expected}")) }
 }

@@ -319,14 +319,26 @@ impl BinaryCase {
     }
 
     pub fn run(&self, form: BinaryForm) -> Result<BinaryOutcome, Error> {
+        self.run_on(form, &mut Workspace::new(&Rig::here().stream, self.rows())?)
+    }
+
+    pub fn run_on(
+        &self,
+        form: BinaryForm,
+        workspace: &mut Workspace,
+    ) -> Result<BinaryOutcome, Error> {
         match self.dtype {
-            Dtype::F32 => self.run_with_logits::<f32>(form),
-            Dtype::F16 => self.run_with_logits::<f16>(form),
-            Dtype::Bf16 => self.run_with_logits::<bf16>(form),
+            Dtype::F32 => self.run_with_logits::<f32>(form, workspace),
+            Dtype::F16 => self.run_with_logits::<f16>(form, workspace),
+            Dtype::Bf16 => self.run_with_logits::<bf16>(form, workspace),
         }
     }
 
-    fn run_with_logits<T: Stored>(&self, form: BinaryForm) -> Result<BinaryOutcome, Error> {
+    fn run_with_logits<T: Stored>(
+        &self,
+        form: BinaryForm,
+        workspace: &mut Workspace,
+    ) -> Result<BinaryOutcome, Error> {
         fn dense<Q: Stored>(q: &Option<Vec<f32>>, classes: usize, padding: usize) -> Vec<Q> {
             let q = q.as_ref().expect("the case's targets are probabilities");
             let padded = |q: &[f32]| -> Vec<Q> {
@@ -341,17 +353,17 @@ impl BinaryCase {
         let i32s = || indices.iter().map(|&y| y as i32).collect::<Vec<_>>();
         let u32s = || indices.iter().map(|&y| y as u32).collect::<Vec<_>>();
         match self.target_type {
-            TargetType::I32 => self.run_as::<T, i32>(form, i32s()),
-            TargetType::U32 => self.run_as::<T, u32>(form, u32s()),
-            TargetType::I64 => self.run_as::<T, i64>(form, indices.clone()),
+            TargetType::I32 => self.run_as::<T, i32>(form, workspace, i32s()),
+            TargetType::U32 => self.run_as::<T, u32>(form, workspace, u32s()),
+            TargetType::I64 => self.run_as::<T, i64>(form, workspace, indices.clone()),
             TargetType::Probabilities(Dtype::F32) => {
-                self.run_as::<T, f32>(form, dense(q, classes, padding))
+                self.run_as::<T, f32>(form, workspace, dense(q, classes, padding))
             }
             TargetType::Probabilities(Dtype::F16) => {
-                self.run_as::<T, f16>(form, dense(q, classes, padding))
+                self.run_as::<T, f16>(form, workspace, dense(q, classes, padding))
             }
             TargetType::Probabilities(Dtype::Bf16) => {
-                self.run_as::<T, bf16>(form, dense(q, classes, padding))
+                self.run_as::<T, bf16>(form, workspace, dense(q, classes, padding))
             }
         }
     }
@@ -359,6 +371,7 @@ impl BinaryCase {
     fn run_as<T: Stored, Y: Target + DeviceRepr + Copy + Default>(
         &self,
         form: BinaryForm,
+        workspace: &mut Workspace,
         targets: Vec<Y>,
     ) -> Result<BinaryOutcome, Error> {
         let Rig { kernels, stream, .. } = Rig::here();
@@ -391,7 +404,6 @@ impl BinaryCase {
         };
         let mut loss = Vector::new(stream, p.vector_offset, &[UNTOUCHED]);
         let mut row_losses = Vector::new(stream, p.vector_offset, &vec![UNTOUCHED; rows]);
-        let mut workspace = Workspace::new(stream, rows)?;
         let reduced = self.config.reduction != Reduction::None;
         {
             let logits_view = logits.buffer.slice(logits.offset..);
@@ -419,7 +431,7 @@ impl BinaryCase {
                     _ => Upstream::One,
                 },
             };
-            let (config, workspace) = (self.config, &mut workspace);
+            let config = self.config;
             match form {
                 BinaryForm::Fused | BinaryForm::InPlace => {
                     let inputs = inputs(if in_place { Logits::InGradient } else { apart });

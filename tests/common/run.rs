@@ -641,11 +641,18 @@ impl Stored for bf16 {
     }
 }
 
+/// Elements up to which a case is run in every form wherever it lies; larger ones only where packed, since
+/// an interpreter takes its time.
+const SMALL: usize = 1 << 15;
+
 /// The whole check of one case in every form: no error, nothing outside touched, everything within
 /// budget, and the same bits in all forms.
 pub fn check(case: &Case) -> Result<Outcome, String> {
     let found = case.run().map_err(|error| format!("{case}: {error}"))?;
     super::compare::within_budget(case, &found, &case.expected())?;
+    if case.logits.len() > SMALL && case.placement != Placement::PACKED {
+        return Ok(found);
+    }
     for form in Form::OTHERS {
         let other = case.run_form(form).map_err(|error| format!("{case}, {form:?}: {error}"))?;
         // A gradient that is cut differently is the same: only in place does it move.

@@ -9,8 +9,10 @@ mod common;
 
 mod edges;
 mod errors;
+mod field_bugs;
 mod golden;
 mod laws;
+mod operations;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -22,7 +24,14 @@ fn main() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    let trials = [golden::trials(), edges::trials(), laws::trials(), errors::trials()];
+    let trials = [
+        golden::trials(),
+        edges::trials(),
+        laws::trials(),
+        errors::trials(),
+        field_bugs::trials(),
+        operations::trials(),
+    ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
 
