@@ -29,10 +29,13 @@ const ARCHS_VARIABLE: &str = "SMOOTHXENT_CUDA_ARCHS";
 const ALL_MACHINE_CODE: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
 const ALL_PTX: [u32; 3] = [75, 80, 90];
 
-/// `--no-compress` because the emulated driver reads the PTX out of the image, and `-lineinfo` so
-/// that profilers and the emulated driver can name lines of the source.
-const NVCC_FLAGS: [&str; 7] =
-    ["-fatbin", "-lineinfo", "--no-compress", "-std=c++17", "-O3", "-Werror", "all-warnings"];
+/// `-lineinfo` so that profilers and the emulated driver can name lines of the source.
+const NVCC_FLAGS: [&str; 6] =
+    ["-fatbin", "-lineinfo", "-std=c++17", "-O3", "-Werror", "all-warnings"];
+
+/// An eighth of the size, where nvcc knows the option (12.8 and later). The emulated driver reads this
+/// compression, and none.
+const COMPRESS: &str = "--compress-mode=size";
 
 /// Everything but `PATH`, for which see [`watch_for_nvcc`].
 const WATCHED_VARIABLES: [&str; 8] = [
@@ -87,8 +90,10 @@ fn build() -> Result<(), String> {
     watch(&nvcc.path.display().to_string());
 
     let targets = Targets::choose(&request, &known_capabilities(&nvcc.path)?)?;
-    let compiler =
-        Compiler { nvcc: nvcc.path, host_compiler: find_host_compiler()?, targets, out_dir };
+    let help = output_of(Command::new(&nvcc.path).arg("--help"))?;
+    let compress = if help.contains("--compress-mode") { Some(COMPRESS) } else { None };
+    let host_compiler = find_host_compiler()?;
+    let compiler = Compiler { nvcc: nvcc.path, host_compiler, compress, targets, out_dir };
     compiler.compile_all(&kernels)?;
     publish(&compiler.targets.names().join(","), "");
     Ok(())
@@ -273,6 +278,7 @@ fn join(capabilities: &BTreeSet<u32>) -> String {
 struct Compiler {
     nvcc: PathBuf,
     host_compiler: Option<PathBuf>,
+    compress: Option<&'static str>,
     targets: Targets,
     out_dir: PathBuf,
 }
@@ -316,6 +322,7 @@ impl Compiler {
         let mut command = Command::new(&self.nvcc);
         command
             .args(NVCC_FLAGS)
+            .args(self.compress)
             .args(self.targets.gencode_flags())
             .arg(format!("--threads={threads}"));
         if let Some(host_compiler) = &self.host_compiler {

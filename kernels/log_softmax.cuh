@@ -61,14 +61,14 @@ struct LogSoftmaxRow {
     }
 
     template <class Shift>
-    __device__ __forceinline__ void write(const RowSoftmax &softmax, uint32_t apart) const {
-        T *output = static_cast<T *>(p.output) + index * p.output_row_stride;
-        const Shift shift(identity(), softmax.max);
-        if (p.what == XENT_PROBABILITIES) {
-            row.write(output, Probabilities(softmax), shift, p.classes);
-            return;
-        }
-        row.write(output, LogProbabilities(softmax), shift, p.classes);
+    __device__ __forceinline__ void write_probabilities(T *output, const RowSoftmax &softmax) const {
+        row.write(output, Probabilities(softmax), Shift(identity(), softmax.max), p.classes);
+    }
+
+    __device__ __forceinline__ void write_log_probabilities(T *output, const RowSoftmax &softmax,
+                                                            uint32_t apart) const {
+        // They need no exponential: any shift serves.
+        row.write(output, LogProbabilities(softmax), FusedShift(identity(), 0.0f), p.classes);
         if (apart != kNoPosition) {
             // Whoever has written this element like the others; below the first thread mends it.
             __syncthreads();
@@ -98,10 +98,13 @@ struct LogSoftmaxRow {
                                  2 * XENT_NOTHING_APART + (exact ? 1 : 0)};
             }
         }
-        if (exact) {
-            write<ExactShift>(softmax, apart);
+        T *output = static_cast<T *>(p.output) + index * p.output_row_stride;
+        if (p.what == XENT_LOG_PROBABILITIES) {
+            write_log_probabilities(output, softmax, apart);
+        } else if (exact) {
+            write_probabilities<ExactShift>(output, softmax);
         } else {
-            write<FusedShift>(softmax, apart);
+            write_probabilities<FusedShift>(output, softmax);
         }
     }
 };

@@ -1,9 +1,13 @@
 //! Finds the PTX in what `cuModuleLoadData` is given: a fatbin that nvcc wrote, or PTX itself.
 //!
 //! A fatbin is a 16-byte header (magic, version, header size, size of what follows) and entries,
-//! each with a header of its own that gives kind, architecture and payload size.
+//! each with a header of its own that gives kind, architecture and payload size. A payload is stored as
+//! it is, or as a Zstandard frame with padding behind it.
 
 use std::ffi::{CStr, c_char, c_void};
+use std::io::Read;
+
+use ruzstd::decoding::StreamingDecoder;
 
 const FATBIN_MAGIC: u32 = 0xBA55_ED50;
 /// What `nvcc --fatbin` embeds in host objects: a struct that points at the fatbin.
@@ -20,8 +24,11 @@ pub enum FatbinError {
     /// A size that leads out of the image.
     #[error("the image is damaged: {0}")]
     Damaged(&'static str),
-    /// PTX, but compressed.
-    #[error("the PTX of the image is compressed; compile with `nvcc -compress-mode=none`")]
+    /// PTX, but compressed in a way that is not known.
+    #[error(
+        "the PTX of the image is compressed, and not by Zstandard; compile with `nvcc \
+         -compress-mode=size`, or `none`"
+    )]
     Compressed,
     /// No PTX that this device may run.
     #[error("no PTX for sm_{architecture} or older in the image; it has PTX for {found:?}")]
@@ -67,9 +74,14 @@ pub fn ptx_for(image: &[u8], architecture: u32) -> Result<String, FatbinError> {
             found.push(target);
             let better = best.as_ref().is_none_or(|(other, _)| target > *other);
             if target <= architecture && better {
-                if uncompressed != 0 {
-                    return Err(FatbinError::Compressed);
-                }
+                let unpacked;
+                let content = if uncompressed == 0 {
+                    content
+                } else {
+                    let frame = u32_at(image, at + 16).ok_or_else(damaged)? as usize;
+                    unpacked = decompress(content.get(..frame).ok_or_else(damaged)?)?;
+                    &unpacked
+                };
                 let end = content.iter().position(|&b| b == 0).unwrap_or(content.len());
                 let text = std::str::from_utf8(&content[..end])
                     .map_err(|_| FatbinError::Damaged("PTX that is not text"))?;
@@ -83,6 +95,21 @@ pub fn ptx_for(image: &[u8], architecture: u32) -> Result<String, FatbinError> {
         None if found.is_empty() => Err(FatbinError::MachineCode),
         None => Err(FatbinError::NoneForDevice { architecture, found }),
     }
+}
+
+/// One Zstandard frame.
+fn decompress(frame: &[u8]) -> Result<Vec<u8>, FatbinError> {
+    const ZSTANDARD_MAGIC: u32 = 0xFD2F_B528;
+    if u32_at(frame, 0) != Some(ZSTANDARD_MAGIC) {
+        return Err(FatbinError::Compressed);
+    }
+    let damaged = || FatbinError::Damaged("a Zstandard frame that does not decode");
+    let mut content = Vec::new();
+    StreamingDecoder::new(frame)
+        .map_err(|_| damaged())?
+        .read_to_end(&mut content)
+        .map_err(|_| damaged())?;
+    Ok(content)
 }
 
 /// The PTX for a device of an image whose length only its header tells.

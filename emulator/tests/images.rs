@@ -2,6 +2,7 @@
 
 use cuda_emulator::device::{MODELS, named};
 use cuda_emulator::fatbin::{FatbinError, ptx_for};
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
 /// A fatbin with entries of (kind, architecture, uncompressed size, payload), as nvcc lays it out.
 fn fatbin(entries: &[(u16, u32, u64, &str)]) -> Vec<u8> {
@@ -47,6 +48,29 @@ fn images_without_usable_ptx_say_why() {
     assert_eq!(ptx_for(&compressed, 75).unwrap_err(), FatbinError::Compressed);
     let cut = &newer[..newer.len() - 1];
     assert!(matches!(ptx_for(cut, 90).unwrap_err(), FatbinError::Damaged(_)));
+}
+
+#[test]
+fn compressed_ptx_is_unpacked() {
+    let text = ".version 9.0\n.target sm_80\n".repeat(50);
+    let frame = compress_to_vec(text.as_bytes(), CompressionLevel::Fastest);
+    let entry = |frame: &[u8]| {
+        let mut image = fatbin(&[(1, 80, text.len() as u64, "")]);
+        // The payload and its sizes, with padding behind it.
+        let padded = frame.len().next_multiple_of(8);
+        image[16 + 8..16 + 16].copy_from_slice(&(padded as u64).to_le_bytes());
+        image[16 + 16..16 + 20].copy_from_slice(&(frame.len() as u32).to_le_bytes());
+        image.truncate(16 + 64);
+        image.extend_from_slice(frame);
+        image.resize(16 + 64 + padded, 0);
+        image
+    };
+    assert_eq!(ptx_for(&entry(&frame), 80).unwrap(), text);
+    let mut spoiled = frame.clone();
+    spoiled.truncate(frame.len() / 2);
+    assert!(matches!(ptx_for(&entry(&spoiled), 80).unwrap_err(), FatbinError::Damaged(_)));
+    spoiled[0] ^= 1;
+    assert_eq!(ptx_for(&entry(&spoiled), 80).unwrap_err(), FatbinError::Compressed);
 }
 
 #[test]
