@@ -164,7 +164,7 @@ struct XentRowSums {
     /* One element or null: the sum of all shares. */
     float *loss;
     /* One element or null: rows whose largest logit is the target's. */
-    uint64_t *correct;
+    int64_t *correct;
     /* [rows]: each row's part of the loss; used if `loss` is not null. */
     float *row_shares;
     /* [ceil(rows / XENT_CHUNK_ROWS)]: sums over chunks; used if `loss` is not null. */

@@ -92,28 +92,42 @@ struct BinaryRow {
                                                  : aligned_with_packs(probabilities_as<Half>(), layout);
     }
 
-    __device__ __forceinline__ BinaryElement element(float x, float q, uint32_t position) const {
+    // 1 for all where there are no weights.
+    __device__ __forceinline__ void weights_of(const float *weights, uint32_t start, bool aligned,
+                                               float (&w)[kSize]) const {
+        if (weights != nullptr) {
+            load_run(weights + start, aligned, w);
+        } else {
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) w[i] = 1.0f;
+        }
+    }
+
+    // A weight that is large beside a coefficient of 0 overflows nothing.
+    __device__ __forceinline__ BinaryElement element(float x, float q, float w, float r) const {
         const float t = fma_rn(p.on, q, p.off);
         const float rest = fma_rn(p.on, sub_rn(1.0f, q), p.rest);  // 1 - t, to its own accuracy
-        const float w = p.class_weights == nullptr ? 1.0f : p.class_weights[position];
-        const float r = p.positive_weights == nullptr ? 1.0f : p.positive_weights[position];
-        return BinaryElement(x, mul_rn(mul_rn(w, r), t), mul_rn(w, rest));
+        return BinaryElement(x, mul_rn(w, mul_rn(r, t)), mul_rn(w, rest));
     }
 
     // Loss of this thread's elements; writes their gradients.
     __device__ __forceinline__ float run() const {
         const RowLayout<T> layout(logits, p.classes);
         const bool q_aligned = targets_aligned(layout);
+        // Both kinds of weights start where buffers do.
+        const bool weights_aligned = aligned_with_packs(static_cast<const float *>(nullptr), layout);
         const bool gradient_aligned = same_alignment<T>(logits, gradient);
         float loss = 0.0f;
         for (uint32_t index = threadIdx.x; index < layout.packs; index += blockDim.x) {
             const uint32_t start = layout.start_of(index);
-            float x[kSize], q[kSize], losses[kSize];
+            float x[kSize], q[kSize], w[kSize], r[kSize], losses[kSize];
             unpack<T>(layout.body(logits)[index], x);
             targets_of(start, q_aligned, q);
+            weights_of(p.class_weights, start, weights_aligned, w);
+            weights_of(p.positive_weights, start, weights_aligned, r);
 #pragma unroll
             for (uint32_t i = 0; i < kSize; ++i) {
-                const BinaryElement result = element(x[i], q[i], start + i);
+                const BinaryElement result = element(x[i], q[i], w[i], r[i]);
                 losses[i] = result.loss;
                 x[i] = mul_rn(result.gradient, scale);
             }
@@ -122,8 +136,10 @@ struct BinaryRow {
         }
         if (threadIdx.x < layout.edges()) {
             const uint32_t position = layout.edge(threadIdx.x);
+            const float w = p.class_weights == nullptr ? 1.0f : p.class_weights[position];
+            const float r = p.positive_weights == nullptr ? 1.0f : p.positive_weights[position];
             const BinaryElement result =
-                element(load_one(logits + position), target_of(position), position);
+                element(load_one(logits + position), target_of(position), w, r);
             loss = add_rn(loss, result.loss);
             if (gradient != nullptr) store_one(gradient + position, mul_rn(result.gradient, scale));
         }
@@ -159,7 +175,8 @@ __device__ __forceinline__ void binary_block(const XentBinary &p) {
         if (indices) target = load_target(p.targets, index, p.classes);
         if (target.kind != TargetKind::kClass) {
             const bool bad = target.kind == TargetKind::kBad;
-            if (bad && threadIdx.x == 0) {
+            // A backward pass has no workspace: the forward pass has recorded it.
+            if (bad && threadIdx.x == 0 && p.sums.workspace != nullptr) {
                 record_bad_target(p.sums.workspace->status, index, target.value, p.classes);
             }
             report_binary(p, index, bad ? NAN : 0.0f, inverse);

@@ -2,7 +2,8 @@
 //
 // Computes: log_softmax: output[k] = x_k - lse, or exp(x_k - lse).
 //     log_softmax_backward: gradient[k] = g_k - p_k sum_j g_j, with p from log-probabilities, or from
-//     logits and what the forward pass saved.
+//     logits and what the forward pass saved; of a class that it kept apart,
+//     gradient[y] = (1 - p_y) g_y - p_y sum_{j != y} g_j, where nothing cancels as p_y -> 1.
 // Shapes: all matrices [rows, classes] with any row strides and any base alignment.
 // Traffic: with b bytes an element and the row in shared memory, forward b * classes read and as many
 //     written; backward 2 b * classes read, b * classes written. What does not fit shared memory is
@@ -84,7 +85,7 @@ struct LogSoftmaxRow {
         const bool exact = needs_exact_shift(softmax, merged.shift, 0.0f);
         if (exact) softmax = reduce_again<ExactShift>(softmax.max, kNoPosition);
         uint32_t apart = kNoPosition;
-        if (p.what == XENT_LOG_PROBABILITIES && is_confident(softmax)) {
+        if ((p.what == XENT_LOG_PROBABILITIES || p.save != nullptr) && is_confident(softmax)) {
             // All warps have read the storage; it is written again.
             __syncthreads();
             apart = block_min(row.lowest_of(mine, softmax.max), storage);
@@ -94,8 +95,8 @@ struct LogSoftmaxRow {
         if (threadIdx.x == 0) {
             if (p.row_lse != nullptr) p.row_lse[index] = log_sum_exp(softmax);
             if (p.save != nullptr) {
-                p.save[index] = {softmax.max, softmax.sum, softmax.mass,
-                                 2 * XENT_NOTHING_APART + (exact ? 1 : 0)};
+                const uint32_t kept = apart == kNoPosition ? XENT_NOTHING_APART : apart;
+                p.save[index] = {softmax.max, softmax.others, softmax.mass, 2 * kept + (exact ? 1 : 0)};
             }
         }
         T *output = static_cast<T *>(p.output) + index * p.output_row_stride;
@@ -134,16 +135,22 @@ struct LogSoftmaxBackwardRow {
     uint4 *cache;
     uint32_t cached;
 
-    __device__ __forceinline__ float sum_of_upstream() const {
+    // Without the element at `apart`, if any.
+    __device__ __forceinline__ float sum_of_upstream(uint32_t apart) const {
         float sum = 0.0f;
         for (uint32_t index = threadIdx.x; index < layout.packs; index += blockDim.x) {
             const uint4 bits = layout.body(upstream)[index];
             if (index < cached) cache[index] = bits;
             float g[kSize];
             unpack<T>(bits, g);
+            const uint32_t left_out = apart - layout.start_of(index);
+            if (left_out < kSize) {
+#pragma unroll
+                for (uint32_t i = 0; i < kSize; ++i) g[i] = i == left_out ? 0.0f : g[i];
+            }
             sum = add_rn(sum, sum_of(g));
         }
-        if (threadIdx.x < layout.edges()) {
+        if (threadIdx.x < layout.edges() && layout.edge(threadIdx.x) != apart) {
             sum = add_rn(sum, load_one(upstream + layout.edge(threadIdx.x)));
         }
         return sum;
@@ -176,6 +183,23 @@ struct LogSoftmaxBackwardRow {
                       fma_rn(p, probability_weight, load_one(upstream + position)));
         }
     }
+
+    template <class Shift>
+    __device__ __forceinline__ void finish(const XentSavedRow &saved, const Shift &shift,
+                                           uint32_t apart, float g_apart, float g_others) const {
+        const float e_apart =
+            apart == kNoPosition ? 0.0f : exp2_approx(shift.exponent(saved.max));
+        const float sum = add_rn(saved.others, e_apart);
+        write(div_rn(-add_rn(g_others, g_apart), sum), shift);
+        if (apart != kNoPosition) {
+            // Whoever has written this element like the others; below the first thread mends it.
+            __syncthreads();
+            if (threadIdx.x == 0) {
+                store_one(gradient + apart, div_rn(saved.others, sum) * g_apart -
+                                                div_rn(e_apart, sum) * g_others);
+            }
+        }
+    }
 };
 
 template <typename T>
@@ -192,15 +216,21 @@ __device__ __forceinline__ void log_softmax_backward_block(const XentLogSoftmaxB
             RowLayout<T>(upstream, p.classes),
             shared,
             p.cached_packs};
-        const float sum = block_sum(row.sum_of_upstream(), storage);
         // Log-probabilities are logits with a maximum of 0 and a sum of 1.
         const XentSavedRow saved =
-            p.saved != nullptr ? p.saved[index] : XentSavedRow{0.0f, 1.0f, 0.0f, 0};
-        const float probability_weight = div_rn(-sum, saved.others);
+            p.saved != nullptr
+                ? p.saved[index]
+                : XentSavedRow{0.0f, 1.0f, 0.0f, 2 * XENT_NOTHING_APART};
+        // Compared with the classes, so that nothing that was saved can be an address elsewhere.
+        const uint32_t kept = saved.apart_and_exact / 2;
+        const uint32_t apart = kept < p.classes ? kept : kNoPosition;
+        // Read before anything is written, which may be in its place.
+        const float g_apart = apart == kNoPosition ? 0.0f : load_one(upstream + apart);
+        const float g_others = block_sum(row.sum_of_upstream(apart), storage);
         if (saved.apart_and_exact % 2 != 0) {
-            row.write(probability_weight, ExactShift(identity(), saved.max));
+            row.finish(saved, ExactShift(identity(), saved.max), apart, g_apart, g_others);
         } else {
-            row.write(probability_weight, FusedShift(identity(), saved.max));
+            row.finish(saved, FusedShift(identity(), saved.max), apart, g_apart, g_others);
         }
         // All warps have read the sum's slots; the next row writes them.
         __syncthreads();

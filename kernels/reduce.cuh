@@ -113,7 +113,11 @@ __device__ __forceinline__ uint32_t block_min(uint32_t x, BlockMergeStorage &sto
     const uint32_t lane = threadIdx.x % kWarpSize;
     const uint32_t warps = blockDim.x / kWarpSize;
     x = warp_min(x);
-    if (warps == 1) return x;
+    if (warps == 1) {
+        // In place of the barrier below: a shuffle orders no memory.
+        __syncwarp();
+        return x;
+    }
     if (lane == 0) storage.lowest[threadIdx.x / kWarpSize] = x;
     // Lane 0 of each warp wrote its slot; below every warp reads all slots.
     __syncthreads();

@@ -145,8 +145,8 @@ XENT_INLINE float row_loss(const RowSoftmax &row, float target_value, const RowW
         const float lse = log_sum_exp(row);
         loss += weights.z_loss * lse * lse;
     }
-    // A NaN row stays NaN when all its weights are 0.
-    return row.sum == row.sum ? loss : row.sum;
+    // A row that holds NaN, or nothing but -inf, is NaN also when all its weights are 0.
+    return row.sum > 0.0f ? loss : NAN;
 }
 
 // log p_k of each element of a row without a target, whose logits are as they are.

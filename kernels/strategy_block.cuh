@@ -28,8 +28,9 @@
 
 namespace xent {
 
-// A pass over a row: the first one fills the cache; a later one finds there what it has room for, is
-// rare, and can leave an element out.
+// A pass over a row: the first one fills the cache; a later one finds there what it has room for, and can
+// leave an element out. Rows that need one are rare with a class target, huge logits alone, and not
+// without: those in which one class has most of the probability.
 enum class Pass { kFirst, kLater };
 
 constexpr uint32_t kNoPosition = UINT32_MAX;

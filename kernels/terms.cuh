@@ -52,10 +52,11 @@ struct ClassTerms {
     static constexpr uint32_t kPacksInFlight = 2;
 
     const float *weights;  // v, or null for 1
+    bool aligned;
 
     template <typename T>
-    __device__ __forceinline__ ClassTerms(const XentFused &p, uint64_t, const RowLayout<T> &)
-        : weights(p.smoothing_weights) {}
+    __device__ __forceinline__ ClassTerms(const XentFused &p, uint64_t, const RowLayout<T> &layout)
+        : weights(p.smoothing_weights), aligned(aligned_with_packs(weights, layout)) {}
 
     __device__ __forceinline__ bool given() const { return weights != nullptr; }
     __device__ __forceinline__ float at(uint32_t position) const {
@@ -63,8 +64,7 @@ struct ClassTerms {
     }
     template <int N>
     __device__ __forceinline__ void load(uint32_t position, float (&v)[N]) const {
-#pragma unroll
-        for (int i = 0; i < N; ++i) v[i] = weights[position + i];
+        load_run(weights + position, aligned, v);
     }
 };
 
@@ -82,7 +82,8 @@ struct ProbabilityTerms {
     float nll;
     float smoothing;
     uint32_t kind;
-    bool aligned;
+    bool aligned;          // the probabilities
+    bool weights_aligned;  // both kinds: they start where buffers do
 
     template <typename T>
     __device__ __forceinline__ ProbabilityTerms(const XentFused &p, uint64_t row,
@@ -91,7 +92,8 @@ struct ProbabilityTerms {
           smoothing_weights(p.smoothing_weights),
           nll(p.term_weights.nll),
           smoothing(p.term_weights.smoothing),
-          kind(p.targets.kind) {
+          kind(p.targets.kind),
+          weights_aligned(aligned_with_packs(static_cast<const float *>(nullptr), layout)) {
         if (kind == XENT_TARGET_F32) {
             find_row<float>(p.targets, row, layout);
         } else if (kind == XENT_TARGET_F16) {
@@ -107,7 +109,10 @@ struct ProbabilityTerms {
         const float q = kind == XENT_TARGET_F32   ? load_one(as<float>() + position)
                         : kind == XENT_TARGET_F16 ? load_one(as<Half>() + position)
                                                   : load_one(as<Bfloat16>() + position);
-        return weigh(q, position);
+        const float a = nll_weights == nullptr ? nll : mul_rn(nll, nll_weights[position]);
+        const float b =
+            smoothing_weights == nullptr ? smoothing : mul_rn(smoothing, smoothing_weights[position]);
+        return fma_rn(a, q, b);
     }
 
     template <int N>
@@ -119,8 +124,11 @@ struct ProbabilityTerms {
         } else {
             load_run(as<Bfloat16>() + position, aligned, v);
         }
+        float a[N], b[N];
+        times(nll, nll_weights, position, a);
+        times(smoothing, smoothing_weights, position, b);
 #pragma unroll
-        for (int i = 0; i < N; ++i) v[i] = weigh(v[i], position + i);
+        for (int i = 0; i < N; ++i) v[i] = fma_rn(a[i], v[i], b[i]);
     }
 
   private:
@@ -137,12 +145,18 @@ struct ProbabilityTerms {
         aligned = aligned_with_packs(start, layout);
     }
 
-    // Formed alike in both passes.
-    __device__ __forceinline__ float weigh(float q, uint32_t position) const {
-        const float a = nll_weights == nullptr ? nll : mul_rn(nll, nll_weights[position]);
-        const float b = smoothing_weights == nullptr ? smoothing
-                                                     : mul_rn(smoothing, smoothing_weights[position]);
-        return fma_rn(a, q, b);
+    // As `at` forms it for one element.
+    template <int N>
+    __device__ __forceinline__ void times(float factor, const float *weights, uint32_t position,
+                                          float (&product)[N]) const {
+        if (weights == nullptr) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) product[i] = factor;
+        } else {
+            load_run(weights + position, weights_aligned, product);
+#pragma unroll
+            for (int i = 0; i < N; ++i) product[i] = mul_rn(factor, product[i]);
+        }
     }
 };
 

@@ -236,7 +236,7 @@ pub struct XentRowSums {
     /// One element or null: the sum of all shares.
     pub loss: *mut f32,
     /// One element or null: rows whose largest logit is the target's.
-    pub correct: *mut u64,
+    pub correct: *mut i64,
     /// \[rows\]: each row's part of the loss; used if `loss` is not null.
     pub row_shares: *mut f32,
     /// \[ceil(rows / XENT_CHUNK_ROWS)\]: sums over chunks; used if `loss` is not null.

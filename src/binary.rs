@@ -12,8 +12,8 @@ use crate::{
     abi,
     buffer::{ClassWeights, DeviceRead, DeviceWrite, Logit, Requirement, Target, Workspace},
     call::{
-        Normalizer, check_gradient, check_targets, guarded, host_known, optional, read_weights,
-        row_sums, targets, write_gradient,
+        Normalizer, check_gradient, check_targets, guarded, host_known, no_sums, optional,
+        read_weights, row_sums, targets, write_gradient,
     },
     config::Reduction,
     error::Error,
@@ -96,10 +96,9 @@ pub fn forward<T: Logit, Y: Target>(
 
 /// Enqueues loss and gradient on `stream`; allocates nothing, waits for nothing.
 ///
-/// Reads each logit and each target once and writes each gradient once. No step keeps anything for
-/// another: without outputs this is the backward pass. All arithmetic is f32; loss and gradient keep
-/// their accuracy at any logit, since no sigmoid is subtracted from 1. The same call twice gives the
-/// same bits. Bad class indices are reported as in
+/// Reads each logit and each target once and writes each gradient once. All arithmetic is f32; loss and
+/// gradient keep their accuracy at any logit, since no sigmoid is subtracted from 1. The same call twice
+/// gives the same bits, and so do [`forward`] and [`backward`]. Bad class indices are reported as in
 /// [`loss::forward_backward`](crate::loss::forward_backward), and so are streams ordered.
 ///
 /// # Errors
@@ -116,6 +115,26 @@ pub fn forward_backward<T: Logit, Y: Target>(
     workspace: &mut Workspace,
 ) -> Result<(), Error> {
     let problem = inputs.problem(config, Pass::Fused)?;
+    enqueue(kernels, stream, &problem, inputs, outputs, Some(gradient), workspace)
+}
+
+/// Enqueues the gradient on `stream`; allocates nothing, waits for nothing.
+///
+/// Needs nothing of the forward pass: the gradient of an element follows from its logit and target. Bad
+/// class indices have been recorded by the forward pass.
+///
+/// # Errors
+/// Those of [`forward_backward`].
+pub fn backward<T: Logit, Y: Target>(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    config: BinaryConfig,
+    inputs: BinaryInputs<'_, T, Y>,
+    gradient: Gradient<'_, T>,
+    workspace: &mut Workspace,
+) -> Result<(), Error> {
+    let problem = inputs.problem(config, Pass::Backward)?;
+    let outputs = BinaryOutputs::default();
     enqueue(kernels, stream, &problem, inputs, outputs, Some(gradient), workspace)
 }
 
@@ -149,7 +168,10 @@ fn enqueue<T: Logit, Y: Target>(
     let (row_losses, _row_losses) = optional(&mut outputs.row_losses, stream);
     kernels.check_order()?;
 
-    let sums = row_sums(shape.rows, loss, 0, &addresses);
+    let sums = match problem.pass() {
+        Pass::Forward | Pass::Fused => row_sums(shape.rows, loss, 0, &addresses),
+        Pass::Backward => no_sums(shape.rows),
+    };
     let (normalizer, rows) = match plan::choose_binary(problem, kernels.properties()) {
         // SAFETY: `check` found one element, and its guard orders other streams.
         Plan::Empty { loss } => unsafe { return kernels.write_nothing(stream, loss, &sums) },

@@ -284,28 +284,43 @@ impl ClassWeights {
     /// Checks one weight a class and copies them to the device.
     ///
     /// # Errors
-    /// [`Error::ClassWeight`] names the first that is negative, infinite or NaN; [`Error::Driver`].
+    /// [`Error::ClassWeight`] names the first that is negative, infinite or NaN; [`Error::Classes`] if
+    /// there are none; [`Error::Driver`].
     pub fn new(stream: &Arc<CudaStream>, weights: &[f32]) -> Result<Self, Error> {
+        if weights.is_empty() {
+            return Err(Error::Classes { classes: 0, max: abi::XENT_MAX_CLASSES as usize });
+        }
         let wrong = weights.iter().position(|&weight| !(0.0..f32::INFINITY).contains(&weight));
         if let Some(class) = wrong {
             return Err(Error::ClassWeight { class, value: weights[class] });
         }
-        // The driver has no empty buffers; a problem has a class at least, so no call takes this one.
-        let some = if weights.is_empty() { &[0.0] } else { weights };
-        let weights = stream.clone_htod(some).map_err(Error::driver("copy class weights"))?;
+        let weights = stream.clone_htod(weights).map_err(Error::driver("copy class weights"))?;
         Ok(Self { weights })
     }
 
     /// The same of weights that are on the device already: reads them back, once, and waits for it.
     ///
     /// # Errors
-    /// Those of [`ClassWeights::new`].
+    /// Those of [`ClassWeights::new`]; [`Error::OtherContext`] if `stream` is not of their context.
     pub fn from_device(
         stream: &Arc<CudaStream>,
         weights: &CudaView<'_, f32>,
     ) -> Result<Self, Error> {
-        let weights = stream.clone_dtoh(weights).map_err(Error::driver("read class weights"))?;
+        same_context("class_weights", stream.context(), sealed::Read::context(weights))?;
+        if weights.is_empty() {
+            return Self::new(stream, &[]);
+        }
+        let weights = stream
+            .clone_dtoh(weights)
+            .and_then(|weights| stream.synchronize().map(|()| weights))
+            .map_err(Error::driver("read class weights"))?;
         Self::new(stream, &weights)
+    }
+
+    /// How many there are; at least 1.
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.weights.len()
     }
 
     /// As kernels read them.
@@ -383,15 +398,15 @@ impl SavedSoftmax {
         Err(Error::SavedSoftmax { found, expected: of.to_string() })
     }
 
-    /// For a forward pass of `of`; the guard is to be kept until its launch.
+    /// For a forward pass. The guard is to be kept until its launch; until the note that comes with it
+    /// is set, after the launch, nothing counts as saved.
     pub(crate) fn write<'a>(
         &'a mut self,
         stream: &'a CudaStream,
-        of: SoftmaxOf,
-    ) -> (SavedAddresses, SyncOnDrop<'a>) {
-        self.of = Some(of);
+    ) -> (SavedAddresses, SyncOnDrop<'a>, &'a mut Option<SoftmaxOf>) {
+        self.of = None;
         let (base, guard) = self.words.device_ptr_mut(stream);
-        (saved_at(base), guard)
+        (saved_at(base), guard, &mut self.of)
     }
 
     /// For a backward pass; the guard is to be kept until its launch.

@@ -160,7 +160,7 @@ pub(crate) fn row_sums(
 ) -> abi::XentRowSums {
     abi::XentRowSums {
         loss: loss as *mut f32,
-        correct: correct as *mut u64,
+        correct: correct as *mut i64,
         row_shares: workspace.row_shares,
         chunk_sums: workspace.chunk_sums,
         chunk_tickets: workspace.chunk_tickets,
@@ -206,6 +206,8 @@ impl Normalizer {
         divided: *mut abi::XentDivided,
         shape: Shape,
     ) -> Result<(), Error> {
+        // It would take probabilities for indices, and read beyond them.
+        assert!(self.targets.kind <= abi::XENT_TARGET_I64, "the normalizer counts class indices");
         let argument = abi::XentNormalizer {
             targets: self.targets,
             class_weights: self.class_weights as *const f32,

@@ -49,10 +49,10 @@ impl<'a, T> LogSoftmaxOutputs<'a, T> {
 /// Where [`backward`] takes the probabilities from.
 #[derive(Clone, Copy)]
 pub enum Softmax<'a, T> {
-    /// exp of the log-probabilities that [`forward`] wrote, as PyTorch does. In half precision they
-    /// carry the rounding of the stored log-probability.
+    /// exp of the log-probabilities that [`forward`] wrote, as PyTorch does: with the rounding of the
+    /// stored log-probability, and without digits of 1 - p as p -> 1.
     OfLogProbabilities(&'a dyn DeviceRead<T>),
-    /// The logits, and what [`forward`] saved of them: accurate in every dtype.
+    /// The logits, and what [`forward`] saved of them: accurate in every dtype, also as p -> 1.
     OfLogits(&'a dyn DeviceRead<T>, &'a SavedSoftmax),
 }
 
@@ -80,8 +80,8 @@ pub fn forward<T: Logit>(
         SoftmaxOutput::LogProbabilities(output) => (output, abi::XENT_LOG_PROBABILITIES),
         SoftmaxOutput::Probabilities(output) => (output, abi::XENT_PROBABILITIES),
     };
-    require("logits", problem.lengths().logits).at_least(logits)?;
-    require("output", problem.lengths().output).at_least(&**output)?;
+    require("logits", problem.logits_len()?).at_least(logits)?;
+    require("output", problem.output_len()?).at_least(&**output)?;
     if let Some(row_lse) = &outputs.row_lse {
         require("row_lse", shape.rows).exactly(&**row_lse)?;
     }
@@ -94,35 +94,38 @@ pub fn forward<T: Logit>(
     let (logits, _logits) = guarded(logits.read(stream));
     let (output, _output) = guarded(output.write(stream));
     let (row_lse, _row_lse) = optional(&mut outputs.row_lse, stream);
-    let (save, _saved) = match &mut outputs.saved {
-        None => (std::ptr::null_mut(), None),
+    let (save, _saved, note) = match &mut outputs.saved {
+        None => (std::ptr::null_mut(), None, None),
         Some(saved) => {
-            let (saved, guard) = saved.write(stream, problem.softmax());
-            (saved.rows, Some(guard))
+            let (saved, guard, note) = saved.write(stream);
+            (saved.rows, Some(guard), Some(note))
         }
     };
     kernels.check_order()?;
 
-    let properties = kernels.properties();
-    let Some(rows) = plan::choose_log_softmax(&problem, Pass::Forward, properties) else {
-        return Ok(());
-    };
-    let argument = abi::XentLogSoftmax {
-        logits: logits as *const _,
-        output: output as *mut _,
-        row_lse: row_lse as *mut f32,
-        save,
-        rows: shape.rows as u64,
-        logits_row_stride: shape.logits_row_stride as u64,
-        output_row_stride: shape.output_row_stride as u64,
-        classes: problem.classes(),
-        cached_packs: rows.cached_packs,
-        what,
-    };
-    // SAFETY: the checks above compared every length with what the shape spans, in this context;
-    // `&mut` keeps outputs apart from the input and each other; the plan was made from the same
-    // problem.
-    unsafe { kernels.launch(stream, rows.launch, &argument) }
+    let plan = plan::choose_log_softmax(&problem, Pass::Forward, kernels.properties());
+    if let Some(rows) = plan {
+        let argument = abi::XentLogSoftmax {
+            logits: logits as *const _,
+            output: output as *mut _,
+            row_lse: row_lse as *mut f32,
+            save,
+            rows: shape.rows as u64,
+            logits_row_stride: shape.logits_row_stride as u64,
+            output_row_stride: shape.output_row_stride as u64,
+            classes: problem.classes(),
+            cached_packs: rows.cached_packs,
+            what,
+        };
+        // SAFETY: the checks above compared every length with what the shape spans, in this context;
+        // `&mut` keeps outputs apart from the input and each other; the plan was made from the same
+        // problem.
+        unsafe { kernels.launch(stream, rows.launch, &argument)? };
+    }
+    if let Some(note) = note {
+        *note = Some(problem.softmax());
+    }
+    Ok(())
 }
 
 /// Enqueues the gradient with respect to the logits on `stream`, for an upstream gradient `[rows,
@@ -144,21 +147,21 @@ pub fn backward<T: Logit>(
     gradient: &mut dyn DeviceWrite<T>,
 ) -> Result<(), Error> {
     let problem = LogSoftmaxProblem::new(T::DTYPE, shape)?;
-    let (context, lengths) = (kernels.context(), problem.lengths());
+    let context = kernels.context();
     let require = |name, needed| Requirement { name, context, needed };
     let (values, values_row_stride, saved) = match softmax {
         Softmax::OfLogProbabilities(log_probs) => {
-            require("log_probs", lengths.output).at_least(log_probs)?;
+            require("log_probs", problem.output_len()?).at_least(log_probs)?;
             (log_probs, shape.output_row_stride, None)
         }
         Softmax::OfLogits(logits, saved) => {
-            require("logits", lengths.logits).at_least(logits)?;
+            require("logits", problem.logits_len()?).at_least(logits)?;
             saved.check(context, &problem.softmax())?;
             (logits, shape.logits_row_stride, Some(saved))
         }
     };
-    require("upstream", lengths.upstream).at_least(upstream)?;
-    require("gradient", lengths.gradient).at_least(&*gradient)?;
+    require("upstream", problem.upstream_len()?).at_least(upstream)?;
+    require("gradient", problem.gradient_len()?).at_least(&*gradient)?;
     kernels.enter(stream)?;
 
     // The guards end after the launch, at the end of this function.

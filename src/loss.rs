@@ -89,7 +89,7 @@ impl<'a, T, Y> LossInputs<'a, T, Y> {
 }
 
 /// What a loss is asked for beside its gradient; nothing by default. All losses are f32, whatever the
-/// logits are. None costs another pass over the logits.
+/// logits are. None costs another pass over the logits, but in rows that hold NaN.
 #[derive(Default)]
 pub struct LossOutputs<'a> {
     /// One element: the reduced loss, not multiplied by the upstream gradient.
@@ -101,18 +101,20 @@ pub struct LossOutputs<'a> {
     /// for targets that name no class.
     pub row_lse: Option<&'a mut dyn DeviceWrite<f32>>,
     /// `[rows]`: the class of each row's largest (transformed) logit, the lowest of several that are
-    /// equal, and of NaN where there is one, as in PyTorch; -1 for ignored rows and for targets that
-    /// name no class.
+    /// equal, and of NaN where there is one, as in PyTorch; -1 for ignored rows, whose logits are
+    /// never read, and for targets that name no class.
     pub row_argmax: Option<&'a mut dyn DeviceWrite<i64>>,
     /// One element: rows whose largest logit is the target's. Class indices only.
-    pub correct: Option<&'a mut dyn DeviceWrite<u64>>,
+    pub correct: Option<&'a mut dyn DeviceWrite<i64>>,
     /// What [`backward`] needs.
     pub saved: Option<&'a mut SavedSoftmax>,
 }
 
 /// Enqueues the loss on `stream`; allocates nothing, waits for nothing.
 ///
-/// Reads each logit once. What it saves ([`LossOutputs::saved`]) lets [`backward`] do the same. Bad
+/// Reads each logit once; with target probabilities, of rows that exceed shared memory and in which one
+/// class has most of the probability, a part twice. What it saves ([`LossOutputs::saved`]) lets
+/// [`backward`] read each logit once. Bad
 /// targets, streams and errors are those of [`forward_backward`], but without a gradient; and
 /// [`Error::ForwardInPlace`].
 pub fn forward<T: Logit, Y: Target>(
@@ -190,11 +192,11 @@ fn enqueue<T: Logit, Y: Target>(
     let (row_losses, _row_losses) = optional(&mut outputs.row_losses, stream);
     let (row_lse, _row_lse) = optional(&mut outputs.row_lse, stream);
     let (row_argmax, _row_argmax) = optional(&mut outputs.row_argmax, stream);
-    let (saved, _saved) = match &mut outputs.saved {
-        None => (None, None),
+    let (saved, _saved, note) = match &mut outputs.saved {
+        None => (None, None, None),
         Some(saved) => {
-            let (saved, guard) = saved.write(stream, problem.softmax());
-            (Some(saved), Some(guard))
+            let (saved, guard, note) = saved.write(stream);
+            (Some(saved), Some(guard), Some(note))
         }
     };
     kernels.check_order()?;
@@ -202,7 +204,13 @@ fn enqueue<T: Logit, Y: Target>(
     let sums = row_sums(shape.rows, loss, correct, &addresses);
     let (normalizer, rows) = match plan::choose(problem, kernels.properties()) {
         // SAFETY: `check_outputs` found one element each, and their guards order other streams.
-        Plan::Empty { loss } => unsafe { return kernels.write_nothing(stream, loss, &sums) },
+        Plan::Empty { loss } => unsafe {
+            kernels.write_nothing(stream, loss, &sums)?;
+            if let Some(note) = note {
+                *note = Some(problem.softmax());
+            }
+            return Ok(());
+        },
         Plan::Launches { normalizer, rows } => (normalizer, rows),
     };
     let inverse = problem.inverse_divisors();
@@ -233,7 +241,11 @@ fn enqueue<T: Logit, Y: Target>(
     // `guarded` did so for the workspace; `&mut` keeps outputs apart from inputs and each other, but
     // for logits in the gradient's buffer, which the kernel allows; the plan was made from the same
     // problem.
-    unsafe { kernels.launch(stream, rows.launch, &argument) }
+    unsafe { kernels.launch(stream, rows.launch, &argument)? };
+    if let Some(note) = note {
+        *note = Some(problem.softmax());
+    }
+    Ok(())
 }
 
 /// Enqueues the gradient on `stream`, from what [`forward`] saved; allocates nothing, waits for

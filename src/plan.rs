@@ -185,10 +185,12 @@ pub fn choose(problem: &Problem, device: &DeviceProperties) -> Plan {
     // With target probabilities, the f32 weight of each element is kept beside it.
     let weight_bytes =
         if probabilities { pack_elements(dtype) * size_of::<f32>() as u32 } else { 0 };
-    // A pass alone goes over the logits once.
+    // A pass alone goes over the logits once, but that a forward pass with probabilities looks again at
+    // rows in which one class has most of the probability.
     let kept = match problem.pass() {
-        Pass::Fused => Kept::Packs { bytes: abi::XENT_PACK_BYTES + weight_bytes },
-        Pass::Forward | Pass::Backward => Kept::Nothing,
+        Pass::Forward if !probabilities => Kept::Nothing,
+        Pass::Backward => Kept::Nothing,
+        Pass::Forward | Pass::Fused => Kept::Packs { bytes: abi::XENT_PACK_BYTES + weight_bytes },
     };
     let host_knows =
         [nll, smoothing, z_loss].iter().all(|divisor| matches!(divisor, InverseDivisor::Host(_)));

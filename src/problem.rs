@@ -103,7 +103,7 @@ impl Shape {
 pub enum Pass {
     /// The loss.
     Forward,
-    /// The gradient, from what the forward pass saved.
+    /// The gradient.
     Backward,
     /// Both at once.
     Fused,
@@ -409,41 +409,47 @@ impl LogSoftmaxShape {
 pub struct LogSoftmaxProblem {
     dtype: Dtype,
     shape: LogSoftmaxShape,
-    lengths: LogSoftmaxLengths,
-}
-
-/// Elements that the buffers of a log-softmax have to hold, if a call uses them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogSoftmaxLengths {
-    /// The logits.
-    pub logits: usize,
-    /// The log-probabilities, or probabilities.
-    pub output: usize,
-    /// The upstream gradient.
-    pub upstream: usize,
-    /// The gradient.
-    pub gradient: usize,
 }
 
 impl LogSoftmaxProblem {
-    /// Checks everything that needs no device.
+    /// Checks what all calls use; strides are checked as they are used.
     ///
     /// # Errors
-    /// [`Error::Classes`], [`Error::RowStride`], [`Error::Size`].
+    /// [`Error::Classes`].
     pub fn new(dtype: Dtype, shape: LogSoftmaxShape) -> Result<Self, Error> {
-        let LogSoftmaxShape { rows, classes, .. } = shape;
         let max = abi::XENT_MAX_CLASSES as usize;
-        if !(1..=max).contains(&classes) {
-            return Err(Error::Classes { classes, max });
+        if !(1..=max).contains(&shape.classes) {
+            return Err(Error::Classes { classes: shape.classes, max });
         }
-        let of = Shape { rows, ..Shape::contiguous(rows, classes) };
-        let lengths = LogSoftmaxLengths {
-            logits: span("logits", dtype, &of, shape.logits_row_stride)?,
-            output: span("output", dtype, &of, shape.output_row_stride)?,
-            upstream: span("upstream", dtype, &of, shape.upstream_row_stride)?,
-            gradient: span("gradient", dtype, &of, shape.gradient_row_stride)?,
-        };
-        Ok(Self { dtype, shape, lengths })
+        Ok(Self { dtype, shape })
+    }
+
+    /// Elements that the logits buffer has to hold.
+    ///
+    /// # Errors
+    /// [`Error::RowStride`], [`Error::Size`].
+    pub fn logits_len(&self) -> Result<usize, Error> {
+        self.span("logits", self.shape.logits_row_stride)
+    }
+
+    /// Elements that a buffer of log-probabilities, or probabilities, has to hold. Errors as above.
+    pub fn output_len(&self) -> Result<usize, Error> {
+        self.span("output", self.shape.output_row_stride)
+    }
+
+    /// Elements that the upstream gradient's buffer has to hold. Errors as above.
+    pub fn upstream_len(&self) -> Result<usize, Error> {
+        self.span("upstream", self.shape.upstream_row_stride)
+    }
+
+    /// Elements that the gradient's buffer has to hold. Errors as above.
+    pub fn gradient_len(&self) -> Result<usize, Error> {
+        self.span("gradient", self.shape.gradient_row_stride)
+    }
+
+    fn span(&self, buffer: &'static str, row_stride: usize) -> Result<usize, Error> {
+        let LogSoftmaxShape { rows, classes, .. } = self.shape;
+        span(buffer, self.dtype, &Shape { rows, ..Shape::contiguous(rows, classes) }, row_stride)
     }
 
     /// Element type of all matrices.
@@ -454,11 +460,6 @@ impl LogSoftmaxProblem {
     /// Sizes and strides.
     pub fn shape(&self) -> LogSoftmaxShape {
         self.shape
-    }
-
-    /// Elements that its buffers have to hold.
-    pub fn lengths(&self) -> LogSoftmaxLengths {
-        self.lengths
     }
 
     /// Classes as the kernels count them.
@@ -481,6 +482,7 @@ pub struct BinaryProblem {
     types: Types,
     shape: Shape,
     config: BinaryConfig,
+    pass: Pass,
     lengths: Lengths,
 }
 
@@ -511,7 +513,7 @@ impl BinaryProblem {
         let lengths = Lengths::of(&types, &shape, pass, place)?;
         check_smoothing(config.label_smoothing)?;
         check_divisor(config.divisor)?;
-        Ok(Self { types, shape, config, lengths })
+        Ok(Self { types, shape, config, pass, lengths })
     }
 
     /// What its elements are.
@@ -527,6 +529,11 @@ impl BinaryProblem {
     /// The options.
     pub fn config(&self) -> BinaryConfig {
         self.config
+    }
+
+    /// Which pass it is.
+    pub fn pass(&self) -> Pass {
+        self.pass
     }
 
     /// Elements that its buffers have to hold.
@@ -580,8 +587,12 @@ fn check_options(config: &LossConfig, classes: usize) -> Result<(), Error> {
     if classes < needed {
         return Err(Error::TooFewClasses { smoothing: config.smoothing, classes, needed });
     }
-    check_positive("logit_scale", config.logit_scale)?;
-    config.logit_softcap.map_or(Ok(()), |cap| check_positive("logit_softcap", cap))?;
+    // What the kernels multiply by has to be finite, and not 0, in f32, too.
+    let scale = config.logit_scale;
+    check_positive("logit_scale", scale, scale * std::f64::consts::LOG2_E)?;
+    if let Some(cap) = config.logit_softcap {
+        check_positive("logit_softcap", cap, scale / cap)?;
+    }
     let Divisors { nll, smoothing, z_loss } = config.divisors;
     for divisor in [nll, smoothing, z_loss] {
         check_divisor(divisor)?;
@@ -600,17 +611,19 @@ fn check_smoothing(value: f64) -> Result<(), Error> {
 
 fn check_divisor(divisor: Divisor) -> Result<(), Error> {
     match divisor {
-        Divisor::Given(number) => check_positive("divisor", number),
+        Divisor::Given(number) => check_positive("divisor", number, 1.0 / number),
         Divisor::TargetWeights | Divisor::CountedRows | Divisor::AllRows => Ok(()),
     }
 }
 
-fn check_positive(option: &'static str, value: f64) -> Result<(), Error> {
-    // What is stored is f32: it has to stay finite and positive there.
-    if value as f32 > 0.0 && (value as f32).is_finite() {
+/// An option and what is formed of it, as they are stored: in f32.
+fn check_positive(option: &'static str, value: f64, formed: f64) -> Result<(), Error> {
+    let in_range = |value: f64| value as f32 > 0.0 && (value as f32).is_finite();
+    if in_range(value) && in_range(formed) {
         Ok(())
     } else {
-        Err(Error::Option { option, value, range: "finite and more than 0" })
+        let range = "more than 0 and within f32's range, with what the kernels form of it";
+        Err(Error::Option { option, value, range })
     }
 }
 
@@ -746,6 +759,16 @@ mod tests {
                     "{refused}"
                 );
             }
+        }
+        // What is formed of them is beyond f32: log2(e) t, t / s and 1 / D.
+        let divisors = Divisors::all(Divisor::Given(1e-39));
+        for (option, config) in [
+            ("logit_scale", LossConfig { logit_scale: 3e38, ..fine }),
+            ("logit_softcap", LossConfig { logit_softcap: Some(1e-40), ..fine }),
+            ("divisor", LossConfig { divisors, ..fine }),
+        ] {
+            let refused = with(shape, config).unwrap_err();
+            assert!(matches!(refused, Error::Option { option: o, .. } if o == option), "{refused}");
         }
         for value in [-1.0, f64::INFINITY, 1e60] {
             let refused = with(shape, LossConfig { z_loss: value, ..fine }).unwrap_err();

@@ -71,7 +71,7 @@ pub struct Outcome {
     /// ignored rows and targets that name no class.
     pub row_argmax: Vec<i64>,
     /// Rows whose largest logit is the target's; 0 with probabilities.
-    pub correct: u64,
+    pub correct: i64,
     /// Sum over rows of the divided terms.
     pub loss: f64,
     /// `[rows, classes]`, without gaps.
@@ -136,7 +136,7 @@ pub fn forward_backward(
             Target::Ignored | Target::Bad => -1,
             Target::Class(_) | Target::Spread(_) => argmax(x) as i64,
         };
-        outcome.correct += u64::from(matches!(target, Target::Class(y) if argmax == y as i64));
+        outcome.correct += i64::from(matches!(target, Target::Class(y) if argmax == y as i64));
         outcome.row_argmax.push(argmax);
         outcome.row_losses.push(loss);
         outcome.row_lse.push(lse);

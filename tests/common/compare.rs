@@ -492,7 +492,7 @@ fn judge(
         // Judged on the device's own predictions, which may differ from the oracle's under a cap.
         let hits = found.row_argmax.iter().zip(&case.targets);
         let hits = hits.filter(|&(&class, &y)| class == y && case.ignore_index() != Some(y));
-        let hits = hits.filter(|&(&class, _)| class >= 0).count() as u64;
+        let hits = hits.filter(|&(&class, _)| class >= 0).count() as i64;
         if correct != hits {
             return Err(format!("{case}: {correct} correct predictions instead of {hits}"));
         }
@@ -535,7 +535,8 @@ pub fn oracle_agrees(found: f64, expected: f64) -> bool {
 ///
 /// log p_k is -((max - x_k) + ln sum), formed as an exponent is: relative to its distance, and absolute
 /// by the sum's error; a class with 2/3 of the probability has log1p of the others instead. The
-/// gradient g_k - p_k G adds the upstream gradients along a path.
+/// gradient g_k - p_k G adds the upstream gradients along a path; that of the class with most of the
+/// probability, from the logits, loses no digits as p -> 1.
 pub fn log_softmax(case: &LogSoftmaxCase, found: &LogSoftmaxOutcome) -> Result<(), String> {
     let mut worst = Worst::default();
     let (log_probs, row_lse) = case.expected();
@@ -570,6 +571,25 @@ pub fn log_softmax(case: &LogSoftmaxCase, found: &LogSoftmaxOutcome) -> Result<(
             worst.see(|| format!("p [{row}, {k}]"), found.probabilities[i], p, budget);
 
             let g = f64::from(upstream[k]);
+            if log_p > -0.4 {
+                // The class kept apart: (1 - p) g - p times the sum of the other upstream gradients.
+                let rest = -log_p.exp_m1();
+                let rest_relative =
+                    2.0 * exponential(-rest.max(f64::MIN_POSITIVE).ln()) + SUM_PATH * U;
+                let others: f64 = upstream.iter().map(|&g| f64::from(g)).sum::<f64>() - g;
+                let others = if upstream.len() == 1 { 0.0 } else { others };
+                let of_others = size - g.abs();
+                let want = rest * g - p * others;
+                let error = rest * (rest_relative + 6.0 * U) * (g.abs() + others.abs())
+                    + p * (SUM_PATH + 6.0) * U * of_others
+                    + MIN_NORMAL * size;
+                worst.see(
+                    || format!("gradient of logits [{row}, {k}]"),
+                    found.gradient_of_logits[i],
+                    want,
+                    error + half_ulp(case.dtype, want.abs() + error),
+                );
+            }
             let budget = |p: f64, p_error: f64| {
                 let error = p_error * total.abs()
                     + p * SUM_PATH * U * size

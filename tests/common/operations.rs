@@ -440,10 +440,8 @@ impl BinaryCase {
                     )?;
                 }
                 BinaryForm::Apart => {
-                    let none = BinaryOutputs::default();
                     binary::forward(kernels, stream, config, inputs(apart), outputs, workspace)?;
-                    let inputs = inputs(apart);
-                    binary::forward_backward(kernels, stream, config, inputs, none, to, workspace)?;
+                    binary::backward(kernels, stream, config, inputs(apart), to, workspace)?;
                 }
             }
         }

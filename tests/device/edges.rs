@@ -246,6 +246,14 @@ fn probabilities(dtype: Dtype, classes: usize) -> Result<(), String> {
                 check(&case)?;
                 case.config = smoothed(0.1);
                 check(&case)?;
+                // A row of nothing but -inf is NaN, also where no class has any weight.
+                case.config = LossConfig { reduction: Reduction::None, ..smoothed(0.0) };
+                case.logits[..classes].fill(f32::NEG_INFINITY);
+                let q = case.probabilities.as_mut().ok_or("there are probabilities")?;
+                q[..classes].fill(0.0);
+                if !check(&case)?.row_losses[0].is_nan() {
+                    return Err(format!("{case}: a row of -inf has a loss"));
+                }
             }
         }
     }
@@ -256,13 +264,14 @@ fn probabilities(dtype: Dtype, classes: usize) -> Result<(), String> {
 /// their digits without a class target, too.
 fn confident_probabilities(dtype: Dtype) -> Result<(), String> {
     for gap in [0.5, 0.7, 1.0, 5.0, 10.0, 20.0, 50.0] {
-        for classes in [1, 2, 10, 1000] {
+        for classes in [1, 2, 10, 1000, 4097] {
             for (label_smoothing, softcap) in [(0.0, None), (0.1, None), (0.0, Some(60.0))] {
                 let config = LossConfig { logit_softcap: softcap, ..smoothed(label_smoothing) };
                 let mut case = Case { config, ..Case::new(dtype, 8, classes, 43) };
                 case = case.spread(DTYPES[classes % 3], 44);
                 for (row, x) in case.logits.chunks_exact_mut(classes).enumerate() {
-                    let y = row * 7 % classes;
+                    // In every part of the block.
+                    let y = row * classes / 8;
                     let others = x.iter().enumerate().filter(|&(k, _)| k != y);
                     let ahead = others.map(|(_, &v)| v).fold(-8.0, f32::max) + gap;
                     x[y] = inputs::round(dtype, ahead);
@@ -287,7 +296,8 @@ fn predictions(dtype: Dtype) -> Result<(), String> {
         let config = LossConfig { ignore_index: Some(-1), ..smoothed(0.1) };
         let mut case = Case { config, ..Case::new(dtype, 12, classes, 45) };
         for (row, x) in case.logits.chunks_exact_mut(classes).enumerate() {
-            let (a, b) = (row * 5 % classes, (row * 11 + 3) % classes);
+            // In every part of the block.
+            let (a, b) = (row * classes / 12, (row * 7 + 3) % 12 * classes / 12);
             match row {
                 // The target is the largest, alone, before and behind an equal one.
                 0 | 1 => x[case.targets[row] as usize] = 100.0,
@@ -368,7 +378,7 @@ fn values(dtype: Dtype) -> Result<(), String> {
         Dtype::Bf16 => [half::bf16::from_bits(1).to_f32(), f32::MIN_POSITIVE],
     };
     for &size in huge.iter().chain(tiny) {
-        for classes in [2, 10, 333] {
+        for classes in [2, 10, 333, 4097] {
             for label_smoothing in [0.0, 0.1, 1.0] {
                 let mut case =
                     Case { config: smoothed(label_smoothing), ..Case::new(dtype, 6, classes, 6) };
@@ -388,6 +398,7 @@ fn values(dtype: Dtype) -> Result<(), String> {
                     }
                 }
                 check(&case)?;
+                check(&case.spread(dtype, 6))?;
             }
         }
     }

@@ -64,7 +64,7 @@ struct Buffers {
     row_losses: CudaSlice<f32>,
     row_lse: CudaSlice<f32>,
     row_argmax: CudaSlice<i64>,
-    correct: CudaSlice<u64>,
+    correct: CudaSlice<i64>,
     saved: SavedSoftmax,
     workspace: Workspace,
 }
@@ -87,7 +87,7 @@ impl Buffers {
             row_losses: floats(ROWS),
             row_lse: floats(ROWS),
             row_argmax: stream.alloc_zeros::<i64>(ROWS).expect("a few bytes are left"),
-            correct: stream.alloc_zeros::<u64>(1).expect("a few bytes are left"),
+            correct: stream.alloc_zeros::<i64>(1).expect("a few bytes are left"),
             saved: SavedSoftmax::new(&stream, ROWS).expect("a few bytes are left"),
             workspace: Workspace::new(&stream, ROWS).expect("a few bytes are left"),
         }
@@ -142,7 +142,7 @@ fn label_smoothing() -> Result<(), String> {
 fn options() -> Result<(), String> {
     let mut buffers = Buffers::new();
     let fine = LossConfig::default();
-    let positive = "finite and more than 0";
+    let positive = "more than 0 and within f32's range, with what the kernels form of it";
     for value in [0.0, -2.0, f64::INFINITY] {
         for (option, config) in [
             ("logit_scale", LossConfig { logit_scale: value, ..fine }),
@@ -429,7 +429,7 @@ fn binary_buffers() -> Result<(), String> {
     let config = BinaryConfig { label_smoothing: 1.5, ..fine };
     expect("smoothing", call(config, None, false), Error::LabelSmoothing { value: 1.5 })?;
     let config = BinaryConfig { divisor: Divisor::Given(0.0), ..fine };
-    let range = "finite and more than 0";
+    let range = "more than 0 and within f32's range, with what the kernels form of it";
     let refused = Error::Option { option: "divisor", value: 0.0, range };
     expect("divisor", call(config, None, false), refused)?;
     let config = BinaryConfig { reduction: Reduction::None, ..fine };

@@ -26,6 +26,14 @@ pub fn trials() -> Vec<Trial> {
         law("any_problem_is_within_budget", |case| check(&case).map(drop)),
         law("any_spread_problem_is_within_budget", |case| check(&spread(case)).map(drop)),
         law("one_hot_probabilities_are_a_class", one_hot),
+        law("forward_and_backward_are_the_fused_call", |case| same_as_fused(&case, Form::Apart)),
+        law("in_place_is_out_of_place", |case| same_as_fused(&case, Form::InPlace)),
+        law("spread_forward_and_backward_are_the_fused_call", |case| {
+            same_as_fused(&spread(case), Form::Apart)
+        }),
+        law("spread_in_place_is_out_of_place", |case| {
+            same_as_fused(&spread(case), Form::ApartInPlace)
+        }),
         law("adding_a_constant_to_a_row_changes_nothing", constant),
         law("gradient_rows_sum_to_zero", sum_to_zero),
         law("permuting_classes_permutes_gradients", permutation),
@@ -47,13 +55,20 @@ pub fn trials() -> Vec<Trial> {
 const CASES: u32 = 40;
 
 fn law(name: &str, holds: fn(Case) -> Result<(), String>) -> Trial {
-    trial(format!("laws::{name}"), move || {
-        let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
-        let mut runner = TestRunner::new_with_rng(config, deterministic());
-        runner
-            .run(&cases(), |case| holds(case).map_err(TestCaseError::fail))
-            .map_err(|failure| failure.to_string())
-    })
+    trial(format!("laws::{name}"), move || check_cases(CASES, cases(), holds))
+}
+
+/// Draws so many values and holds each against a law; the first that fails is shrunk.
+pub fn check_cases<S: Strategy>(
+    count: u32,
+    values: S,
+    holds: impl Fn(S::Value) -> Result<(), String>,
+) -> Result<(), String> {
+    let config = Config { cases: count, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, deterministic());
+    runner
+        .run(&values, |value| holds(value).map_err(TestCaseError::fail))
+        .map_err(|failure| failure.to_string())
 }
 
 /// The same cases on every machine.
@@ -148,6 +163,12 @@ fn conventions() -> impl Strategy<Value = (LossConfig, bool)> {
         };
         (config, weighted)
     })
+}
+
+/// Bit for bit.
+fn same_as_fused(case: &Case, form: Form) -> Result<(), String> {
+    let other = case.run_form(form).map_err(|error| format!("{case}: {error}"))?;
+    equal_bits(&run(case)?.bits(), &other.bits(), &format!("{form:?}"))
 }
 
 /// With target probabilities of some type.

@@ -10,6 +10,7 @@ mod common;
 mod edges;
 mod errors;
 mod field_bugs;
+mod fuzz;
 mod golden;
 mod laws;
 mod operations;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         errors::trials(),
         field_bugs::trials(),
         operations::trials(),
+        fuzz::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
