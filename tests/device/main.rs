@@ -8,6 +8,7 @@ use libtest_mimic::{Arguments, Trial};
 mod common;
 
 mod edges;
+mod entries;
 mod errors;
 mod field_bugs;
 mod fuzz;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         edges::trials(),
         laws::trials(),
         errors::trials(),
+        entries::trials(),
         field_bugs::trials(),
         operations::trials(),
         fuzz::trials(),
