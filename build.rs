@@ -24,9 +24,10 @@ mod nvcc;
 
 const ARCHS_VARIABLE: &str = "SMOOTHXENT_CUDA_ARCHS";
 
-/// What `all` stands for, as far as the nvcc at hand knows it: machine code for the GPUs in use,
-/// and PTX, which a driver can translate for every GPU from that capability up.
-const ALL_MACHINE_CODE: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
+/// What `all` stands for, as far as the nvcc at hand knows it: machine code for the GPUs in use, where
+/// that of 8.0 also runs on 8.6 and 8.9, and so on within a major number; and PTX, which a driver can
+/// translate for every GPU from that capability up.
+const ALL_MACHINE_CODE: [u32; 5] = [75, 80, 90, 100, 120];
 const ALL_PTX: [u32; 3] = [75, 80, 90];
 
 /// `-lineinfo` so that profilers and the emulated driver can name lines of the source.

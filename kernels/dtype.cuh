@@ -143,7 +143,8 @@ template <typename T, int N>
 __device__ __forceinline__ void store_run(T *to, bool aligned, const float (&x)[N]) {
     static_assert(N * sizeof(T) == XENT_PACK_BYTES, "one pack");
     if (aligned) {
-        *reinterpret_cast<uint4 *>(to) = pack<T>(x);
+        // A plain store of a uint4 becomes four here: the compiler forgets how it is aligned.
+        __stwb(reinterpret_cast<uint4 *>(to), pack<T>(x));
     } else {
 #pragma unroll
         for (int i = 0; i < N; ++i) store_one(to + i, x[i]);

@@ -17,7 +17,7 @@ use smoothxent::{
 };
 
 use crate::common::{
-    compare,
+    compare, inputs,
     operations::{BinaryCase, LogSoftmaxCase},
     run::{Case, Placement, UpstreamCase, check as check_forms},
 };
@@ -243,6 +243,16 @@ fn check_loss(
     // The file, not only the oracle, is what the device has to meet, in every form.
     let found = check_forms(&case)?;
     compare::within_budget(&case, &found, &published)?;
+    if tensors.has("log_softmax") {
+        // Of the logits alone, with a made-up gradient.
+        let upstream = inputs::logits(dtype, case.rows(), case.classes, 90);
+        let (classes, logits) = (case.classes, case.logits.clone());
+        let placement = Placement::PACKED;
+        let log_softmax = LogSoftmaxCase { dtype, classes, logits, upstream, placement };
+        let (own, _) = log_softmax.expected();
+        same("log-probability", &own, &tensors.f64s("log_softmax")?)?;
+        log_softmax.check()?;
+    }
     if !tensors.has("torch_grad") {
         return Ok(());
     }

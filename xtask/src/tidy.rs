@@ -514,7 +514,7 @@ mod tests {
     #[test]
     fn kernels() {
         let fine = [
-            ("kernels/fused_block.cu", "#include \"strategy_block.cuh\"\nA(__half)"),
+            ("kernels/fused_block.cu", "#include \"fused_loss.cuh\"\nA(__half)"),
             ("kernels/vector.cuh", "// not __half\n/* nor\n__nv_bfloat16 */\n#include \"abi.h\""),
         ];
         for (path, text) in fine {
