@@ -1,4 +1,27 @@
 //! Binary cross-entropy from logits, each class a question of its own, with smoothing, and its gradient.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use smoothxent::binary::{self, BinaryInputs, BinaryOutputs};
+//! use smoothxent::{BinaryConfig, Gradient, Kernels, Shape, Workspace};
+//!
+//! let context = smoothxent::open(0)?;
+//! let stream = context.default_stream();
+//! let kernels = Kernels::load(&context)?;
+//! let mut workspace = Workspace::new(&stream, 64)?;
+//! let logits = stream.alloc_zeros::<f32>(64 * 20)?;
+//! let targets = stream.alloc_zeros::<f32>(64 * 20)?; // 0, 1, or between
+//! let mut gradient = stream.alloc_zeros::<f32>(64 * 20)?;
+//! let mut loss = stream.alloc_zeros::<f32>(1)?;
+//!
+//! let config = BinaryConfig::keras(0.1);
+//! let inputs = BinaryInputs::new(Shape::contiguous(64, 20), &logits, &targets);
+//! let outputs = BinaryOutputs { loss: Some(&mut loss), ..BinaryOutputs::default() };
+//! let to = Gradient::new(&mut gradient);
+//! binary::forward_backward(&kernels, &stream, config, inputs, outputs, to, &mut workspace)?;
+//! # Ok(())
+//! # }
+//! ```
 
 use std::sync::Arc;
 

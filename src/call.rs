@@ -30,7 +30,8 @@ pub enum Upstream<'a> {
 
 /// Where the gradient with respect to the logits goes, and what flows into it.
 pub struct Gradient<'a, T> {
-    /// `[rows, classes]` with a row stride; with [`Logits::InGradient`](crate::Logits::InGradient) it holds the logits before.
+    /// `[rows, classes]` with a row stride; with
+    /// [`Logits::InGradient`](crate::Logits::InGradient) it holds the logits before.
     pub matrix: &'a mut dyn DeviceWrite<T>,
     /// What multiplies it.
     pub upstream: Upstream<'a>,

@@ -4,6 +4,28 @@
 //! log_probs[k] = x_k - log sum_j exp(x_j)
 //! gradient[k]  = upstream[k] - exp(log_probs[k]) sum_j upstream[j]
 //! ```
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use smoothxent::log_softmax::{self, LogSoftmaxOutputs, Softmax};
+//! use smoothxent::{Kernels, LogSoftmaxShape, half::f16};
+//!
+//! let context = smoothxent::open(0)?;
+//! let stream = context.default_stream();
+//! let kernels = Kernels::load(&context)?;
+//! let shape = LogSoftmaxShape::contiguous(64, 1000);
+//! let logits = stream.alloc_zeros::<f16>(64_000)?;
+//! let mut log_probs = stream.alloc_zeros::<f16>(64_000)?;
+//! let outputs = LogSoftmaxOutputs::new(&mut log_probs);
+//! log_softmax::forward(&kernels, &stream, shape, &logits, outputs)?;
+//!
+//! let upstream = stream.alloc_zeros::<f16>(64_000)?;
+//! let mut gradient = stream.alloc_zeros::<f16>(64_000)?;
+//! let from = Softmax::OfLogProbabilities(&log_probs);
+//! log_softmax::backward(&kernels, &stream, shape, from, &upstream, &mut gradient)?;
+//! # Ok(())
+//! # }
+//! ```
 
 use std::sync::Arc;
 

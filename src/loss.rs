@@ -2,6 +2,45 @@
 //!
 //! [`forward_backward`] gives both; [`forward`] and [`backward`] are for an autograd that wants them
 //! apart. In place ([`LossInputs::in_place`]) the gradient takes the place of the logits.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use smoothxent::{ClassWeights, Gradient, Kernels, LossConfig, LossInputs, LossOutputs};
+//! use smoothxent::{SavedSoftmax, Shape, Upstream, Workspace, half::bf16, loss};
+//!
+//! let context = smoothxent::open(0)?;
+//! let stream = context.default_stream();
+//! let kernels = Kernels::load(&context)?;
+//! let (rows, classes) = (64, 1000);
+//! let mut workspace = Workspace::new(&stream, rows)?;
+//! let mut saved = SavedSoftmax::new(&stream, rows)?;
+//! let weights = ClassWeights::new(&stream, &vec![1.0; classes])?;
+//!
+//! let logits = stream.alloc_zeros::<bf16>(rows * classes)?;
+//! let targets = stream.alloc_zeros::<u32>(rows)?;
+//! let mut loss = stream.alloc_zeros::<f32>(1)?;
+//! let mut correct = stream.alloc_zeros::<i64>(1)?;
+//! let config = LossConfig { label_smoothing: 0.1, ..LossConfig::pytorch() };
+//! let inputs = LossInputs {
+//!     class_weights: Some(&weights),
+//!     ..LossInputs::new(Shape::contiguous(rows, classes), &logits, &targets)
+//! };
+//! let outputs = LossOutputs {
+//!     loss: Some(&mut loss),
+//!     correct: Some(&mut correct),
+//!     saved: Some(&mut saved),
+//!     ..LossOutputs::default()
+//! };
+//! loss::forward(&kernels, &stream, config, inputs, outputs, &mut workspace)?;
+//!
+//! // Later, when the gradient of everything behind the loss has arrived on the device:
+//! let upstream = stream.clone_htod(&[1.0f32])?;
+//! let mut gradient = stream.alloc_zeros::<bf16>(rows * classes)?;
+//! let to = Gradient { matrix: &mut gradient, upstream: Upstream::Scalar(&upstream) };
+//! loss::backward(&kernels, &stream, config, inputs, &saved, to)?;
+//! # Ok(())
+//! # }
+//! ```
 
 use std::sync::Arc;
 
@@ -114,8 +153,9 @@ pub struct LossOutputs<'a> {
 ///
 /// Reads each logit once; with target probabilities, of rows that exceed shared memory and in which one
 /// class has most of the probability, a part twice. What it saves ([`LossOutputs::saved`]) lets
-/// [`backward`] read each logit once. Bad
-/// targets, streams and errors are those of [`forward_backward`], but without a gradient; and
+/// [`backward`] read each logit once.
+///
+/// Bad targets, streams and errors are those of [`forward_backward`], but without a gradient; and
 /// [`Error::ForwardInPlace`].
 pub fn forward<T: Logit, Y: Target>(
     kernels: &Kernels,

@@ -6,6 +6,7 @@ mod codegen;
 mod demo;
 mod driver;
 mod emulator;
+mod mutate;
 mod process;
 mod sass;
 mod suite;
@@ -37,6 +38,7 @@ enum Command {
     Codegen(codegen::Arguments),
     Sass(sass::Arguments),
     Tidy(tidy::Arguments),
+    Mutate(mutate::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Sass(arguments) => sass::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
+        Command::Mutate(arguments) => mutate::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

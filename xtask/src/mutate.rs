@@ -1,0 +1,208 @@
+//! `cargo xtask mutate`: whether the tests notice seeded faults.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
+
+use crate::driver::Driver;
+use crate::table::table;
+use crate::{cargo, emulator, process, toolchain, workspace};
+
+/// Seeds faults into kernels and host code, one at a time, and shows which test notices each
+///
+/// The faults are listed in xtask/mutations.toml. Each takes about half a minute: a copy of the tree is
+/// changed and built for one architecture, and the tests run on the emulated driver. Fails if a
+/// fault is noticed by none.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Only faults with this in their names
+    filter: Option<String>,
+}
+
+const LIST: &str = include_str!("../mutations.toml");
+
+/// The architecture that the emulated driver is by default.
+const ARCHITECTURE: &str = "90";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    mutation: Vec<Mutation>,
+}
+
+/// One fault.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mutation {
+    name: String,
+    /// From the workspace's folder.
+    file: String,
+    /// What stands there, once.
+    find: String,
+    /// What is to stand there.
+    replace: String,
+    /// The part of the device suite that should notice: the beginning of test names.
+    filter: String,
+    /// `CUDA_EMULATOR_ORDER`, where the fault shows in that order alone.
+    order: Option<String>,
+    /// `CUDA_EMULATOR_MAX_GRID`, where a block has to take several rows.
+    max_grid: Option<u32>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let List { mutation: mut mutations } =
+        toml::from_str(LIST).context("xtask/mutations.toml is not as it should be")?;
+    if let Some(filter) = &arguments.filter {
+        mutations.retain(|mutation| mutation.name.contains(filter));
+    }
+    if mutations.is_empty() {
+        bail!("no fault has that in its name");
+    }
+    toolchain::ensure_nvcc()?;
+    let copy = Copy::make(emulator::build()?)?;
+    copy.test(None).context("the tree as it is")?;
+
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?;
+    let bar = ProgressBar::new(mutations.len() as u64).with_style(style);
+    let mut rows = Vec::new();
+    let mut unnoticed = Vec::new();
+    for mutation in &mutations {
+        bar.set_message(mutation.name.clone());
+        let noticed = copy
+            .with(mutation, || copy.test(Some(mutation)))
+            .with_context(|| format!("fault `{}`", mutation.name))?;
+        if noticed.is_none() {
+            unnoticed.push(mutation.name.as_str());
+        }
+        let by = noticed.unwrap_or_else(|| "NOT NOTICED".to_owned());
+        rows.push([mutation.name.clone(), mutation.file.clone(), by]);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    println!("{}", table(["fault", "file", "noticed by"], 3, rows));
+    println!("{} of {} faults noticed", mutations.len() - unnoticed.len(), mutations.len());
+    if !unnoticed.is_empty() {
+        bail!("no test noticed: {}", unnoticed.join(", "));
+    }
+    Ok(())
+}
+
+/// A copy of the tracked files, with a target folder of its own.
+struct Copy {
+    folder: PathBuf,
+    target: PathBuf,
+    driver: Driver,
+}
+
+impl Copy {
+    fn make(emulator: PathBuf) -> Result<Self> {
+        let base = workspace::target().join("mutants");
+        let copy = Self {
+            folder: base.join("tree"),
+            target: base.join("target"),
+            driver: Driver::Emulated { folder: emulator },
+        };
+        let mut list = Command::new("git");
+        list.current_dir(workspace::root()).args(["ls-files", "-z"]);
+        let files = process::run_quietly("listing the files", &mut list)?;
+        for file in files.split('\0').filter(|file| !file.is_empty()) {
+            let (from, to) = (workspace::root().join(file), copy.folder.join(file));
+            let folder = to.parent().context("a file lies in a folder")?;
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+            // Files that are as they were keep their times, so that cargo builds less.
+            if fs::read(&from).ok() != fs::read(&to).ok() {
+                fs::copy(&from, &to).with_context(|| format!("cannot copy {file}"))?;
+            }
+        }
+        let link = copy.folder.join(".toolchain");
+        if !link.exists() {
+            std::os::unix::fs::symlink(workspace::root().join(".toolchain"), &link)
+                .with_context(|| format!("cannot link {}", link.display()))?;
+        }
+        Ok(copy)
+    }
+
+    /// Does something while the fault is there.
+    fn with<T>(&self, mutation: &Mutation, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        let file = self.folder.join(&mutation.file);
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("cannot read {}", mutation.file))?;
+        let places = text.matches(&mutation.find).count();
+        if places != 1 {
+            bail!("what it looks for is in {} {places} times", mutation.file);
+        }
+        let faulty = text.replacen(&mutation.find, &mutation.replace, 1);
+        write(&file, &faulty)?;
+        let outcome = act();
+        write(&file, &text)?;
+        outcome
+    }
+
+    /// The first test that fails, if any; without a fault, all have to pass.
+    fn test(&self, mutation: Option<&Mutation>) -> Result<Option<String>> {
+        let mut build = cargo::command("test");
+        build
+            .current_dir(&self.folder)
+            .args([cargo::PROFILE, "--no-run", "--quiet", "--package=smoothxent", "--test=device"])
+            .env("CARGO_TARGET_DIR", &self.target)
+            .env("SMOOTHXENT_CUDA_ARCHS", ARCHITECTURE);
+        let programs = cargo::build(build)?.tests();
+        let program = programs.first().context("cargo built no test program")?;
+        let mut test = Command::new(&program.path);
+        test.current_dir(&self.folder).stdin(Stdio::null());
+        test.arg(mutation.map_or("laws::", |mutation| mutation.filter.as_str()));
+        if let Some(order) = mutation.and_then(|mutation| mutation.order.as_ref()) {
+            test.env("CUDA_EMULATOR_ORDER", order);
+        }
+        if let Some(grid) = mutation.and_then(|mutation| mutation.max_grid) {
+            test.env("CUDA_EMULATOR_MAX_GRID", grid.to_string());
+        }
+        self.driver.apply(&mut test)?;
+        let output = test.output().with_context(|| format!("cannot run {test:?}"))?;
+        let noticed = first_failure(&output);
+        match (mutation, noticed) {
+            (None, Some(failure)) => bail!("{failure} fails without any fault"),
+            (_, noticed) => Ok(noticed),
+        }
+    }
+}
+
+fn first_failure(output: &Output) -> Option<String> {
+    if output.status.success() {
+        return None;
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let failed =
+        text.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+    Some(failed.map_or_else(|| format!("the program: {}", output.status), str::to_owned))
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A list that has gone stale is noticed on every commit, not when somebody runs it.
+    #[test]
+    fn every_fault_has_its_place() {
+        let List { mutation: mutations } = toml::from_str(LIST).unwrap();
+        for mutation in &mutations {
+            let text = fs::read_to_string(workspace::root().join(&mutation.file)).unwrap();
+            let places = text.matches(&mutation.find).count();
+            assert_eq!(places, 1, "{} in {}", mutation.name, mutation.file);
+            assert_ne!(mutation.find, mutation.replace, "{}", mutation.name);
+        }
+        let mut names: Vec<&str> = mutations.iter().map(|m| m.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), mutations.len(), "two faults have one name");
+    }
+}
