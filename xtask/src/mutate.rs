@@ -9,7 +9,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
 use crate::driver::Driver;
-use crate::table::table;
 use crate::{cargo, emulator, process, toolchain, workspace};
 
 /// Seeds faults into kernels and host code, one at a time, and shows which test notices each
@@ -68,7 +67,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?;
     let bar = ProgressBar::new(mutations.len() as u64).with_style(style);
-    let mut rows = Vec::new();
     let mut unnoticed = Vec::new();
     for mutation in &mutations {
         bar.set_message(mutation.name.clone());
@@ -79,11 +77,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             unnoticed.push(mutation.name.as_str());
         }
         let by = noticed.unwrap_or_else(|| "NOT NOTICED".to_owned());
-        rows.push([mutation.name.clone(), mutation.file.clone(), by]);
+        bar.suspend(|| println!("{} ({}): {by}", mutation.name, mutation.file));
         bar.inc(1);
     }
     bar.finish_and_clear();
-    println!("{}", table(["fault", "file", "noticed by"], 3, rows));
     println!("{} of {} faults noticed", mutations.len() - unnoticed.len(), mutations.len());
     if !unnoticed.is_empty() {
         bail!("no test noticed: {}", unnoticed.join(", "));
