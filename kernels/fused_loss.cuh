@@ -1,6 +1,7 @@
 // The loss and the gradient of rows, together or apart.
 //
 // Computes: for each row of XentFused, its loss, its lse and its gradient (row_loss.cuh).
+// Shapes: logits, gradient and probabilities [rows, classes], any row strides and base alignment.
 // Traffic: strategy_block.cuh's; the forward pass alone writes nothing, the backward pass reads each
 //     logit once, since the softmax was saved. An ignored row is written and never read.
 // Parallelism: one block a row.
@@ -95,27 +96,11 @@ struct FusedRow {
     float apart_weight;  // what multiplies its -log p
 
     __device__ __forceinline__ FusedRow(const XentFused &argument, uint64_t row_index,
-                                        uint32_t target, uint4 *shared,
-                                        BlockMergeStorage &merge_storage)
-        : FusedRow(argument, row_index, target, shared, merge_storage,
-                   static_cast<const T *>(argument.logits) +
-                       row_index * argument.logits_row_stride) {}
-
-    __device__ __forceinline__ FusedRow(const XentFused &argument, uint64_t row_index,
-                                        uint32_t target, uint4 *shared,
-                                        BlockMergeStorage &merge_storage, const T *logits)
-        : FusedRow(argument, row_index, target, shared, merge_storage, logits,
-                   RowLayout<T>(logits, argument.classes)) {}
-
-    __device__ __forceinline__ FusedRow(const XentFused &argument, uint64_t row_index,
-                                        uint32_t target, uint4 *shared,
-                                        BlockMergeStorage &merge_storage, const T *logits,
-                                        const RowLayout<T> &layout)
+                                        const Row &block_row, BlockMergeStorage &merge_storage)
         : p(argument),
           index(row_index),
           storage(merge_storage),
-          row(logits, layout, Terms(argument, row_index, layout), argument.transform, target, shared,
-              argument.cached_packs),
+          row(block_row),
           target_value(Terms::kHasTarget ? row.target_value() : -INFINITY),
           exact(false),
           argmax(kNoPosition),
@@ -304,8 +289,12 @@ __device__ __forceinline__ void fused_block(const XentFused &p) {
             write_nothing<T>(p, index, target);
             continue;
         }
+        const T *logits = static_cast<const T *>(p.logits) + index * p.logits_row_stride;
+        const RowLayout<T> layout(logits, p.classes);
         const uint32_t position = Terms::kHasTarget ? uint32_t(target.value) : kNoPosition;
-        FusedRow<T, Terms>(p, index, position, shared, storage).compute();
+        const BlockRow<T, Terms> row(logits, layout, Terms(p, index, layout), p.transform, position,
+                                     shared, p.cached_packs);
+        FusedRow<T, Terms>(p, index, row, storage).compute();
         // All warps have read the merge's slots and the cache; the next row writes both.
         __syncthreads();
     }
