@@ -20,6 +20,9 @@ use crate::{cargo, emulator, process, toolchain, workspace};
 pub struct Arguments {
     /// Only faults with this in their names
     filter: Option<String>,
+    /// Leave out the faults before the one with this name
+    #[arg(long)]
+    from: Option<String>,
 }
 
 const LIST: &str = include_str!("../mutations.toml");
@@ -60,8 +63,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(filter) = &arguments.filter {
         mutations.retain(|mutation| mutation.name.contains(filter));
     }
+    if let Some(from) = &arguments.from {
+        let first = mutations.iter().position(|mutation| mutation.name == *from);
+        mutations.drain(..first.unwrap_or(mutations.len()));
+    }
     if mutations.is_empty() {
-        bail!("no fault has that in its name");
+        bail!("no fault has that name");
     }
     toolchain::ensure_nvcc()?;
     let copy = Copy::make(emulator::build()?)?;
