@@ -41,7 +41,8 @@ struct BinaryElement {
         const float tail = log1pf(e);                        // softplus(-|x|)
         const float head = add_rn(fabsf(x), tail);           // softplus(|x|)
         const bool above = x >= 0.0f;
-        loss = add_rn(weighted(positive, above ? tail : head), weighted(negative, above ? head : tail));
+        loss = add_rn(weighted(positive, above ? tail : head),
+                      weighted(negative, above ? head : tail));
         gradient = sub_rn(mul_rn(negative, above ? larger : smaller),
                           mul_rn(positive, above ? smaller : larger));
         // NaN stays NaN where both coefficients are 0.
@@ -88,8 +89,9 @@ struct BinaryRow {
     }
 
     __device__ __forceinline__ bool targets_aligned(const RowLayout<T> &layout) const {
-        return p.targets.kind == XENT_TARGET_F32 ? aligned_with_packs(probabilities_as<float>(), layout)
-                                                 : aligned_with_packs(probabilities_as<Half>(), layout);
+        return p.targets.kind == XENT_TARGET_F32
+                   ? aligned_with_packs(probabilities_as<float>(), layout)
+                   : aligned_with_packs(probabilities_as<Half>(), layout);
     }
 
     // 1 for all where there are no weights.
@@ -115,7 +117,8 @@ struct BinaryRow {
         const RowLayout<T> layout(logits, p.classes);
         const bool q_aligned = targets_aligned(layout);
         // Both kinds of weights start where buffers do.
-        const bool weights_aligned = aligned_with_packs(static_cast<const float *>(nullptr), layout);
+        const bool weights_aligned =
+            aligned_with_packs(static_cast<const float *>(nullptr), layout);
         const bool gradient_aligned = same_alignment<T>(logits, gradient);
         float loss = 0.0f;
         for (uint32_t index = threadIdx.x; index < layout.packs; index += blockDim.x) {

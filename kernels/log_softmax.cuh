@@ -96,7 +96,8 @@ struct LogSoftmaxRow {
             if (p.row_lse != nullptr) p.row_lse[index] = log_sum_exp(softmax);
             if (p.save != nullptr) {
                 const uint32_t kept = apart == kNoPosition ? XENT_NOTHING_APART : apart;
-                p.save[index] = {softmax.max, softmax.others, softmax.mass, 2 * kept + (exact ? 1 : 0)};
+                p.save[index] = {softmax.max, softmax.others, softmax.mass,
+                                 2 * kept + (exact ? 1 : 0)};
             }
         }
         T *output = static_cast<T *>(p.output) + index * p.output_row_stride;
@@ -224,7 +225,6 @@ __device__ __forceinline__ void log_softmax_backward_block(const XentLogSoftmaxB
         // Compared with the classes, so that nothing that was saved can be an address elsewhere.
         const uint32_t kept = saved.apart_and_exact / 2;
         const uint32_t apart = kept < p.classes ? kept : kNoPosition;
-        // Read before anything is written, which may be in its place.
         const float g_apart = apart == kNoPosition ? 0.0f : load_one(upstream + apart);
         const float g_others = block_sum(row.sum_of_upstream(apart), storage);
         if (saved.apart_and_exact % 2 != 0) {

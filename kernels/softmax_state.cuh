@@ -149,7 +149,9 @@ struct SoftmaxState {
             if (max != -INFINITY) {
                 const float change = shift.to(higher);
                 sum = mul_rn(sum, exp2_approx(change));
-                if (kWeights != Weights::kNone && mass != 0.0f) shifted_sum = fma_rn(mass, change, shifted_sum);
+                if (kWeights != Weights::kNone && mass != 0.0f) {
+                    shifted_sum = fma_rn(mass, change, shifted_sum);
+                }
             }
             max = candidate;
             place = where;

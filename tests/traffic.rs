@@ -36,7 +36,7 @@ const BEFORE: [(usize, usize, [Counts; 3]); 15] = [
     (8, 128256, [(26270830, 199051, 128274), (23806809, 70795, 64146), (22614203, 70795, 64146)]),
 ];
 
-/// Of the instructions: sums are merged in another order for other block sizes.
+/// Of the instructions: what another block size of a short row may cost; more is a regression.
 const ALLOWED_INSTRUCTIONS: f64 = 1.02;
 
 /// Of the sectors: targets, row losses and tickets of few rows are a part of them.
