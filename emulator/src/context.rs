@@ -67,6 +67,10 @@ pub struct LaunchConfig {
     pub grid: [u32; 3],
     /// Threads of a block by axis.
     pub block: [u32; 3],
+    /// Blocks of a cluster by axis.
+    pub cluster: [u32; 3],
+    /// Whether it may begin before the launch before it on its stream has ended.
+    pub programmatic: bool,
     /// Dynamic shared bytes of a block.
     pub dynamic_shared_bytes: u64,
     /// Shared bytes that the kernel's attribute allows, if it was raised above the default.
@@ -79,6 +83,8 @@ impl LaunchConfig {
         Self {
             grid: [blocks, 1, 1],
             block: [threads, 1, 1],
+            cluster: [1; 3],
+            programmatic: false,
             dynamic_shared_bytes: 0,
             max_dynamic_shared_bytes: None,
         }

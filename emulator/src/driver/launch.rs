@@ -70,6 +70,8 @@ fn launch(
     let config = LaunchConfig {
         grid,
         block,
+        cluster: [1; 3],
+        programmatic: false,
         dynamic_shared_bytes: u64::from(shared_bytes),
         max_dynamic_shared_bytes: Some(function.max_dynamic_shared_bytes.load(Ordering::Relaxed)),
     };
