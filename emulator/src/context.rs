@@ -250,7 +250,9 @@ impl Context {
             .kernels
             .iter()
             .map(|kernel| {
-                let decoded = decode(&text, &module, kernel, &addresses).map(Arc::new);
+                let approximation = self.settings.approximation;
+                let decoded =
+                    decode(&text, &module, kernel, &addresses, approximation).map(Arc::new);
                 (kernel.name.to_string(), decoded)
             })
             .collect();

@@ -51,7 +51,7 @@ impl Order {
 }
 
 /// The next number of the generator SplitMix64 (Steele, Lea, Flood 2014).
-fn split_mix(state: &mut u64) -> u64 {
+pub fn split_mix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut z = *state;
     z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -113,6 +113,26 @@ impl Injection {
     }
 }
 
+/// What `.approx` instructions give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Approximation {
+    /// The true value, rounded.
+    #[default]
+    Exact,
+    /// Values within the documented error, chosen by a seed.
+    Perturbed(u64),
+}
+
+impl Approximation {
+    /// `exact` or `perturb:SEED`
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "exact" => Some(Self::Exact),
+            _ => text.strip_prefix("perturb:")?.parse().ok().map(Self::Perturbed),
+        }
+    }
+}
+
 /// How the emulator behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -130,6 +150,8 @@ pub struct Settings {
     pub workers: usize,
     /// Blocks that a grid can have in its first dimension.
     pub max_grid: i32,
+    /// What `.approx` instructions give.
+    pub approximation: Approximation,
 }
 
 impl Default for Settings {
@@ -142,6 +164,7 @@ impl Default for Settings {
             step_limit: 1_000_000_000,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             max_grid: i32::MAX,
+            approximation: Approximation::Exact,
         }
     }
 }
@@ -170,6 +193,10 @@ impl Settings {
         let orders = "forward, reverse or shuffle:SEED";
         if let Some(order) = read("CUDA_EMULATOR_ORDER", orders, Order::parse)? {
             settings.order = order;
+        }
+        let results = "exact or perturb:SEED";
+        if let Some(found) = read("CUDA_EMULATOR_APPROX", results, Approximation::parse)? {
+            settings.approximation = found;
         }
         let calls = "alloc:N, launch:N or copy:N";
         settings.injection = read("CUDA_EMULATOR_FAIL", calls, Injection::parse)?.map(Arc::new);

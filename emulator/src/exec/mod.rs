@@ -3,8 +3,10 @@
 
 mod access;
 pub mod alu;
+pub mod approx;
 mod block;
 mod collective;
+mod double;
 pub mod float;
 pub mod launch;
 pub mod warp;

@@ -253,6 +253,9 @@ impl Warp {
                 | Op::Bits64 { .. }
                 | Op::Widen { .. }
                 | Op::Narrow { .. }
+                | Op::Carry32 { .. }
+                | Op::Carry64 { .. }
+                | Op::Perturbed(_)
                 | Op::Compare32 { .. }
                 | Op::Compare64 { .. }
                 | Op::Select32 { .. }

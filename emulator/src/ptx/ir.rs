@@ -158,6 +158,12 @@ pub enum Op {
     Widen { op: Widen, d: Slot, s: [Slot; 2], addend: Slot },
     /// 64-bit source, 32-bit result.
     Narrow { op: Narrow, d: Slot, s: Slot },
+    /// `add.cc`, `subc`, `madc.hi.cc` and their kin.
+    Carry32 { op: Carry, d: Slot, s: [Slot; 3] },
+    /// The same on 64-bit operands.
+    Carry64 { op: Carry, d: Slot, s: [Slot; 3] },
+    /// An `.approx` instruction whose result is moved within its documented error.
+    Perturbed(Box<Perturbed>),
     /// `setp` on 32-bit operands.
     Compare32 { test: Test, s: [Slot; 2], result: CompareResult },
     /// `setp` on 64-bit operands.
@@ -206,6 +212,37 @@ pub enum Op {
     Clock { d: Register },
     /// Nothing that an emulator shows: `nanosleep`, `prefetch`.
     Nothing,
+}
+
+/// Extended-precision integer arithmetic. A lane's carry flag is a predicate of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Carry {
+    /// What is computed.
+    pub op: CarryOp,
+    /// The carry (of a subtraction: the borrow) that is added to the second operand.
+    pub reads: Option<Slot>,
+    /// Where the carry or borrow of the result goes.
+    pub writes: Option<Slot>,
+}
+
+/// Operations with a carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum CarryOp {
+    Add,
+    Sub,
+    MadLo,
+    MadHiU,
+    MadHiS,
+}
+
+/// An `.approx` instruction in a process that perturbs them.
+#[derive(Debug)]
+pub struct Perturbed {
+    /// The instruction, an `Alu32` or `Alu64`.
+    pub exact: Op,
+    /// Chooses among the results that the documented error allows.
+    pub seed: u64,
 }
 
 /// Rounding of a floating-point result, or of a float made an integer.
@@ -285,6 +322,97 @@ pub struct Half {
     pub sat: bool,
     /// Negative results become zero.
     pub relu: bool,
+    /// `.xorsign.abs`: the smaller or greater magnitude, its sign the product of both signs.
+    pub xorsign: bool,
+}
+
+/// Formats that have a conversion of their own from f32, and from packed halves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Small {
+    /// `f16` or `bf16`
+    Half(HalfKind),
+    /// `tf32`: an f32 with 10 bits of mantissa.
+    Tf32,
+    /// 8 bits, 4 of exponent, no infinity.
+    E4m3,
+    /// 8 bits, 5 of exponent.
+    E5m2,
+}
+
+/// Rounding of a conversion to a [`Small`] format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SmallRound {
+    /// `.rn`
+    NearestEven,
+    /// `.rna`
+    NearestAway,
+    /// `.rz`
+    Zero,
+}
+
+/// A conversion to a [`Small`] format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shrink {
+    /// The result's format.
+    pub to: Small,
+    /// Its rounding.
+    pub round: SmallRound,
+    /// Negative results become zero.
+    pub relu: bool,
+    /// Whatever is greater than the greatest number, infinity included, becomes that number.
+    pub satfinite: bool,
+}
+
+/// Lanes of a packed integer operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Packed16 {
+    Add,
+    MinU,
+    MaxU,
+    MinS,
+    MaxS,
+    /// Negative results become zero.
+    MinSRelu,
+    MaxSRelu,
+}
+
+/// Whether the bytes or words of an operand are numbers with a sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Sign {
+    Unsigned,
+    Signed,
+}
+
+/// What a position or width of 32 and more means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Overrange {
+    Clamp,
+    Wrap,
+}
+
+/// Which bits of a 48-bit product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Product24 {
+    /// The lowest 32.
+    Low,
+    /// The highest 32.
+    High,
+}
+
+/// Exact arithmetic on f64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum DoubleOp {
+    Add,
+    Sub,
+    Mul,
+    Fma,
+    Div,
+    Rcp,
+    Sqrt,
 }
 
 /// A number's type in a register.
@@ -369,8 +497,31 @@ pub enum Alu32 {
     SadS,
     AddSatS,
     SubSatS,
-    Dp4aUU,
-    Dp4aSS,
+    /// Greatest of the result and zero, as signed numbers.
+    ReluS,
+    /// Products of the bytes of two sources, added to the third.
+    Dp4a([Sign; 2]),
+    /// Products of the words of the first source and the low or high bytes of the second.
+    Dp2aLow([Sign; 2]),
+    Dp2aHigh([Sign; 2]),
+    Mul24(Sign, Product24),
+    /// Position of the n-th set bit from a base.
+    Fns,
+    Bmsk(Overrange),
+    Szext(Sign, Overrange),
+    Packed16(Packed16),
+    /// Absolute differences of four bytes or two words, each in its place.
+    AbsDiff4(Sign),
+    AbsDiff2(Sign),
+    /// The same, added up and added to the third source.
+    AbsDiffSum4(Sign),
+    AbsDiffSum2(Sign),
+    /// `cvt.pack.sat`: two signed numbers clamped to so many bits, above them the third source.
+    PackSat(Sign, u32),
+    /// Four bytes, low first.
+    Pack8,
+    /// Byte of a register, by number.
+    Byte(u32),
     /// Two 16-bit halves, low first.
     Pack16,
     Low16,
@@ -388,6 +539,15 @@ pub enum Alu32 {
         nan: bool,
     },
     MaxF {
+        ftz: bool,
+        nan: bool,
+    },
+    /// `.xorsign.abs`: the magnitudes' minimum, its sign the product of both signs.
+    MinXorSignF {
+        ftz: bool,
+        nan: bool,
+    },
+    MaxXorSignF {
         ftz: bool,
         nan: bool,
     },
@@ -420,6 +580,17 @@ pub enum Alu32 {
         relu: bool,
     },
     Convert(Convert),
+    /// One f32 to a small format.
+    Shrink(Shrink),
+    /// Two f32, the first to the upper half of the result.
+    ShrinkPair(Shrink),
+    /// The two halves of a register.
+    ShrinkHalves(Shrink, HalfKind),
+    /// Two 8-bit floats to two f16.
+    Grow {
+        from: Small,
+        relu: bool,
+    },
 }
 
 /// Modes of `prmt`.
@@ -462,6 +633,8 @@ pub enum Alu64 {
     Not,
     CNot,
     Brev,
+    SadU,
+    SadS,
     AddF,
     SubF,
     MulF,
@@ -469,6 +642,13 @@ pub enum Alu64 {
     DivF,
     RcpF,
     SqrtF,
+    /// Rounded otherwise than to nearest.
+    Directed(DoubleOp, Round),
+    /// `rcp.approx.ftz.f64`, `rsqrt.approx.ftz.f64`: the upper 32 bits only.
+    RcpGross,
+    RsqrtGross,
+    /// `rsqrt.approx.f64`
+    RsqrtF,
     MinF,
     MaxF,
     AbsF,
