@@ -119,17 +119,32 @@ pub enum Approximation {
     /// The true value, rounded.
     #[default]
     Exact,
-    /// Values within the documented error, chosen by a seed.
-    Perturbed(u64),
+    /// Values within the documented error.
+    Perturbed(Choice),
+}
+
+/// Which of the results that a documented error allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// One that a seed chooses for each operand.
+    Seed(u64),
+    /// The least, always: errors of one sign add up where others cancel.
+    Least,
+    /// The greatest, always.
+    Greatest,
 }
 
 impl Approximation {
-    /// `exact` or `perturb:SEED`
+    /// `exact`, `perturb:SEED`, `perturb:least` or `perturb:greatest`
     pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "exact" => Some(Self::Exact),
-            _ => text.strip_prefix("perturb:")?.parse().ok().map(Self::Perturbed),
-        }
+        let choice = match (text, text.strip_prefix("perturb:")) {
+            ("exact", _) => return Some(Self::Exact),
+            (_, Some("least")) => Choice::Least,
+            (_, Some("greatest")) => Choice::Greatest,
+            (_, Some(seed)) => Choice::Seed(seed.parse().ok()?),
+            (_, None) => return None,
+        };
+        Some(Self::Perturbed(choice))
     }
 }
 
@@ -194,7 +209,7 @@ impl Settings {
         if let Some(order) = read("CUDA_EMULATOR_ORDER", orders, Order::parse)? {
             settings.order = order;
         }
-        let results = "exact or perturb:SEED";
+        let results = "exact, perturb:SEED, perturb:least or perturb:greatest";
         if let Some(found) = read("CUDA_EMULATOR_APPROX", results, Approximation::parse)? {
             settings.approximation = found;
         }

@@ -34,7 +34,7 @@ use std::f64::consts::PI;
 use super::alu::{LANES, Registers};
 use super::float::{NAN_F32, NAN_HALF, canonical, div_approx, flush, half_to_f64, round_half};
 use crate::ptx::ir::{Alu32, HalfKind, HalfOp, Op, Perturbed, Round};
-use crate::settings::split_mix;
+use crate::settings::{Choice, split_mix};
 
 /// A function that has an `.approx` instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,8 +173,13 @@ impl Format {
     }
 }
 
-/// A number in [0, 1) for a seed, an instruction and its operands.
-fn uniform(seed: u64, function: Function, format: Format, operands: [u32; 2]) -> f64 {
+/// A number in [0, 1): for a seed, a function of it, the instruction and its operands.
+fn fraction(choice: Choice, function: Function, format: Format, operands: [u32; 2]) -> f64 {
+    let seed = match choice {
+        Choice::Seed(seed) => seed,
+        Choice::Least => return 0.0,
+        Choice::Greatest => return 1.0_f64.next_down(),
+    };
     let format = match format {
         Format::F32 => 0,
         Format::Half(HalfKind::F16) => 1,
@@ -185,13 +190,13 @@ fn uniform(seed: u64, function: Function, format: Format, operands: [u32; 2]) ->
     (split_mix(&mut state) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// A result within the documented error, chosen by a seed.
+/// A result within the documented error.
 pub fn perturbed(
     function: Function,
     format: Format,
     ftz: bool,
     operands: [u32; 2],
-    seed: u64,
+    choice: Choice,
 ) -> u32 {
     let [a, b] = operands.map(|bits| format.value(format.flush(bits, ftz)));
     let divides = matches!(function, Function::Div | Function::DivFull);
@@ -219,7 +224,7 @@ pub fn perturbed(
         Bound::Steps(count) => {
             let below = i64::from(exact & !format.sign()) - count;
             let choices = (2 * count + 1) as f64;
-            let chosen = below + (uniform(seed, function, format, operands) * choices) as i64;
+            let chosen = below + (fraction(choice, function, format, operands) * choices) as i64;
             let moved = chosen.clamp(0, i64::from(format.greatest())) as u32;
             let moved = moved | exact & format.sign();
             // Flushing would make the error greater.
@@ -227,7 +232,7 @@ pub fn perturbed(
         }
         Bound::Undocumented => return exact,
     };
-    let target = truth + error * (2.0 * uniform(seed, function, format, operands) - 1.0);
+    let target = truth + error * (2.0 * fraction(choice, function, format, operands) - 1.0);
     // Rounding may lead out of the interval; then the neighbour on the other side is inside, or
     // nothing but the nearest is.
     let inside = |bits: &u32| {
@@ -277,7 +282,7 @@ pub fn execute(regs: &mut Registers, instruction: &Perturbed, mask: u32) {
         unreachable!("the decoder perturbs no other instruction");
     };
     let (a, b) = (regs.b32[s[0] as usize], regs.b32[s[1] as usize]);
-    let of = |operands| perturbed(function, format, ftz, operands, instruction.seed);
+    let of = |operands| perturbed(function, format, ftz, operands, instruction.choice);
     let divides = matches!(function, Function::Div | Function::DivFull);
     let out: [u32; LANES] = std::array::from_fn(|lane| {
         if mask >> lane & 1 == 0 {
@@ -341,11 +346,17 @@ mod tests {
 
     #[test]
     fn moved_results_stay_within_the_documented_error() {
+        for choice in [Choice::Seed(7), Choice::Least, Choice::Greatest] {
+            stay_within_the_documented_error(choice);
+        }
+    }
+
+    fn stay_within_the_documented_error(choice: Choice) {
         for (function, format, ftz) in ALL {
             let mut moved = 0;
             for bits in operands(format) {
                 let pair = [bits, second(function, bits)];
-                let found = perturbed(function, format, ftz, pair, 7);
+                let found = perturbed(function, format, ftz, pair, choice);
                 let [a, b] = pair.map(|bits| format.value(format.flush(bits, ftz)));
                 let truth = truth(function, a, b);
                 let exact = format.flush(format.round(truth, Round::Nearest), ftz);
@@ -386,7 +397,13 @@ mod tests {
                 operands(format)
                     .into_iter()
                     .map(|bits| {
-                        perturbed(function, format, ftz, [bits, second(function, bits)], seed)
+                        perturbed(
+                            function,
+                            format,
+                            ftz,
+                            [bits, second(function, bits)],
+                            Choice::Seed(seed),
+                        )
                     })
                     .collect()
             };
@@ -421,7 +438,8 @@ mod tests {
         ];
         for seed in 0..20 {
             for (function, operand, expected) in table {
-                let found = perturbed(function, Format::F32, false, [operand, 0], seed);
+                let found =
+                    perturbed(function, Format::F32, false, [operand, 0], Choice::Seed(seed));
                 assert_eq!(found, expected, "{function:?} of {operand:#x}");
             }
         }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::ast::Location;
+use crate::settings::Choice;
 
 /// Place of an operand in the register file of its width.
 pub type Slot = u32;
@@ -241,8 +242,8 @@ pub enum CarryOp {
 pub struct Perturbed {
     /// The instruction, an `Alu32` or `Alu64`.
     pub exact: Op,
-    /// Chooses among the results that the documented error allows.
-    pub seed: u64,
+    /// Which of the results that the documented error allows.
+    pub choice: Choice,
 }
 
 /// Rounding of a floating-point result, or of a float made an integer.

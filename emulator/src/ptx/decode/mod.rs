@@ -404,8 +404,8 @@ type Decoded<T = ()> = Result<T, String>;
 impl<'a> Decoder<'a> {
     fn emit(&mut self, op: Op) {
         let op = match self.approximation {
-            Approximation::Perturbed(seed) if is_approximate(&op) => {
-                Op::Perturbed(Box::new(Perturbed { exact: op, seed }))
+            Approximation::Perturbed(choice) if is_approximate(&op) => {
+                Op::Perturbed(Box::new(Perturbed { exact: op, choice }))
             }
             _ => op,
         };
