@@ -322,8 +322,11 @@ impl Context {
                 device: self.settings.model.name,
                 grid: config.grid,
                 block: config.block,
+                cluster: launch.cluster,
                 shared_bytes: launch.shared_bytes(),
                 counters,
+                unique_bytes_read: launch.touched.as_ref().map_or(0, Touched::read),
+                unique_bytes_written: launch.touched.as_ref().map_or(0, Touched::written),
             };
             report::append(path, &record);
         }

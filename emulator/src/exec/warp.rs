@@ -276,7 +276,8 @@ impl Warp {
             let inst = &code[pc as usize];
             let mask = active & (self.regs.pred[inst.guard as usize] ^ inst.guard_flip);
             used += 1;
-            cluster.counters.lane_instructions += u64::from(mask.count_ones());
+            cluster.counters.lane_instructions_by_class[inst.class as usize] +=
+                u64::from(mask.count_ones());
             if mask == 0 {
                 pc += 1;
                 continue;

@@ -3,9 +3,11 @@
 //! as `%tid.x` are registers that are filled before a warp starts, so an operand is always a slot.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::ast::Location;
+use crate::exec::warp::Warp;
+use crate::report::Class;
 
 /// Place of an operand in the register file of its width.
 pub type Slot = u32;
@@ -52,6 +54,8 @@ pub struct Kernel {
     pub text: Arc<str>,
     /// Names of source files, by the number in [`Location`].
     pub files: Arc<[(u32, String)]>,
+    /// Register files of earlier launches: making them costs more than a small launch.
+    pub(crate) spare: Mutex<Vec<Vec<Warp>>>,
 }
 
 /// How many registers of each file a kernel uses.
@@ -157,6 +161,8 @@ pub struct Inst {
     pub guard: Slot,
     /// All ones if the lanes are those where `guard` is false.
     pub guard_flip: u32,
+    /// What it costs.
+    pub class: Class,
     /// What it does.
     pub op: Op,
 }
@@ -240,6 +246,108 @@ pub enum Op {
     Clock { d: Register },
     /// Nothing that an emulator shows: `nanosleep`, `prefetch`.
     Nothing,
+}
+
+impl Op {
+    /// What it costs.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Alu32 { op, .. } => match op {
+                Alu32::Mov | Alu32::Pack16 | Alu32::Low16 | Alu32::High16 => Class::Move,
+                Alu32::AddF(_)
+                | Alu32::SubF(_)
+                | Alu32::MulF(_)
+                | Alu32::FmaF(_)
+                | Alu32::MinF { .. }
+                | Alu32::MaxF { .. }
+                | Alu32::AbsF { .. }
+                | Alu32::NegF { .. }
+                | Alu32::CopySign => Class::Float,
+                Alu32::DivF(_)
+                | Alu32::RcpF(_)
+                | Alu32::SqrtF(_)
+                | Alu32::DivApprox(_)
+                | Alu32::DivFull(_)
+                | Alu32::RcpApprox(_)
+                | Alu32::RsqrtApprox(_)
+                | Alu32::SqrtApprox(_)
+                | Alu32::Ex2(_)
+                | Alu32::Lg2(_)
+                | Alu32::Sin(_)
+                | Alu32::Cos(_)
+                | Alu32::Tanh => Class::Special,
+                Alu32::Half(half) if matches!(half.op, HalfOp::Ex2 | HalfOp::Tanh) => {
+                    Class::Special
+                }
+                Alu32::Half(_) => Class::Half,
+                Alu32::F32FromF16
+                | Alu32::F16FromF32
+                | Alu32::F32FromBf16
+                | Alu32::Bf16FromF32
+                | Alu32::PackHalf { .. }
+                | Alu32::SignExtend16
+                | Alu32::Convert(_) => Class::Convert,
+                _ => Class::Integer,
+            },
+            Self::Alu64 { op, .. } => match op {
+                Alu64::Mov => Class::Move,
+                Alu64::AddF
+                | Alu64::SubF
+                | Alu64::MulF
+                | Alu64::FmaF
+                | Alu64::DivF
+                | Alu64::RcpF
+                | Alu64::SqrtF
+                | Alu64::MinF
+                | Alu64::MaxF
+                | Alu64::AbsF
+                | Alu64::NegF
+                | Alu64::CopySignF => Class::Double,
+                Alu64::Convert(_) => Class::Convert,
+                _ => Class::Integer,
+            },
+            Self::Bits64 { .. } => Class::Integer,
+            Self::Widen { op: Widen::Pack | Widen::ZeroExtend, .. }
+            | Self::Narrow { op: Narrow::Low | Narrow::High, .. } => Class::Move,
+            Self::Widen { op: Widen::Convert(_) | Widen::SignExtend, .. }
+            | Self::Narrow { op: Narrow::Convert(_), .. } => Class::Convert,
+            Self::Widen { .. } | Self::Narrow { .. } => Class::Integer,
+            Self::Compare32 { .. }
+            | Self::Compare64 { .. }
+            | Self::Select32 { .. }
+            | Self::Select64 { .. }
+            | Self::Pred { .. }
+            | Self::IsSpace { .. } => Class::Compare,
+            Self::Load(access) | Self::Store(access) => match access.space {
+                Space::Global | Space::Generic => Class::Global,
+                Space::Shared | Space::SharedCluster => Class::Shared,
+                Space::Const | Space::Local | Space::Param => Class::OtherMemory,
+            },
+            Self::Atomic(_) => Class::Atomic,
+            Self::Shuffle(_)
+            | Self::Vote { .. }
+            | Self::Match(_)
+            | Self::Redux { .. }
+            | Self::WarpSync { .. }
+            | Self::Elect { .. }
+            | Self::ActiveMask { .. } => Class::Collective,
+            Self::Barrier(_)
+            | Self::Fence(_)
+            | Self::Mbarrier(_)
+            | Self::ClusterBarrier(_)
+            | Self::GridDependency(_) => Class::Synchronisation,
+            Self::CopyAsync(_) | Self::CopyBulk(_) | Self::StoreAsync(_) | Self::CopyGroup(_) => {
+                Class::Copy
+            }
+            Self::MapRank { .. } | Self::RankOf { .. } => Class::Integer,
+            Self::Clock { .. } => Class::Move,
+            Self::Branch { .. }
+            | Self::BranchIndexed { .. }
+            | Self::Exit
+            | Self::Trap
+            | Self::Nothing => Class::Control,
+        }
+    }
 }
 
 /// Rounding of a floating-point result, or of a float made an integer.

@@ -9,7 +9,7 @@ mod memory;
 mod sync;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::PtxError;
 use super::ast::{self, Instruction, Module, Operand, StateSpace, Statement, Variable};
@@ -126,6 +126,7 @@ pub fn decode(
         specials: decoder.operands.specials,
         text: text.clone(),
         files,
+        spare: Mutex::default(),
     })
 }
 
@@ -431,7 +432,8 @@ type Decoded<T = ()> = Result<T, String>;
 
 impl<'a> Decoder<'a> {
     fn emit(&mut self, op: Op) {
-        self.code.push(Inst { guard: self.guard.0, guard_flip: self.guard.1, op });
+        let (guard, guard_flip) = self.guard;
+        self.code.push(Inst { guard, guard_flip, class: op.class(), op });
         self.origins.push(self.origin.clone());
     }
 
