@@ -22,6 +22,7 @@ fn says(report: &FaultReport, kind: FaultKind, code: u32, parts: &[&str]) {
 fn fault_of(body: &str) -> FaultReport {
     let gpu = Gpu::new(&kernel(body));
     let out = gpu.context.allocate(128).unwrap();
+    gpu.context.fill(out, &[0], 128).unwrap();
     gpu.fault(&LaunchConfig::linear(1, 32), &[out])
 }
 
@@ -342,7 +343,12 @@ fn launches_are_reported() {
         "\"kernel\":\"k\"",
         "\"grid\":[2, 1, 1]",
         "\"block\":[64, 1, 1]",
+        "\"cluster\":[1, 1, 1]",
         "\"lane_instructions\":768",
+        "\"synchronisation\":128",
+        "\"global\":128",
+        "\"unique_bytes_read\":0",
+        "\"unique_bytes_written\":256",
         "\"global_bytes_read\":0",
         "\"global_bytes_written\":512",
         "\"global_sectors_written\":16",

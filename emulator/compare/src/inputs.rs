@@ -49,7 +49,7 @@ fn floats(exponent_bits: u32, mantissa_bits: u32, mantissas: u64, state: &mut u6
                 1 => a ^ exponents << mantissa_bits ^ next(state) & 7,
                 2 => {
                     let exponent = top + next(state) % (mantissa_bits as u64 + 4);
-                    exponent % (2 * exponents) << mantissa_bits | next(state) & mantissa_mask
+                    (exponent % (2 * exponents)) << mantissa_bits | next(state) & mantissa_mask
                 }
                 _ => any(state),
             };
@@ -67,11 +67,11 @@ impl Operands {
             Self::Doubles => floats(11, 52, 16, &mut state),
             Self::Halves => (0..0x1_0000_u64)
                 .map(|low| {
-                    let high = low.wrapping_mul(0x6A09) + 0x3C6E & 0xFFFF;
+                    let high = (low.wrapping_mul(0x6A09) + 0x3C6E) & 0xFFFF;
                     let near = |half: u64, random: u64| match random % 4 {
                         0 => half ^ 0x8000,
                         1 => half ^ 0x8000 ^ random >> 8 & 7,
-                        2 => half + (random >> 8 & 0x3FFF) & 0xFFFF,
+                        2 => (half + (random >> 8 & 0x3FFF)) & 0xFFFF,
                         _ => random >> 8 & 0xFFFF,
                     };
                     let mut second =

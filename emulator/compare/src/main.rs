@@ -56,7 +56,8 @@ fn other_side(against: Option<&str>) -> Result<Box<dyn Side>> {
 fn write_ptx(folder: &Path) -> Result<()> {
     for (number, class) in classes::all().iter().enumerate() {
         let file = folder.join(format!("{number}.sm_{}.ptx", class.capability));
-        fs::write(&file, class.ptx()).with_context(|| format!("cannot write {}", file.display()))?;
+        fs::write(&file, class.ptx())
+            .with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
 }

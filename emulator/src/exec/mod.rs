@@ -4,9 +4,13 @@
 mod access;
 pub mod alu;
 pub mod approx;
+mod asynchronous;
 mod block;
 mod collective;
+mod copy;
 mod double;
 pub mod float;
 pub mod launch;
+mod mbarrier;
+pub mod race;
 pub mod warp;
