@@ -3,6 +3,7 @@
 mod bundle;
 mod cargo;
 mod codegen;
+mod compare;
 mod demo;
 mod driver;
 mod emulator;
@@ -35,6 +36,7 @@ enum Command {
     Bundle(bundle::Arguments),
     Toolchain(toolchain::Arguments),
     Emulator(emulator::Arguments),
+    Compare(compare::Arguments),
     Codegen(codegen::Arguments),
     Sass(sass::Arguments),
     Tidy(tidy::Arguments),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Bundle(arguments) => bundle::run(&arguments),
         Command::Toolchain(arguments) => toolchain::run(&arguments),
         Command::Emulator(arguments) => emulator::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Sass(arguments) => sass::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
