@@ -611,7 +611,7 @@ impl Warp {
                 due,
             })?;
         }
-        cluster.counters.global_sectors_read += super::access::sectors(&from, reading);
+        cluster.counters.global_sectors_read += super::access::footprint(&from, reading).1;
         Ok(())
     }
 
