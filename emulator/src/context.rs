@@ -2,20 +2,21 @@
 //! and tests use it directly.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::device::{Model, TOTAL_MEMORY};
 use crate::error::Error;
 use crate::exec::alu::step;
 use crate::exec::launch::Launch;
+use crate::exec::race::GlobalShadow;
 use crate::memory::{Allocation, Memory};
 use crate::ptx::ast::StateSpace;
 use crate::ptx::decode::decode;
 use crate::ptx::ir::Kernel;
 use crate::ptx::{PtxError, parser};
-use crate::report::{self, Counters, LaunchRecord};
-use crate::settings::{Injectable, Settings};
+use crate::report::{self, Counters, LaunchRecord, Touched};
+use crate::settings::{Injectable, Races, Settings};
 
 /// Every context has addresses of its own, `id << ADDRESS_BITS` and up: above all host addresses
 /// and the windows of shared, local and parameter memory.
@@ -32,6 +33,8 @@ pub struct Context {
     memory: Memory,
     /// Code of the fault that ended this context, 0 while it is sound.
     failure: AtomicU32,
+    /// Who touched device memory in the last launch, for one that may begin before its end.
+    last: Mutex<Option<Arc<GlobalShadow>>>,
 }
 
 /// A loaded module.
@@ -100,6 +103,7 @@ impl Context {
             settings,
             memory: Memory::new(id << ADDRESS_BITS, TOTAL_MEMORY),
             failure: AtomicU32::new(0),
+            last: Mutex::default(),
         }
     }
 
@@ -201,9 +205,7 @@ impl Context {
         }
         let source = source.range("copy on the device", from, bytes)?;
         let target = self.range("copy on the device", to, bytes)?;
-        let mut buffer = vec![0; bytes as usize];
-        source.read(from - source.address, &mut buffer);
-        target.write(to - target.address, &buffer);
+        target.copy_from(to - target.address, &source, from - source.address, bytes);
         Ok(())
     }
 
@@ -282,8 +284,21 @@ impl Context {
             return Err(Error::InvalidValue(text));
         }
         let table = self.memory.table();
+        let shadow = match self.settings.races {
+            Races::Checked => Some(Arc::new(GlobalShadow::new(&kernel.name))),
+            Races::Unchecked => None,
+        };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let predecessor = if config.programmatic { last.take() } else { None };
+        last.clone_from(&shadow);
+        drop(last);
         let launch = Launch {
             kernel,
+            cluster: kernel.cluster.unwrap_or(config.cluster),
+            shadow,
+            predecessor,
+            touched: self.settings.report.as_ref().map(|_| Touched::new(&table)),
+            uninitialised: self.settings.uninitialised,
             device: self.settings.model,
             memory: &self.memory,
             table: &table,

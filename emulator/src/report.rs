@@ -2,7 +2,60 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use crate::exec::race::Touch;
+use crate::memory::Table;
+
+/// Which bytes of device memory a launch touched, whatever how often.
+#[derive(Debug)]
+pub struct Touched {
+    /// By place in the table of allocations: bits of bytes read, and of bytes written.
+    bits: Vec<[OnceLock<Box<[AtomicU64]>>; 2]>,
+}
+
+impl Touched {
+    /// Nothing yet.
+    pub fn new(table: &Table) -> Self {
+        Self { bits: (0..table.len()).map(|_| [OnceLock::new(), OnceLock::new()]).collect() }
+    }
+
+    /// An access of at most 16 aligned bytes that is in bounds.
+    pub fn mark(&self, table: &Table, address: u64, bytes: u64, touch: Touch) {
+        let Some(position) = table.position(address) else { return };
+        let Some(allocation) = table.get(position) else { return };
+        let side = &self.bits[position][usize::from(touch == Touch::Write)];
+        let words = || crate::memory::zeroed_bits(allocation.bytes.div_ceil(64) as usize);
+        let offset = address - allocation.address;
+        let mask = (u64::MAX >> (64 - bytes)) << (offset % 64);
+        side.get_or_init(words)[(offset / 64) as usize].fetch_or(mask, Ordering::Relaxed);
+    }
+
+    /// A longer stretch.
+    pub fn mark_all(&self, table: &Table, address: u64, bytes: u64, touch: Touch) {
+        for at in (address..address + bytes).step_by(16) {
+            self.mark(table, at, 16.min(address + bytes - at), touch);
+        }
+    }
+
+    /// Bytes that were touched.
+    fn count(&self, touch: Touch) -> u64 {
+        let side = usize::from(touch == Touch::Write);
+        let bits = self.bits.iter().filter_map(|sides| sides[side].get());
+        bits.flatten().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
+    }
+
+    /// Bytes that were read.
+    pub fn read(&self) -> u64 {
+        self.count(Touch::Read)
+    }
+
+    /// Bytes that were written.
+    pub fn written(&self) -> u64 {
+        self.count(Touch::Write)
+    }
+}
 
 /// What a launch did, summed over its blocks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,8 +72,16 @@ pub struct Counters {
     pub global_sectors_written: u64,
     /// Atomic operations on global memory, by lane.
     pub global_atomics: u64,
+    /// Wavefronts of shared memory's banks; counted where a report is wanted.
+    pub shared_wavefronts: u64,
+    /// Of those, how many came of two words in one bank.
+    pub shared_bank_conflicts: u64,
     /// Block barriers that were completed.
     pub barriers: u64,
+    /// Cluster barriers that were completed.
+    pub cluster_barriers: u64,
+    /// Phases of mbarriers that were completed.
+    pub mbarrier_phases: u64,
 }
 
 impl Counters {
@@ -32,7 +93,11 @@ impl Counters {
         self.global_sectors_read += other.global_sectors_read;
         self.global_sectors_written += other.global_sectors_written;
         self.global_atomics += other.global_atomics;
+        self.shared_wavefronts += other.shared_wavefronts;
+        self.shared_bank_conflicts += other.shared_bank_conflicts;
         self.barriers += other.barriers;
+        self.cluster_barriers += other.cluster_barriers;
+        self.mbarrier_phases += other.mbarrier_phases;
     }
 }
 

@@ -22,6 +22,7 @@ fn says(report: &FaultReport, kind: FaultKind, code: u32, parts: &[&str]) {
 fn fault_of(body: &str) -> FaultReport {
     let gpu = Gpu::new(&kernel(body));
     let out = gpu.context.allocate(128).unwrap();
+    gpu.context.fill(out, &[0], 128).unwrap();
     gpu.fault(&LaunchConfig::linear(1, 32), &[out])
 }
 

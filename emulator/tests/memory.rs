@@ -103,7 +103,7 @@ fn sectors_count_what_a_warp_touches() {
         let gpu = Gpu::new(&kernel(&format!(
             "mad.wide.u32 %rd2, %r1, {stride}, %rd1; ld.global.u32 %r2, [%rd2];"
         )));
-        let out = gpu.context.allocate(4096).unwrap();
+        let out = gpu.upload(&[0_u32; 1024]);
         gpu.launch(&LaunchConfig::linear(1, 32), &[out]).unwrap().global_sectors_read
     };
     assert_eq!(strided(4), 4);
