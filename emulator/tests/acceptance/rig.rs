@@ -5,7 +5,7 @@ use std::fmt;
 use cuda_emulator::context::{Context, LaunchConfig, Module};
 use cuda_emulator::error::Error;
 use cuda_emulator::fault::FaultReport;
-use cuda_emulator::settings::{Order, Settings};
+use cuda_emulator::settings::{Order, Races, Settings, Uninitialised};
 
 /// Enough for every run, and soon reached by a thread that spins.
 const STEP_LIMIT: u64 = 1_000_000;
@@ -109,7 +109,14 @@ pub struct Rig {
 impl Rig {
     /// With every check on.
     pub fn new(ptx: &str, order: Order, workers: usize) -> Result<Self, Failure> {
-        let settings = Settings { order, workers, step_limit: STEP_LIMIT, ..Settings::default() };
+        let settings = Settings {
+            order,
+            workers,
+            step_limit: STEP_LIMIT,
+            races: Races::Checked,
+            uninitialised: Uninitialised::Refused,
+            ..Settings::default()
+        };
         let context = Context::new(settings);
         let module = context.load(ptx)?;
         Ok(Self { context, module })
