@@ -36,6 +36,7 @@ struct List {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Bug {
+    /// Unlike those of the kernel's other bugs.
     name: String,
     /// The kernel that shows it, as `file::kernel`.
     kernel: String,
@@ -58,6 +59,7 @@ struct Bug {
 /// What caught a bug.
 #[derive(Serialize)]
 struct Catch<'a> {
+    kernel: &'a str,
     bug: &'a str,
     by: &'a str,
     run: String,
@@ -66,6 +68,10 @@ struct Catch<'a> {
 }
 
 impl Bug {
+    fn title(&self) -> String {
+        format!("{}: {}", self.kernel, self.name)
+    }
+
     fn case(&self) -> Result<&'static Case, String> {
         let found = CASES.iter().find(|case| case.name() == self.kernel);
         found.ok_or_else(|| format!("there is no kernel {}", self.kernel))
@@ -110,8 +116,8 @@ impl Bug {
                 let text = failure.to_string();
                 if failure.kind() == self.caught_by {
                     let order = format!("{order:?}");
-                    let (bug, by) = (self.name.as_str(), self.caught_by.as_str());
-                    return Ok(Ok(Catch { bug, by, run: run.name.clone(), order, text }));
+                    let (kernel, bug, by) = (&*self.kernel, &*self.name, &*self.caught_by);
+                    return Ok(Ok(Catch { kernel, bug, by, run: run.name, order, text }));
                 }
                 others.push(format!("{}, {order:?}: {}: {text}", run.name, failure.kind()));
             }
@@ -168,7 +174,7 @@ fn trials() -> Result<Vec<Trial>, String> {
     let report = std::env::var_os("CUDA_EMULATOR_BUGS").map(PathBuf::from);
     let hunt = |bug: &Arc<Bug>| {
         let (compiler, report, bug) = (compiler.clone(), report.clone(), bug.clone());
-        Trial::ignorable_test(bug.name.clone(), move || match compiler {
+        Trial::ignorable_test(bug.title(), move || match compiler {
             Some(compiler) => Ok(bug.check(&compiler, report.as_deref())?),
             None => Ok(Completion::ignored_with(NO_NVCC)),
         })
@@ -182,12 +188,15 @@ fn trials() -> Result<Vec<Trial>, String> {
 fn guard(bugs: &[Arc<Bug>]) -> Result<(), String> {
     let mut names = HashSet::new();
     for bug in bugs {
-        let named = |error| format!("{}: {error}", bug.name);
+        let named = |error| format!("{}: {error}", bug.title());
         bug.source().map_err(named)?;
         bug.runs().map_err(named)?;
         bug.orders().map_err(named)?;
-        if bug.find == bug.replace || !names.insert(&bug.name) {
-            return Err(format!("{}: nothing is replaced, or two bugs have this name", bug.name));
+        if bug.find == bug.replace || !names.insert(bug.title()) {
+            return Err(format!(
+                "{}: nothing is replaced, or two bugs have this name",
+                bug.title()
+            ));
         }
     }
     Ok(())
