@@ -365,7 +365,10 @@ impl Warp {
                 if op.orders {
                     self.publish(cluster, place, by);
                 }
-                let mbarrier = cluster.mbarrier(place, by, User::Thread)?;
+                // Not as a use of its own, which would come after what was published.
+                let Some(mbarrier) = cluster.mbarrier_at(rank, offset) else {
+                    return Err(refuse("there is no mbarrier".into()));
+                };
                 if let Some(bytes) = bytes {
                     mbarrier.expect(bytes)?;
                 }
