@@ -252,7 +252,9 @@ impl Context {
             .kernels
             .iter()
             .map(|kernel| {
-                let decoded = decode(&text, &module, kernel, &addresses).map(Arc::new);
+                let approximation = self.settings.approximation;
+                let decoded =
+                    decode(&text, &module, kernel, &addresses, approximation).map(Arc::new);
                 (kernel.name.to_string(), decoded)
             })
             .collect();
@@ -322,8 +324,11 @@ impl Context {
                 device: self.settings.model.name,
                 grid: config.grid,
                 block: config.block,
+                cluster: launch.cluster,
                 shared_bytes: launch.shared_bytes(),
                 counters,
+                unique_bytes_read: launch.touched.as_ref().map_or(0, Touched::read),
+                unique_bytes_written: launch.touched.as_ref().map_or(0, Touched::written),
             };
             report::append(path, &record);
         }

@@ -18,5 +18,6 @@ mod ptx;
 pub mod report;
 pub mod settings;
 
+pub use exec::approx;
 pub use ptx::PtxError;
 pub use ptx::ir::Kernel;

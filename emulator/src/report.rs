@@ -57,14 +57,95 @@ impl Touched {
     }
 }
 
+/// What instructions do, as far as it decides what they cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Arithmetic and logic of integers, addresses among them.
+    Integer,
+    /// f32 arithmetic.
+    Float,
+    /// f16 and bf16 arithmetic.
+    Half,
+    /// f64 arithmetic.
+    Double,
+    /// Functions of the special-function unit: `ex2`, `lg2`, `rcp`, `sqrt`, divisions.
+    Special,
+    /// Conversions between types.
+    Convert,
+    /// Comparisons, selections and logic of predicates.
+    Compare,
+    /// Moves, which a GPU's compiler mostly removes.
+    Move,
+    /// Loads and stores of device memory, or of an address whose space shows when it is used.
+    Global,
+    /// Loads and stores of shared memory.
+    Shared,
+    /// Loads and stores of parameters, constants and local memory.
+    OtherMemory,
+    /// Atomics.
+    Atomic,
+    /// Shuffles, votes and their kin.
+    Collective,
+    /// Barriers, fences and mbarriers.
+    Synchronisation,
+    /// Asynchronous copies.
+    Copy,
+    /// Branches and exits.
+    Control,
+}
+
+impl Class {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 16] = [
+        Self::Integer,
+        Self::Float,
+        Self::Half,
+        Self::Double,
+        Self::Special,
+        Self::Convert,
+        Self::Compare,
+        Self::Move,
+        Self::Global,
+        Self::Shared,
+        Self::OtherMemory,
+        Self::Atomic,
+        Self::Collective,
+        Self::Synchronisation,
+        Self::Copy,
+        Self::Control,
+    ];
+
+    /// As the report writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Integer => "integer",
+            Self::Float => "f32",
+            Self::Half => "half",
+            Self::Double => "f64",
+            Self::Special => "special",
+            Self::Convert => "convert",
+            Self::Compare => "compare",
+            Self::Move => "move",
+            Self::Global => "global",
+            Self::Shared => "shared",
+            Self::OtherMemory => "other_memory",
+            Self::Atomic => "atomic",
+            Self::Collective => "collective",
+            Self::Synchronisation => "synchronisation",
+            Self::Copy => "copy",
+            Self::Control => "control",
+        }
+    }
+}
+
 /// What a launch did, summed over its blocks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Instructions times active lanes.
-    pub lane_instructions: u64,
-    /// Bytes that loads took from global memory.
+    /// Instructions times active lanes, by [`Class`].
+    pub lane_instructions_by_class: [u64; Class::ALL.len()],
+    /// Bytes that loads took from global memory; what several lanes of one instruction read counts once.
     pub global_bytes_read: u64,
-    /// Bytes that stores put into global memory.
+    /// Bytes that stores put into global memory, counted alike.
     pub global_bytes_written: u64,
     /// 32-byte sectors that the loads of a warp touched, summed over instructions.
     pub global_sectors_read: u64,
@@ -85,9 +166,18 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Instructions times active lanes.
+    pub fn lane_instructions(&self) -> u64 {
+        self.lane_instructions_by_class.iter().sum()
+    }
+
     /// Adds another block's.
     pub fn add(&mut self, other: &Self) {
-        self.lane_instructions += other.lane_instructions;
+        for (own, more) in
+            self.lane_instructions_by_class.iter_mut().zip(other.lane_instructions_by_class)
+        {
+            *own += more;
+        }
         self.global_bytes_read += other.global_bytes_read;
         self.global_bytes_written += other.global_bytes_written;
         self.global_sectors_read += other.global_sectors_read;
@@ -112,30 +202,52 @@ pub struct LaunchRecord<'a> {
     pub grid: [u32; 3],
     /// Threads of a block by axis.
     pub block: [u32; 3],
+    /// Blocks of a cluster by axis.
+    pub cluster: [u32; 3],
     /// Static and dynamic shared bytes of a block.
     pub shared_bytes: u64,
     /// What it did.
     pub counters: Counters,
+    /// Bytes of device memory that it read, each counted once.
+    pub unique_bytes_read: u64,
+    /// The same of those that it wrote.
+    pub unique_bytes_written: u64,
 }
 
 impl LaunchRecord<'_> {
     /// One line of JSON, without its end.
     pub fn to_json(&self) -> String {
-        let Self { kernel, device, grid, block, shared_bytes, counters } = self;
+        let Self { kernel, device, grid, block, cluster, shared_bytes, counters, .. } = self;
         let c = counters;
+        let classes: Vec<String> = Class::ALL
+            .iter()
+            .zip(c.lane_instructions_by_class)
+            .map(|(class, count)| format!("\"{}\":{count}", class.name()))
+            .collect();
+        let numbers = [
+            ("shared_bytes", *shared_bytes),
+            ("lane_instructions", c.lane_instructions()),
+            ("global_bytes_read", c.global_bytes_read),
+            ("global_bytes_written", c.global_bytes_written),
+            ("global_sectors_read", c.global_sectors_read),
+            ("global_sectors_written", c.global_sectors_written),
+            ("unique_bytes_read", self.unique_bytes_read),
+            ("unique_bytes_written", self.unique_bytes_written),
+            ("global_atomics", c.global_atomics),
+            ("shared_wavefronts", c.shared_wavefronts),
+            ("shared_bank_conflicts", c.shared_bank_conflicts),
+            ("barriers", c.barriers),
+            ("cluster_barriers", c.cluster_barriers),
+            ("mbarrier_phases", c.mbarrier_phases),
+        ];
+        let numbers: Vec<String> =
+            numbers.iter().map(|(name, number)| format!("\"{name}\":{number}")).collect();
         format!(
             "{{\"kernel\":\"{kernel}\",\"device\":\"{device}\",\"grid\":{grid:?},\
-             \"block\":{block:?},\"shared_bytes\":{shared_bytes},\
-             \"lane_instructions\":{},\"global_bytes_read\":{},\"global_bytes_written\":{},\
-             \"global_sectors_read\":{},\"global_sectors_written\":{},\"global_atomics\":{},\
-             \"barriers\":{}}}",
-            c.lane_instructions,
-            c.global_bytes_read,
-            c.global_bytes_written,
-            c.global_sectors_read,
-            c.global_sectors_written,
-            c.global_atomics,
-            c.barriers
+             \"block\":{block:?},\"cluster\":{cluster:?},{},\
+             \"lane_instructions_by_class\":{{{}}}}}",
+            numbers.join(","),
+            classes.join(",")
         )
     }
 }

@@ -6,7 +6,7 @@ use common::{Gpu, HEADER, kernel};
 use cuda_emulator::context::{Context, LaunchConfig};
 use cuda_emulator::error::Error;
 use cuda_emulator::fault::{FaultKind, FaultReport};
-use cuda_emulator::settings::{Injectable, Injection, Order, Settings};
+use cuda_emulator::settings::{Injectable, Injection, Order, Races, Settings};
 use std::sync::Arc;
 
 fn says(report: &FaultReport, kind: FaultKind, code: u32, parts: &[&str]) {
@@ -206,7 +206,19 @@ fn unknown_instructions_name_themselves() {
     for (body, part) in [
         ("wgmma.fence.sync.aligned;", "unknown instruction `wgmma`"),
         ("add.rn.sparkling.f32 %r2, %r3, %r4;", "`.sparkling`"),
-        ("add.rz.f64 %rd2, %rd3, %rd4;", "unknown instruction"),
+        ("add.sat.f64 %rd2, %rd3, %rd4;", "`.sat`"),
+        ("fma.f64 %rd2, %rd3, %rd4, %rd5;", "unknown instruction"),
+        ("fma.rn.oob.f16 %h2, %h3, %h4, %h5;", "`.oob`"),
+        ("add.f32.bf16 %r2, %h3, %r4;", "`.bf16`"),
+        ("max.f32 %r2, %r3, %r4, %r5;", "3 operands expected"),
+        ("min.relu.u16x2 %r2, %r3, %r4;", "unknown instruction"),
+        ("ex2.approx.bf16 %h2, %h3;", "unknown instruction"),
+        ("ex2.approx.ftz.f16 %h2, %h3;", "unknown instruction"),
+        ("cvt.rn.e4m3x2.f32 %h2, %r3, %r4;", "unknown instruction"),
+        ("cvt.rs.f16x2.f32 %r2, %r3, %r4, %r5;", "unknown instruction"),
+        ("cvt.rn.satfinite.e2m1x2.f32 %h2, %r3, %r4;", "e2m1x2"),
+        ("add.cc.s16 %h2, %h3, %h4;", "unknown instruction"),
+        ("mov.u32 %r2, %envreg3;", "%envreg3"),
         ("shl.s32 %r2, %r3, %r4, %r5;", "3 operands expected"),
         ("add.s32 %r2, %r3, %r99;", "%r99"),
         ("add.s32 %rd2, %r3, %r4;", "%rd2 has 64 bits where 32"),
@@ -317,7 +329,8 @@ fn launches_are_reported() {
     let path = std::env::temp_dir().join(format!("cuda-emulator-{}.jsonl", std::process::id()));
     let gpu = Gpu::with(
         &kernel("mad.wide.u32 %rd2, %r1, 4, %rd1; st.global.u32 [%rd2], %r1; bar.sync 0;"),
-        Settings { report: Some(path.clone()), ..Settings::default() },
+        // Both blocks write the same places.
+        Settings { report: Some(path.clone()), races: Races::Unchecked, ..Settings::default() },
     );
     let out = gpu.context.allocate(256).unwrap();
     gpu.launch(&LaunchConfig::linear(2, 64), &[out]).unwrap();
@@ -331,7 +344,12 @@ fn launches_are_reported() {
         "\"kernel\":\"k\"",
         "\"grid\":[2, 1, 1]",
         "\"block\":[64, 1, 1]",
+        "\"cluster\":[1, 1, 1]",
         "\"lane_instructions\":768",
+        "\"synchronisation\":128",
+        "\"global\":128",
+        "\"unique_bytes_read\":0",
+        "\"unique_bytes_written\":256",
         "\"global_bytes_read\":0",
         "\"global_bytes_written\":512",
         "\"global_sectors_written\":16",

@@ -174,10 +174,7 @@ fn named_barriers_order_those_who_take_part() {
          DONE: mov.u32 %r2, 0;";
     is_clean(body, &LaunchConfig::linear(1, 64));
     // The reader waits at another barrier, with nobody: its own warp.
-    let apart = body
-        .replace("bar.sync 1, 64; ld", "bar.sync 2, 32; ld")
-        .replace("bar.arrive 1, 64;", "bar.arrive 1, 64;")
-        .replace("st.shared.u32 [box], 77;\\", "st.shared.u32 [box], 77;");
+    let apart = body.replace("bar.sync 1, 64;", "bar.sync 2, 32;");
     let gpu = Gpu::with(&kernel(&apart), settings(Order::Forward));
     let report = gpu.fault(&LaunchConfig::linear(1, 64), &[0]);
     assert_eq!(report.kind, FaultKind::Race, "{report}");

@@ -5,12 +5,14 @@ set -eu
 
 usage() {
     cat <<'TEXT'
-usage: run.sh tests|sanitize|bench OUT_DIR
+usage: run.sh tests|sanitize|bench|compare OUT_DIR
 
   tests     runs the device tests
   sanitize  runs some of them under compute-sanitizer's memcheck, racecheck, initcheck, synccheck
             (SANITIZE_FILTER: what their names contain; default "edges::")
   bench     times the fused loss beside a copy of the same size, and PyTorch eager if it is there
+  compare   runs single instructions beside the emulated ones; compare.csv is a record for
+            emulator/record/GPU/arithmetic.csv
 
 All output goes to OUT_DIR; a short summary comes last.
 TEXT
@@ -147,11 +149,23 @@ run_bench() {
         }' "$out/torch_eager.csv" "$out/fused.csv" | tee "$out/summary.txt"
 }
 
+# Exact instructions have to agree with the emulator, approximate ones to stay within their bounds.
+run_compare() {
+    run_into "$out/compare.txt" 290 ./compare --csv "$out/compare.csv"
+    echo "--- instructions that differ more than they may, on:"
+    tail -n 1 -- "$out/machine.txt"
+    grep ' FAILED ' -- "$out/compare.txt" || echo "none that ran"
+    echo "--- the end of $out/compare.txt:"
+    tail -n 2 -- "$out/compare.txt"
+    exit "$status"
+}
+
 describe_machine
 case $task in
     tests) run_tests ;;
     sanitize) run_sanitizer ;;
     bench) run_bench ;;
+    compare) run_compare ;;
     *)
         usage >&2
         exit 2

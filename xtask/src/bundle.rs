@@ -7,11 +7,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, process, toolchain, workspace};
+use crate::{cargo, compare, process, toolchain, workspace};
 
 /// Puts test and benchmark programs with a run.sh into target/bundle/, for a GPU machine
 ///
-/// Copy the folder there and run `run.sh tests|sanitize|bench OUT_DIR`. It needs a driver and the
+/// Copy the folder there and run `run.sh tests|sanitize|bench|compare OUT_DIR`. It needs a driver and the
 /// C library that this command states, nothing else.
 #[derive(clap::Args)]
 pub struct Arguments {}
@@ -44,14 +44,18 @@ pub fn run(_: &Arguments) -> Result<()> {
     }
     create(&folder)?;
     let mut glibc = (0, 0);
+    let mut programs = vec![(compare::PROGRAM, compare::build()?)];
     for name in PROGRAMS {
         let program = built
             .iter()
             .find(|program| program.name == name)
             .with_context(|| format!("cargo built no program named {name}"))?;
+        programs.push((name, program.path.clone()));
+    }
+    for (name, program) in programs {
         let stripped = folder.join(name);
         let mut strip = Command::new("strip");
-        strip.arg("-o").arg(&stripped).arg(&program.path);
+        strip.arg("-o").arg(&stripped).arg(&program);
         process::run_quietly("strip", &mut strip)
             .context("strip comes with binutils, as gcc's linker does")?;
         glibc = glibc.max(needed_glibc(&read(&stripped)?));
@@ -69,7 +73,7 @@ pub fn run(_: &Arguments) -> Result<()> {
     let megabytes = bytes_in(&folder)? as f64 / 1e6;
     println!(
         "{} ({megabytes:.1} MB): copy it to a machine with an NVIDIA driver and glibc {}.{} or newer, \
-         and run\n    ./run.sh tests|sanitize|bench OUT_DIR",
+         and run\n    ./run.sh tests|sanitize|bench|compare OUT_DIR",
         workspace::relative(&folder),
         glibc.0,
         glibc.1

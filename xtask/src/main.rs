@@ -4,6 +4,7 @@ mod bugs;
 mod bundle;
 mod cargo;
 mod codegen;
+mod compare;
 mod demo;
 mod driver;
 mod emulator;
@@ -37,6 +38,7 @@ enum Command {
     Bundle(bundle::Arguments),
     Toolchain(toolchain::Arguments),
     Emulator(emulator::Arguments),
+    Compare(compare::Arguments),
     Codegen(codegen::Arguments),
     Sass(sass::Arguments),
     Tidy(tidy::Arguments),
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Bundle(arguments) => bundle::run(&arguments),
         Command::Toolchain(arguments) => toolchain::run(&arguments),
         Command::Emulator(arguments) => emulator::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Sass(arguments) => sass::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),

@@ -5,14 +5,17 @@
 
 use half::slice::HalfFloatSliceExt;
 
+use super::approx;
+use super::double::double;
 use super::float::{
     add_directed, add_odd, bf16_from_f32, canonical, convert, div_approx, div_odd, exp2, flush,
-    fma_directed, half_to_f64, holds, max_f32, min_f32, min_max_f64, round_f32, round_half,
-    saturate, sqrt_odd,
+    fma_directed, gross, grow, half_to_f64, holds, max_f32, min_f32, min_max_f64, round_f32,
+    round_half, saturate, shrink, sqrt_odd, xor_sign,
 };
 use crate::ptx::ir::{
-    Alu32, Alu64, Bits64, BoolOp, Compare, CompareResult, FloatMode, Half, HalfKind, HalfOp,
-    Narrow, Number, Op, Prmt, Round, Slot, Test, Widen,
+    Alu32, Alu64, Bits64, BoolOp, Carry, CarryOp, Compare, CompareResult, FloatMode, Half,
+    HalfKind, HalfOp, Narrow, Number, Op, Overrange, Packed16, Prmt, Product24, Round, Sign, Slot,
+    Small, Test, Widen,
 };
 
 /// Lanes of a warp.
@@ -222,6 +225,9 @@ fn execute(regs: &mut Registers, op: &Op, mask: u32) {
             let (a, b) = (regs.pred[s[0] as usize], regs.pred[s[1] as usize]);
             regs.write_pred(*d, mask, combine(*op, a, b));
         }
+        Op::Carry32 { op, d, s } => carry32(regs, *op, *d, s, mask),
+        Op::Carry64 { op, d, s } => carry64(regs, *op, *d, s, mask),
+        Op::Perturbed(instruction) => approx::execute(regs, instruction, mask),
         _ => unreachable!("only arithmetic is sent here"),
     }
 }
@@ -275,7 +281,8 @@ fn compare32(regs: &Registers, test: Test, s: &[Slot; 2]) -> u32 {
         (Number::Signed(_), Compare::Ne) => collect32(a, b, |a, b| a != b),
         (Number::Signed(_), _) => collect32(a, b, |a, b| holds(relation, a as i32, b as i32)),
         (Number::Half(kind), _) => collect32(a, b, |a, b| {
-            holds(relation, half_to_f64(a as u16, kind), half_to_f64(b as u16, kind))
+            let value = |bits: u32| half_to_f64(flush_half(bits as u16, kind, ftz), kind);
+            holds(relation, value(a), value(b))
         }),
         (Number::F32 | Number::F64, _) => collect32(a, b, |a, b| {
             holds(relation, flush(f32::from_bits(a), ftz), flush(f32::from_bits(b), ftz))
@@ -388,16 +395,68 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
         }
         Alu32::AddSatS => map!(r, d, s, mask, |a, b| (a as i32).saturating_add(b as i32) as u32),
         Alu32::SubSatS => map!(r, d, s, mask, |a, b| (a as i32).saturating_sub(b as i32) as u32),
-        Alu32::Dp4aUU => map!(r, d, s, mask, |a, b, c| {
-            let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
-            (0..4).fold(c, |sum, i| sum.wrapping_add(u32::from(a[i]) * u32::from(b[i])))
+        Alu32::ReluS => map!(r, d, s, mask, |a| (a as i32).max(0) as u32),
+        Alu32::Dp4a(signs) => map!(r, d, s, mask, |a, b, c| {
+            let (a, b) = (bytes(a, signs[0]), bytes(b, signs[1]));
+            (0..4).fold(c, |sum, i| sum.wrapping_add((a[i] * b[i]) as u32))
         }),
-        Alu32::Dp4aSS => map!(r, d, s, mask, |a, b, c| {
-            let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
-            (0..4).fold(c, |sum, i| {
-                sum.wrapping_add((i32::from(a[i] as i8) * i32::from(b[i] as i8)) as u32)
-            })
+        Alu32::Dp2aLow(signs) => map!(r, d, s, mask, |a, b, c| dot_words(a, b, c, signs, 0)),
+        Alu32::Dp2aHigh(signs) => map!(r, d, s, mask, |a, b, c| dot_words(a, b, c, signs, 2)),
+        Alu32::Mul24(sign, part) => map!(r, d, s, mask, |a, b| {
+            let value = |x: u32| match sign {
+                Sign::Unsigned => i64::from(x & 0xFF_FFFF),
+                Sign::Signed => i64::from((x << 8) as i32 >> 8),
+            };
+            let product = value(a) * value(b);
+            (product >> if part == Product24::High { 16 } else { 0 }) as u32
         }),
+        Alu32::Fns => map!(r, d, s, mask, |a, b, c| nth_set_bit(a, b, c as i32)),
+        Alu32::Bmsk(mode) => map!(r, d, s, mask, |a, b| bit_mask(a, b, mode)),
+        Alu32::Szext(sign, mode) => map!(r, d, s, mask, |a, b| {
+            let width = if mode == Overrange::Clamp { b.min(32) } else { b & 31 };
+            let unused = 32 - width;
+            match (unused, sign) {
+                (32, _) => 0,
+                (_, Sign::Unsigned) => a << unused >> unused,
+                (_, Sign::Signed) => ((a << unused) as i32 >> unused) as u32,
+            }
+        }),
+        Alu32::Packed16(op) => map!(r, d, s, mask, |a, b| {
+            let high = packed16(op, (a >> 16) as u16, (b >> 16) as u16);
+            u32::from(high) << 16 | u32::from(packed16(op, a as u16, b as u16))
+        }),
+        Alu32::AbsDiff4(sign) => map!(r, d, s, mask, |a, b| {
+            let (a, b) = (bytes(a, sign), bytes(b, sign));
+            u32::from_le_bytes(std::array::from_fn(|i| a[i].abs_diff(b[i]) as u8))
+        }),
+        Alu32::AbsDiff2(sign) => map!(r, d, s, mask, |a, b| {
+            let (a, b) = (words(a, sign), words(b, sign));
+            a[1].abs_diff(b[1]) << 16 | a[0].abs_diff(b[0]) & 0xFFFF
+        }),
+        Alu32::AbsDiffSum4(sign) => map!(r, d, s, mask, |a, b, c| {
+            let (a, b) = (bytes(a, sign), bytes(b, sign));
+            (0..4).fold(c, |sum, i| sum.wrapping_add(a[i].abs_diff(b[i])))
+        }),
+        Alu32::AbsDiffSum2(sign) => map!(r, d, s, mask, |a, b, c| {
+            let (a, b) = (words(a, sign), words(b, sign));
+            (0..2).fold(c, |sum, i| sum.wrapping_add(a[i].abs_diff(b[i])))
+        }),
+        Alu32::PackSat(sign, bits) => map!(r, d, s, mask, |a, b, c| {
+            let (least, most) = match sign {
+                Sign::Unsigned => (0, (1 << bits) - 1),
+                Sign::Signed => (-(1 << (bits - 1)), (1 << (bits - 1)) - 1),
+            };
+            let clamp = |x: u32| (x as i32).clamp(least, most) as u32 & ((1 << bits) - 1);
+            let above = u64::from(c) << (2 * bits);
+            above as u32 | clamp(a) << bits | clamp(b)
+        }),
+        Alu32::Pack8 => {
+            let rows = s.map(|slot| *r.r(slot));
+            let out =
+                std::array::from_fn(|lane| u32::from_le_bytes(rows.map(|row| row[lane] as u8)));
+            r.write32(d, mask, &out);
+        }
+        Alu32::Byte(number) => map!(r, d, s, mask, |a| a >> (8 * number) & 0xFF),
         Alu32::Pack16 => map!(r, d, s, mask, |low, high| low & 0xFFFF | high << 16),
         Alu32::Low16 => map!(r, d, s, mask, |a| a & 0xFFFF),
         Alu32::High16 => map!(r, d, s, mask, |a| a >> 16),
@@ -446,6 +505,14 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
         Alu32::MaxF { ftz, nan } => {
             float!(r, d, s, mask, |a, b| max_f32(flush(a, ftz), flush(b, ftz), nan));
         }
+        Alu32::MinXorSignF { ftz, nan } => float!(r, d, s, mask, |a, b| {
+            let (a, b) = (flush(a, ftz), flush(b, ftz));
+            xor_sign(min_f32(a.abs(), b.abs(), nan), a, b)
+        }),
+        Alu32::MaxXorSignF { ftz, nan } => float!(r, d, s, mask, |a, b| {
+            let (a, b) = (flush(a, ftz), flush(b, ftz));
+            xor_sign(max_f32(a.abs(), b.abs(), nan), a, b)
+        }),
         Alu32::AbsF { ftz } => float!(r, d, s, mask, |a| canonical(flush(a, ftz).abs())),
         Alu32::NegF { ftz } => float!(r, d, s, mask, |a| canonical(-flush(a, ftz))),
         Alu32::CopySign => map!(r, d, s, mask, |a, b| a & 0x8000_0000 | b & 0x7FFF_FFFF),
@@ -499,6 +566,145 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
             r.write32(d, mask, &out);
         }
         Alu32::Convert(c) => map!(r, d, s, mask, |a| convert(c, u64::from(a)) as u32),
+        Alu32::Shrink(how) => map!(r, d, s, mask, |a| shrink(f32::from_bits(a).into(), how)),
+        Alu32::ShrinkPair(how) => map!(r, d, s, mask, |a, b| {
+            let part = |x: u32| shrink(f32::from_bits(x).into(), how);
+            part(a) << element_bits(how.to) | part(b)
+        }),
+        Alu32::ShrinkHalves(how, kind) => map!(r, d, s, mask, |a| {
+            let part = |x: u32| shrink(half_to_f64(x as u16, kind), how);
+            part(a >> 16) << element_bits(how.to) | part(a)
+        }),
+        Alu32::Grow { from, relu } => map!(r, d, s, mask, |a| {
+            u32::from(grow(from, (a >> 8) as u8, relu)) << 16 | u32::from(grow(from, a as u8, relu))
+        }),
+    }
+}
+
+/// Bits of one element of a packed pair.
+fn element_bits(format: Small) -> u32 {
+    match format {
+        Small::Half(_) => 16,
+        Small::E4m3 | Small::E5m2 => 8,
+        Small::Tf32 => 32,
+    }
+}
+
+fn bytes(x: u32, sign: Sign) -> [i32; 4] {
+    x.to_le_bytes().map(|byte| match sign {
+        Sign::Unsigned => i32::from(byte),
+        Sign::Signed => i32::from(byte as i8),
+    })
+}
+
+fn words(x: u32, sign: Sign) -> [i32; 2] {
+    [x as u16, (x >> 16) as u16].map(|word| match sign {
+        Sign::Unsigned => i32::from(word),
+        Sign::Signed => i32::from(word as i16),
+    })
+}
+
+/// `dp2a`, with the bytes from `first` on.
+fn dot_words(a: u32, b: u32, c: u32, signs: [Sign; 2], first: usize) -> u32 {
+    let (a, b) = (words(a, signs[0]), bytes(b, signs[1]));
+    (0..2).fold(c, |sum, i| sum.wrapping_add((a[i] * b[first + i]) as u32))
+}
+
+/// `fns`
+fn nth_set_bit(mask: u32, base: u32, offset: i32) -> u32 {
+    let is_set = |position: i64| mask >> position & 1 == 1;
+    if base > 31 {
+        // The manual leaves it open.
+        return u32::MAX;
+    }
+    if offset == 0 {
+        return if is_set(base.into()) { base } else { u32::MAX };
+    }
+    let mut left = offset.unsigned_abs();
+    let mut position = i64::from(base);
+    while (0..32).contains(&position) {
+        left -= u32::from(is_set(position));
+        if left == 0 {
+            return position as u32;
+        }
+        position += i64::from(offset.signum());
+    }
+    u32::MAX
+}
+
+/// `bmsk`
+fn bit_mask(position: u32, width: u32, mode: Overrange) -> u32 {
+    let (position, width) = match mode {
+        Overrange::Clamp => (position.min(32), width.min(32)),
+        Overrange::Wrap => (position & 31, width & 31),
+    };
+    let ones = (1_u64 << width) - 1;
+    (ones << position) as u32
+}
+
+fn packed16(op: Packed16, a: u16, b: u16) -> u16 {
+    let (x, y) = (a as i16, b as i16);
+    match op {
+        Packed16::Add => a.wrapping_add(b),
+        Packed16::MinU => a.min(b),
+        Packed16::MaxU => a.max(b),
+        Packed16::MinS => x.min(y) as u16,
+        Packed16::MaxS => x.max(y) as u16,
+        Packed16::MinSRelu => x.min(y).max(0) as u16,
+        Packed16::MaxSRelu => x.max(y).max(0) as u16,
+    }
+}
+
+/// Carry flags of all lanes, 0 where an instruction reads none.
+fn carries(r: &Registers, slot: Option<Slot>) -> u32 {
+    slot.map_or(0, |slot| r.pred[slot as usize])
+}
+
+fn carry32(r: &mut Registers, op: Carry, d: Slot, s: &[Slot; 3], mask: u32) {
+    let (a, b, c) = (*r.r(s[0]), *r.r(s[1]), *r.r(s[2]));
+    let read = carries(r, op.reads);
+    let mut written = 0;
+    let out = std::array::from_fn(|lane| {
+        let (a, b, c) = (a[lane], b[lane], c[lane]);
+        let flag = u64::from(read >> lane & 1);
+        let add = |x: u32, y: u32| u64::from(x) + u64::from(y) + flag;
+        let wide = match op.op {
+            CarryOp::Add => add(a, b),
+            CarryOp::Sub => u64::from(a).wrapping_sub(u64::from(b) + flag),
+            CarryOp::MadLo => add(a.wrapping_mul(b), c),
+            CarryOp::MadHiU => add(high_unsigned(a, b), c),
+            CarryOp::MadHiS => add(high_signed(a, b), c),
+        };
+        written |= ((wide >> 32) as u32 & 1) << lane;
+        wide as u32
+    });
+    r.write32(d, mask, &out);
+    if let Some(slot) = op.writes {
+        r.write_pred(slot, mask, written);
+    }
+}
+
+fn carry64(r: &mut Registers, op: Carry, d: Slot, s: &[Slot; 3], mask: u32) {
+    let (a, b, c) = (*r.r64(s[0]), *r.r64(s[1]), *r.r64(s[2]));
+    let read = carries(r, op.reads);
+    let mut written = 0;
+    let out = std::array::from_fn(|lane| {
+        let (a, b, c) = (a[lane], b[lane], c[lane]);
+        let flag = u128::from(read >> lane & 1);
+        let add = |x: u64, y: u64| u128::from(x) + u128::from(y) + flag;
+        let wide = match op.op {
+            CarryOp::Add => add(a, b),
+            CarryOp::Sub => u128::from(a).wrapping_sub(u128::from(b) + flag),
+            CarryOp::MadLo => add(a.wrapping_mul(b), c),
+            CarryOp::MadHiU => add(((u128::from(a) * u128::from(b)) >> 64) as u64, c),
+            CarryOp::MadHiS => add(((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64, c),
+        };
+        written |= ((wide >> 64) as u32 & 1) << lane;
+        wide as u64
+    });
+    r.write64(d, mask, &out);
+    if let Some(slot) = op.writes {
+        r.write_pred(slot, mask, written);
     }
 }
 
@@ -604,14 +810,21 @@ fn find(a: u64, width: u32, amount: bool) -> u32 {
     if amount { width - 1 - position } else { position }
 }
 
+/// A subnormal half as zero of its sign, if asked.
+#[inline(always)]
+fn flush_half(bits: u16, kind: HalfKind, ftz: bool) -> u16 {
+    let exponent = if kind == HalfKind::F16 { 0x7C00 } else { 0x7F80 };
+    if ftz && bits & exponent == 0 { bits & 0x8000 } else { bits }
+}
+
 fn half_op(half: Half, a: u16, b: u16, c: u16) -> u16 {
     let kind = half.kind;
-    let flush_half = |bits: u16| {
-        let exponent = if kind == HalfKind::F16 { 0x7C00 } else { 0x7F80 };
-        if half.ftz && bits & exponent == 0 { bits & 0x8000 } else { bits }
-    };
-    let value = |bits: u16| half_to_f64(flush_half(bits), kind);
-    let (x, y, z) = (value(a), value(b), value(c));
+    let value = |bits: u16| half_to_f64(flush_half(bits, kind, half.ftz), kind);
+    let (mut x, mut y, z) = (value(a), value(b), value(c));
+    let negative = x.is_sign_negative() != y.is_sign_negative();
+    if half.xorsign {
+        (x, y) = (x.abs(), y.abs());
+    }
     let nan = x.is_nan() || y.is_nan();
     let exact = match half.op {
         HalfOp::Add => add_odd(x, y),
@@ -640,8 +853,10 @@ fn half_op(half: Half, a: u16, b: u16, c: u16) -> u16 {
         HalfOp::Tanh => x.tanh(),
     };
     let clamped = if half.sat { if exact > 0.0 { exact.min(1.0) } else { 0.0 } } else { exact };
-    let positive = if half.relu && clamped < 0.0 { 0.0 } else { clamped };
-    flush_half(round_half(positive, kind, Round::Nearest))
+    // -0 becomes +0, as in a comparison with zero.
+    let positive = if half.relu && clamped <= 0.0 { 0.0 } else { clamped };
+    let signed = if half.xorsign && negative { -positive } else { positive };
+    flush_half(round_half(signed, kind, Round::Nearest), kind, half.ftz)
 }
 
 #[inline(always)]
@@ -690,6 +905,18 @@ fn execute64(r: &mut Registers, op: Alu64, d: Slot, s: &[Slot; 3], mask: u32) {
         Alu64::DivF => double!(r, d, s, mask, |a, b| a / b),
         Alu64::RcpF => wide!(r, d, s, mask, |a| (1.0 / f64::from_bits(a)).to_bits()),
         Alu64::SqrtF => wide!(r, d, s, mask, |a| f64::from_bits(a).sqrt().to_bits()),
+        Alu64::SadU => wide!(r, d, s, mask, |a, b, c| c.wrapping_add(a.abs_diff(b))),
+        Alu64::SadS => {
+            wide!(r, d, s, mask, |a, b, c| c.wrapping_add((a as i64).abs_diff(b as i64)));
+        }
+        Alu64::Directed(op, round) => wide!(r, d, s, mask, |a, b, c| {
+            double(op, [a, b, c].map(f64::from_bits), round).to_bits()
+        }),
+        Alu64::RcpGross => wide!(r, d, s, mask, |a| gross(a, |x| 1.0 / x)),
+        Alu64::RsqrtGross => wide!(r, d, s, mask, |a| gross(a, |x| 1.0 / x.sqrt())),
+        Alu64::RsqrtF => {
+            double!(r, d, s, mask, |a| if a == 0.0 { 1.0 / a } else { 1.0 / a.sqrt() })
+        }
         Alu64::MinF => double!(r, d, s, mask, |a, b| min_max_f64(a, b, false)),
         Alu64::MaxF => double!(r, d, s, mask, |a, b| min_max_f64(a, b, true)),
         Alu64::AbsF => wide!(r, d, s, mask, |a| a & !(1 << 63)),
@@ -810,6 +1037,14 @@ fn narrow(r: &mut Registers, op: Narrow, d: Slot, s: Slot, mask: u32) {
 
 /// One 16-bit sum, for atomics on halves.
 pub fn add_half(kind: HalfKind, a: u16, b: u16) -> u16 {
-    let half = Half { op: HalfOp::Add, kind, packed: false, ftz: false, sat: false, relu: false };
+    let half = Half {
+        op: HalfOp::Add,
+        kind,
+        packed: false,
+        ftz: false,
+        sat: false,
+        relu: false,
+        xorsign: false,
+    };
     half_op(half, a, b, 0)
 }

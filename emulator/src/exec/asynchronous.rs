@@ -7,7 +7,7 @@ use super::alu::LANES;
 use super::block::Cluster;
 use super::copy::{Copy, End, Told};
 use super::mbarrier::{MBARRIER_BYTES, State, refuse};
-use super::race::{Agent, Touch};
+use super::race::{Agent, Claim, Touch};
 use super::warp::{Wait, Warp, lanes};
 use crate::fault::{Fault, FaultKind};
 use crate::ptx::ir::{
@@ -47,8 +47,8 @@ impl Cluster<'_> {
             } else {
                 // Whoever waits for the copy knows that it came, but not what its thread did.
                 let agent = Agent::Mbarrier(place.rank, place.offset);
-                let proxied = user == User::Bulk;
-                races.copy_shared(at, by.thread, (agent, 0), Touch::Read, proxied, by.pc)
+                let claim = if user == User::Bulk { Claim::BulkRead } else { Claim::Read };
+                races.copy_shared(at, by.thread, (agent, 0), claim, by.pc)
             };
             touched.map_err(|conflict| self.conflict(conflict))?;
         }
@@ -203,8 +203,7 @@ impl Cluster<'_> {
         (place, bytes): (Place, u64),
         by: Lane,
         actor: (Agent, u32),
-        touch: Touch,
-        proxied: bool,
+        claim: Claim,
     ) -> Result<(), Refusal> {
         if place.space != Space::Shared {
             return Err((FaultKind::IllegalAddress, "not in shared memory".into()));
@@ -214,13 +213,14 @@ impl Cluster<'_> {
         }
         let shared = &mut self.blocks[place.rank as usize].shared;
         shared.check_range(place.offset, bytes)?;
-        if touch == Touch::Read {
+        if claim.reads() {
             shared.check_all_written(place.offset, bytes)?;
         }
         let Place { rank, offset, .. } = place;
         let meets = |copy: &Copy| {
-            copy.writes(rank, offset, bytes)
-                || touch == Touch::Write && copy.reads(rank, offset, bytes)
+            let both_reduce = claim == Claim::Reduce && copy.reduction.is_some();
+            copy.writes(rank, offset, bytes) && !both_reduce
+                || claim.writes() && copy.reads(rank, offset, bytes)
         };
         if let Some(other) = self.copies.under_way.iter().find(|copy| meets(copy)) {
             let origin = self.launch.describe(other.pc);
@@ -229,7 +229,7 @@ impl Cluster<'_> {
         }
         if let Some(races) = &mut self.races {
             let at = (rank, offset, bytes);
-            let touched = races.copy_shared(at, by.thread, actor, touch, proxied, by.pc);
+            let touched = races.copy_shared(at, by.thread, actor, claim, by.pc);
             touched.map_err(|conflict| self.conflict(conflict))?;
         }
         Ok(())
@@ -612,7 +612,7 @@ impl Warp {
                 .map_err(refuse_source)?;
             cluster.counters.global_bytes_read += read;
             reading |= u32::from(read > 0) << lane;
-            cluster.claim((place, wide), by, actor, Touch::Write, false).map_err(refuse)?;
+            cluster.claim((place, wide), by, actor, Claim::Write).map_err(refuse)?;
             let due = cluster.copies.due();
             cluster.start(Copy {
                 to: End::Shared(place.rank, place.offset),
@@ -627,7 +627,7 @@ impl Warp {
                 due,
             })?;
         }
-        cluster.counters.global_sectors_read += super::access::sectors(&from, reading);
+        cluster.counters.global_sectors_read += super::access::footprint(&from, reading).1;
         Ok(())
     }
 
@@ -708,7 +708,7 @@ impl Warp {
                     End::Global(from[lane])
                 } else {
                     cluster
-                        .claim((source, bytes), by, (reader, clock), Touch::Read, true)
+                        .claim((source, bytes), by, (reader, clock), Claim::BulkRead)
                         .map_err(refuse_source)?;
                     End::Shared(source.rank, source.offset)
                 };
@@ -720,7 +720,7 @@ impl Warp {
                 } else {
                     let place = Place { rank: *rank, ..target };
                     cluster
-                        .claim((place, bytes), by, (writer, clock), Touch::Write, true)
+                        .claim((place, bytes), by, (writer, clock), Claim::BulkWrite)
                         .map_err(refuse)?;
                     End::Shared(*rank, target.offset)
                 };
@@ -765,16 +765,8 @@ impl Warp {
             let state = cluster.mbarrier(barrier, by, User::Store).map_err(refuse)?;
             let clock = state.phase + 1;
             let agent = Agent::Mbarrier(barrier.rank, barrier.offset);
-            if op.reduction.is_none() {
-                cluster
-                    .claim((target, bytes), by, (agent, clock), Touch::Write, false)
-                    .map_err(refuse)?;
-            } else {
-                // Reductions of several threads to one place do not race with each other.
-                let order =
-                    MemoryOrder::Strong { scope: Scope::Cluster, acquire: false, release: false };
-                cluster.checked_shared(target, bytes, Touch::Write, order, by).map_err(refuse)?;
-            }
+            let claim = if op.reduction.is_some() { Claim::Reduce } else { Claim::Write };
+            cluster.claim((target, bytes), by, (agent, clock), claim).map_err(refuse)?;
             let buffer = op
                 .registers
                 .iter()

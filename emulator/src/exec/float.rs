@@ -5,7 +5,7 @@
 //! one. `.approx` functions are computed in f64 and rounded to f32: closer to the true value than
 //! any GPU, so they prove nothing about a GPU's own error.
 
-use crate::ptx::ir::{Compare, Convert, HalfKind, Number, Round};
+use crate::ptx::ir::{Compare, Convert, HalfKind, Number, Round, Shrink, Small, SmallRound};
 
 /// PTX's NaN for f32.
 pub const NAN_F32: u32 = 0x7FFF_FFFF;
@@ -210,6 +210,110 @@ pub fn min_max_f64(a: f64, b: f64, max: bool) -> f64 {
     } else {
         b
     }
+}
+
+/// `.xorsign.abs`: a magnitude with the product of two signs. A NaN keeps its own.
+pub fn xor_sign(magnitude: f32, a: f32, b: f32) -> f32 {
+    let sign = (a.to_bits() ^ b.to_bits()) & 0x8000_0000;
+    if magnitude.is_nan() { magnitude } else { f32::from_bits(magnitude.to_bits() | sign) }
+}
+
+/// `rcp.approx.ftz.f64` and its kin: a function of the upper 32 bits, to nearest in a format of 20
+/// bits of mantissa. The manual states this format, not which of its numbers near the result.
+pub fn gross(bits: u64, function: impl Fn(f64) -> f64) -> u64 {
+    /// As the manual gives it for these instructions.
+    const NAN: u64 = 0x7FFF_FFFF_0000_0000;
+    let flush = |x: f64| if x.is_normal() || !x.is_finite() { x } else { 0.0_f64.copysign(x) };
+    let result = flush(function(flush(f64::from_bits(bits & !0xFFFF_FFFF))));
+    if result.is_nan() {
+        return NAN;
+    }
+    let bits = result.to_bits();
+    (bits + 0x7FFF_FFFF + (bits >> 32 & 1)) & !0xFFFF_FFFF
+}
+
+/// Bits of mantissa, least exponent of a normal number, greatest number.
+fn small_format(format: Small) -> (i32, i32, f64) {
+    match format {
+        Small::Half(HalfKind::F16) => (10, -14, 65504.0),
+        Small::Half(HalfKind::Bf16) => (7, -126, f64::from(f32::from_bits(0x7F7F_0000))),
+        Small::Tf32 => (10, -126, f64::from(f32::from_bits(0x7F7F_E000))),
+        Small::E4m3 => (3, -6, 448.0),
+        Small::E5m2 => (2, -14, 57344.0),
+    }
+}
+
+/// A conversion to a small format. `x` has been f32 or a half.
+pub fn shrink(x: f64, how: Shrink) -> u32 {
+    let (mantissa_bits, least_exponent, greatest) = small_format(how.to);
+    let (sign, nan, infinity) = match how.to {
+        Small::Half(HalfKind::F16) => (0x8000, 0x7FFF, 0x7C00),
+        Small::Half(HalfKind::Bf16) => (0x8000, 0x7FFF, 0x7F80),
+        Small::Tf32 => (0x8000_0000, NAN_F32, 0x7F80_0000),
+        // No infinity: `.satfinite` is mandatory.
+        Small::E4m3 => (0x80, 0x7F, 0x7E),
+        Small::E5m2 => (0x80, 0x7F, 0x7C),
+    };
+    if x.is_nan() {
+        return nan;
+    }
+    let negative = x.is_sign_negative();
+    if how.relu && negative {
+        return 0;
+    }
+    let sign = if negative { sign } else { 0 };
+    let magnitude = x.abs();
+    // The exponent of the last place that is kept; the scaling is exact.
+    let exponent = ((magnitude.to_bits() >> 52) as i32 - 1023).max(least_exponent);
+    let last_place = 2_f64.powi(exponent - mantissa_bits);
+    let places = magnitude / last_place;
+    let rounded = last_place
+        * match how.round {
+            SmallRound::NearestEven => places.round_ties_even(),
+            SmallRound::NearestAway => places.round(),
+            SmallRound::Zero => places.trunc(),
+        };
+    let finite = if rounded <= greatest {
+        rounded
+    } else if how.satfinite || how.round == SmallRound::Zero && magnitude.is_finite() {
+        greatest
+    } else {
+        return sign | infinity;
+    };
+    if finite == 0.0 {
+        return sign;
+    }
+    // A carry may have reached the next exponent.
+    let exponent = ((finite.to_bits() >> 52) as i32 - 1023).max(least_exponent);
+    let places = (finite / 2_f64.powi(exponent - mantissa_bits)) as u32;
+    // As in every IEEE format, the leading bit of a normal number adds one to the exponent's field.
+    let field = ((exponent - least_exponent) as u32) << mantissa_bits;
+    let bits = field + places;
+    sign | if how.to == Small::Tf32 { bits << 13 } else { bits }
+}
+
+/// An 8-bit float as f16, which holds all of them.
+pub fn grow(from: Small, bits: u8, relu: bool) -> u16 {
+    let (mantissa_bits, least_exponent, _) = small_format(from);
+    let magnitude = u32::from(bits & 0x7F);
+    let is_nan = if from == Small::E4m3 { magnitude == 0x7F } else { magnitude > 0x7C };
+    if is_nan {
+        return NAN_HALF;
+    }
+    if relu && bits & 0x80 != 0 {
+        return 0;
+    }
+    let field = (magnitude >> mantissa_bits) as i32;
+    let fraction = magnitude & ((1 << mantissa_bits) - 1);
+    let value = if from == Small::E5m2 && magnitude == 0x7C {
+        f64::INFINITY
+    } else if field == 0 {
+        f64::from(fraction) * 2_f64.powi(least_exponent - mantissa_bits)
+    } else {
+        let places = f64::from(fraction | 1 << mantissa_bits);
+        places * 2_f64.powi(field - 1 + least_exponent - mantissa_bits)
+    };
+    round_half(value, HalfKind::F16, Round::Nearest) | u16::from(bits & 0x80) << 8
 }
 
 /// 2^x: f64 polynomial of degree 11 on [-0.5, 0.5], relative error below 1e-14, then one rounding.

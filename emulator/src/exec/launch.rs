@@ -94,9 +94,7 @@ impl Launch<'_> {
         let work = || {
             let each = self.threads_per_block().div_ceil(32);
             let size = self.cluster.iter().product::<u32>();
-            let mut warps: Vec<Warp> = (0..size * each)
-                .map(|warp| Warp::new(self.kernel, warp / each, warp % each))
-                .collect();
+            let mut warps = self.warps(size, each);
             let mut cluster = Cluster::new(self);
             while !self.is_stopped() {
                 let taken = next.fetch_add(1, Ordering::Relaxed);
@@ -113,6 +111,7 @@ impl Launch<'_> {
                 }
             }
             total.lock().unwrap_or_else(PoisonError::into_inner).add(&cluster.counters);
+            self.spare().push(warps);
         };
         let workers = self.workers.min(usize::try_from(clusters).unwrap_or(usize::MAX));
         if workers <= 1 {
@@ -129,6 +128,25 @@ impl Launch<'_> {
             Some(report) => Err(report),
             None => Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner)),
         }
+    }
+
+    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Vec<Warp>>> {
+        self.kernel.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The warps of a cluster of `size` blocks of `each` warps: those of an earlier launch as far as they
+    /// go. Their registers hold that launch's values, nothing that a kernel may rely on.
+    fn warps(&self, size: u32, each: u32) -> Vec<Warp> {
+        let mut warps = self.spare().pop().unwrap_or_default();
+        warps.truncate((size * each) as usize);
+        for (place, warp) in (0..).zip(&mut warps) {
+            (warp.rank, warp.index) = (place / each, place % each);
+        }
+        let first = warps.len() as u32;
+        let more =
+            (first..size * each).map(|place| Warp::new(self.kernel, place / each, place % each));
+        warps.extend(more);
+        warps
     }
 
     fn report(&self, cluster: &Cluster<'_>, warp: u32, fault: &Fault) -> FaultReport {

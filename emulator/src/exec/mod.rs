@@ -3,10 +3,12 @@
 
 mod access;
 pub mod alu;
+pub mod approx;
 mod asynchronous;
 mod block;
 mod collective;
 mod copy;
+mod double;
 pub mod float;
 pub mod launch;
 mod mbarrier;

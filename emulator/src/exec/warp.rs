@@ -276,7 +276,8 @@ impl Warp {
             let inst = &code[pc as usize];
             let mask = active & (self.regs.pred[inst.guard as usize] ^ inst.guard_flip);
             used += 1;
-            cluster.counters.lane_instructions += u64::from(mask.count_ones());
+            cluster.counters.lane_instructions_by_class[inst.class as usize] +=
+                u64::from(mask.count_ones());
             if mask == 0 {
                 pc += 1;
                 continue;
@@ -287,6 +288,9 @@ impl Warp {
                 | Op::Bits64 { .. }
                 | Op::Widen { .. }
                 | Op::Narrow { .. }
+                | Op::Carry32 { .. }
+                | Op::Carry64 { .. }
+                | Op::Perturbed(_)
                 | Op::Compare32 { .. }
                 | Op::Compare64 { .. }
                 | Op::Select32 { .. }

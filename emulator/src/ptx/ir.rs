@@ -3,9 +3,12 @@
 //! as `%tid.x` are registers that are filled before a warp starts, so an operand is always a slot.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::ast::Location;
+use crate::exec::warp::Warp;
+use crate::report::Class;
+use crate::settings::Choice;
 
 /// Place of an operand in the register file of its width.
 pub type Slot = u32;
@@ -52,6 +55,8 @@ pub struct Kernel {
     pub text: Arc<str>,
     /// Names of source files, by the number in [`Location`].
     pub files: Arc<[(u32, String)]>,
+    /// Register files of earlier launches: making them costs more than a small launch.
+    pub(crate) spare: Mutex<Vec<Vec<Warp>>>,
 }
 
 /// How many registers of each file a kernel uses.
@@ -157,6 +162,8 @@ pub struct Inst {
     pub guard: Slot,
     /// All ones if the lanes are those where `guard` is false.
     pub guard_flip: u32,
+    /// What it costs.
+    pub class: Class,
     /// What it does.
     pub op: Op,
 }
@@ -174,6 +181,12 @@ pub enum Op {
     Widen { op: Widen, d: Slot, s: [Slot; 2], addend: Slot },
     /// 64-bit source, 32-bit result.
     Narrow { op: Narrow, d: Slot, s: Slot },
+    /// `add.cc`, `subc`, `madc.hi.cc` and their kin.
+    Carry32 { op: Carry, d: Slot, s: [Slot; 3] },
+    /// The same on 64-bit operands.
+    Carry64 { op: Carry, d: Slot, s: [Slot; 3] },
+    /// An `.approx` instruction whose result is moved within its documented error.
+    Perturbed(Box<Perturbed>),
     /// `setp` on 32-bit operands.
     Compare32 { test: Test, s: [Slot; 2], result: CompareResult },
     /// `setp` on 64-bit operands.
@@ -240,6 +253,150 @@ pub enum Op {
     Clock { d: Register },
     /// Nothing that an emulator shows: `nanosleep`, `prefetch`.
     Nothing,
+}
+
+impl Op {
+    /// What it costs.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Alu32 { op, .. } => match op {
+                Alu32::Mov | Alu32::Pack16 | Alu32::Low16 | Alu32::High16 => Class::Move,
+                Alu32::AddF(_)
+                | Alu32::SubF(_)
+                | Alu32::MulF(_)
+                | Alu32::FmaF(_)
+                | Alu32::MinF { .. }
+                | Alu32::MaxF { .. }
+                | Alu32::MinXorSignF { .. }
+                | Alu32::MaxXorSignF { .. }
+                | Alu32::AbsF { .. }
+                | Alu32::NegF { .. }
+                | Alu32::CopySign => Class::Float,
+                Alu32::DivF(_)
+                | Alu32::RcpF(_)
+                | Alu32::SqrtF(_)
+                | Alu32::DivApprox(_)
+                | Alu32::DivFull(_)
+                | Alu32::RcpApprox(_)
+                | Alu32::RsqrtApprox(_)
+                | Alu32::SqrtApprox(_)
+                | Alu32::Ex2(_)
+                | Alu32::Lg2(_)
+                | Alu32::Sin(_)
+                | Alu32::Cos(_)
+                | Alu32::Tanh => Class::Special,
+                Alu32::Half(half) if matches!(half.op, HalfOp::Ex2 | HalfOp::Tanh) => {
+                    Class::Special
+                }
+                Alu32::Half(_) => Class::Half,
+                Alu32::F32FromF16
+                | Alu32::F16FromF32
+                | Alu32::F32FromBf16
+                | Alu32::Bf16FromF32
+                | Alu32::PackHalf { .. }
+                | Alu32::SignExtend16
+                | Alu32::Convert(_)
+                | Alu32::Shrink(_)
+                | Alu32::ShrinkPair(_)
+                | Alu32::ShrinkHalves(..)
+                | Alu32::Grow { .. } => Class::Convert,
+                _ => Class::Integer,
+            },
+            Self::Alu64 { op, .. } => match op {
+                Alu64::Mov => Class::Move,
+                Alu64::AddF
+                | Alu64::SubF
+                | Alu64::MulF
+                | Alu64::FmaF
+                | Alu64::DivF
+                | Alu64::RcpF
+                | Alu64::SqrtF
+                | Alu64::Directed(..)
+                | Alu64::RcpGross
+                | Alu64::RsqrtGross
+                | Alu64::RsqrtF
+                | Alu64::MinF
+                | Alu64::MaxF
+                | Alu64::AbsF
+                | Alu64::NegF
+                | Alu64::CopySignF => Class::Double,
+                Alu64::Convert(_) => Class::Convert,
+                _ => Class::Integer,
+            },
+            Self::Bits64 { .. } | Self::Carry32 { .. } | Self::Carry64 { .. } => Class::Integer,
+            Self::Perturbed(instruction) => instruction.exact.class(),
+            Self::Widen { op: Widen::Pack | Widen::ZeroExtend, .. }
+            | Self::Narrow { op: Narrow::Low | Narrow::High, .. } => Class::Move,
+            Self::Widen { op: Widen::Convert(_) | Widen::SignExtend, .. }
+            | Self::Narrow { op: Narrow::Convert(_), .. } => Class::Convert,
+            Self::Widen { .. } | Self::Narrow { .. } => Class::Integer,
+            Self::Compare32 { .. }
+            | Self::Compare64 { .. }
+            | Self::Select32 { .. }
+            | Self::Select64 { .. }
+            | Self::Pred { .. }
+            | Self::IsSpace { .. } => Class::Compare,
+            Self::Load(access) | Self::Store(access) => match access.space {
+                Space::Global | Space::Generic => Class::Global,
+                Space::Shared | Space::SharedCluster => Class::Shared,
+                Space::Const | Space::Local | Space::Param => Class::OtherMemory,
+            },
+            Self::Atomic(_) => Class::Atomic,
+            Self::Shuffle(_)
+            | Self::Vote { .. }
+            | Self::Match(_)
+            | Self::Redux { .. }
+            | Self::WarpSync { .. }
+            | Self::Elect { .. }
+            | Self::ActiveMask { .. } => Class::Collective,
+            Self::Barrier(_)
+            | Self::Fence(_)
+            | Self::Mbarrier(_)
+            | Self::ClusterBarrier(_)
+            | Self::GridDependency(_) => Class::Synchronisation,
+            Self::CopyAsync(_) | Self::CopyBulk(_) | Self::StoreAsync(_) | Self::CopyGroup(_) => {
+                Class::Copy
+            }
+            Self::MapRank { .. } | Self::RankOf { .. } => Class::Integer,
+            Self::Clock { .. } => Class::Move,
+            Self::Branch { .. }
+            | Self::BranchIndexed { .. }
+            | Self::Exit
+            | Self::Trap
+            | Self::Nothing => Class::Control,
+        }
+    }
+}
+
+/// Extended-precision integer arithmetic. A lane's carry flag is a predicate of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Carry {
+    /// What is computed.
+    pub op: CarryOp,
+    /// The carry (of a subtraction: the borrow) that is added to the second operand.
+    pub reads: Option<Slot>,
+    /// Where the carry or borrow of the result goes.
+    pub writes: Option<Slot>,
+}
+
+/// Operations with a carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum CarryOp {
+    Add,
+    Sub,
+    MadLo,
+    MadHiU,
+    MadHiS,
+}
+
+/// An `.approx` instruction in a process that perturbs them.
+#[derive(Debug)]
+pub struct Perturbed {
+    /// The instruction, an `Alu32` or `Alu64`.
+    pub exact: Op,
+    /// Which of the results that the documented error allows.
+    pub choice: Choice,
 }
 
 /// Rounding of a floating-point result, or of a float made an integer.
@@ -319,6 +476,97 @@ pub struct Half {
     pub sat: bool,
     /// Negative results become zero.
     pub relu: bool,
+    /// `.xorsign.abs`: the smaller or greater magnitude, its sign the product of both signs.
+    pub xorsign: bool,
+}
+
+/// Formats that have a conversion of their own from f32, and from packed halves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Small {
+    /// `f16` or `bf16`
+    Half(HalfKind),
+    /// `tf32`: an f32 with 10 bits of mantissa.
+    Tf32,
+    /// 8 bits, 4 of exponent, no infinity.
+    E4m3,
+    /// 8 bits, 5 of exponent.
+    E5m2,
+}
+
+/// Rounding of a conversion to a [`Small`] format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SmallRound {
+    /// `.rn`
+    NearestEven,
+    /// `.rna`
+    NearestAway,
+    /// `.rz`
+    Zero,
+}
+
+/// A conversion to a [`Small`] format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shrink {
+    /// The result's format.
+    pub to: Small,
+    /// Its rounding.
+    pub round: SmallRound,
+    /// Negative results become zero.
+    pub relu: bool,
+    /// Whatever is greater than the greatest number, infinity included, becomes that number.
+    pub satfinite: bool,
+}
+
+/// Lanes of a packed integer operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Packed16 {
+    Add,
+    MinU,
+    MaxU,
+    MinS,
+    MaxS,
+    /// Negative results become zero.
+    MinSRelu,
+    MaxSRelu,
+}
+
+/// Whether the bytes or words of an operand are numbers with a sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Sign {
+    Unsigned,
+    Signed,
+}
+
+/// What a position or width of 32 and more means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum Overrange {
+    Clamp,
+    Wrap,
+}
+
+/// Which bits of a 48-bit product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Product24 {
+    /// The lowest 32.
+    Low,
+    /// The highest 32.
+    High,
+}
+
+/// Exact arithmetic on f64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum DoubleOp {
+    Add,
+    Sub,
+    Mul,
+    Fma,
+    Div,
+    Rcp,
+    Sqrt,
 }
 
 /// A number's type in a register.
@@ -403,8 +651,31 @@ pub enum Alu32 {
     SadS,
     AddSatS,
     SubSatS,
-    Dp4aUU,
-    Dp4aSS,
+    /// Greatest of the result and zero, as signed numbers.
+    ReluS,
+    /// Products of the bytes of two sources, added to the third.
+    Dp4a([Sign; 2]),
+    /// Products of the words of the first source and the low or high bytes of the second.
+    Dp2aLow([Sign; 2]),
+    Dp2aHigh([Sign; 2]),
+    Mul24(Sign, Product24),
+    /// Position of the n-th set bit from a base.
+    Fns,
+    Bmsk(Overrange),
+    Szext(Sign, Overrange),
+    Packed16(Packed16),
+    /// Absolute differences of four bytes or two words, each in its place.
+    AbsDiff4(Sign),
+    AbsDiff2(Sign),
+    /// The same, added up and added to the third source.
+    AbsDiffSum4(Sign),
+    AbsDiffSum2(Sign),
+    /// `cvt.pack.sat`: two signed numbers clamped to so many bits, above them the third source.
+    PackSat(Sign, u32),
+    /// Four bytes, low first.
+    Pack8,
+    /// Byte of a register, by number.
+    Byte(u32),
     /// Two 16-bit halves, low first.
     Pack16,
     Low16,
@@ -422,6 +693,15 @@ pub enum Alu32 {
         nan: bool,
     },
     MaxF {
+        ftz: bool,
+        nan: bool,
+    },
+    /// `.xorsign.abs`: the magnitudes' minimum, its sign the product of both signs.
+    MinXorSignF {
+        ftz: bool,
+        nan: bool,
+    },
+    MaxXorSignF {
         ftz: bool,
         nan: bool,
     },
@@ -454,6 +734,17 @@ pub enum Alu32 {
         relu: bool,
     },
     Convert(Convert),
+    /// One f32 to a small format.
+    Shrink(Shrink),
+    /// Two f32, the first to the upper half of the result.
+    ShrinkPair(Shrink),
+    /// The two halves of a register.
+    ShrinkHalves(Shrink, HalfKind),
+    /// Two 8-bit floats to two f16.
+    Grow {
+        from: Small,
+        relu: bool,
+    },
 }
 
 /// Modes of `prmt`.
@@ -496,6 +787,8 @@ pub enum Alu64 {
     Not,
     CNot,
     Brev,
+    SadU,
+    SadS,
     AddF,
     SubF,
     MulF,
@@ -503,6 +796,13 @@ pub enum Alu64 {
     DivF,
     RcpF,
     SqrtF,
+    /// Rounded otherwise than to nearest.
+    Directed(DoubleOp, Round),
+    /// `rcp.approx.ftz.f64`, `rsqrt.approx.ftz.f64`: the upper 32 bits only.
+    RcpGross,
+    RsqrtGross,
+    /// `rsqrt.approx.f64`
+    RsqrtF,
     MinF,
     MaxF,
     AbsF,

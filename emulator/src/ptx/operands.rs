@@ -24,6 +24,7 @@ pub struct Operands<'a> {
     pub constants32: HashMap<u32, Slot>,
     pub constants64: HashMap<u64, Slot>,
     pub specials: Vec<(Slot, Special)>,
+    carry: Option<Slot>,
 }
 
 /// A register that changes while a kernel runs.
@@ -85,6 +86,7 @@ impl<'a> Operands<'a> {
             constants32: HashMap::new(),
             constants64: HashMap::new(),
             specials: Vec::new(),
+            carry: None,
         }
     }
 
@@ -112,9 +114,11 @@ impl<'a> Operands<'a> {
     ) -> Result<(), String> {
         let bits = match class {
             "pred" => 1,
-            "b8" | "u8" | "s8" | "b16" | "u16" | "s16" | "f16" | "bf16" => 16,
+            "b8" | "u8" | "s8" => 8,
+            "b16" | "u16" | "s16" | "f16" | "bf16" => 16,
             "b32" | "u32" | "s32" | "f32" | "f16x2" | "bf16x2" => 32,
             "b64" | "u64" | "s64" | "f64" => 64,
+            "b128" => 128,
             _ => return Err(format!("registers of type `.{class}` are not supported")),
         };
         let count = family.unwrap_or(1);
@@ -131,12 +135,28 @@ impl<'a> Operands<'a> {
     pub fn fresh(&mut self, bits: u32, count: u32) -> Slot {
         let next = match bits {
             1 => &mut self.slots.pred,
+            // Two registers of 64 bits, low first.
+            128 => {
+                let first = self.slots.b64;
+                self.slots.b64 += 2 * count;
+                return first;
+            }
             64 => &mut self.slots.b64,
             _ => &mut self.slots.b32,
         };
         let first = *next;
         *next += count;
         first
+    }
+
+    /// The predicate that holds the carry flag of each lane.
+    pub fn carry(&mut self) -> Slot {
+        let slot = match self.carry {
+            Some(slot) => slot,
+            None => self.fresh(1, 1),
+        };
+        self.carry = Some(slot);
+        slot
     }
 
     /// Width and slot of a declared register.
@@ -151,7 +171,8 @@ impl<'a> Operands<'a> {
                 let (prefix, number) = name.split_at(name.len() - length);
                 let family = scope.get(prefix)?;
                 let number: u32 = number.parse().ok()?;
-                (number < family.count).then_some((family.bits, family.first + number))
+                let step = if family.bits == 128 { 2 } else { 1 };
+                (number < family.count).then_some((family.bits, family.first + step * number))
             })
         })
     }
@@ -165,7 +186,7 @@ impl<'a> Operands<'a> {
             self.constants64.insert(value, slot);
             slot
         } else {
-            let value = if bits == 16 { value as u32 & 0xFFFF } else { value as u32 };
+            let value = if bits < 32 { value as u32 & ((1 << bits) - 1) } else { value as u32 };
             if let Some(&slot) = self.constants32.get(&value) {
                 return slot;
             }
@@ -187,6 +208,9 @@ impl<'a> Operands<'a> {
                     }
                     return Ok(slot);
                 }
+                if *name == "WARP_SZ" && bits > 1 {
+                    return Ok(self.constant(bits, 32));
+                }
                 if let Some(special) = special(name) {
                     if bits != 32 {
                         return Err(format!("{name} read as {bits} bits is not supported"));
@@ -206,7 +230,9 @@ impl<'a> Operands<'a> {
                     None => Err(format!("{name} is not declared, or not known to the emulator")),
                 }
             }
-            Operand::Integer(value) if bits > 1 => Ok(self.constant(bits, *value as u64)),
+            Operand::Integer(value) if (2..=64).contains(&bits) => {
+                Ok(self.constant(bits, *value as u64))
+            }
             Operand::F32(value) if bits == 32 => Ok(self.constant(32, u64::from(*value))),
             Operand::F64(value) if bits == 64 => Ok(self.constant(64, *value)),
             Operand::F64(value) if bits == 32 => {
@@ -227,7 +253,8 @@ impl<'a> Operands<'a> {
         }
         match self.register(name) {
             Some((64, slot)) => Ok(Some((64, Register::B64(slot)))),
-            Some((bits @ (16 | 32), slot)) => Ok(Some((bits, Register::B32(slot)))),
+            Some((bits @ (8 | 16 | 32), slot)) => Ok(Some((bits, Register::B32(slot)))),
+            Some((128, _)) => Err(format!("{name} has 128 bits, which only mov takes")),
             Some(_) => Err(format!("{name} is a predicate where a value is wanted")),
             None => Err(format!("{name} is not a declared register")),
         }

@@ -531,6 +531,17 @@ impl<'a> Parser<'a> {
                 }
                 Ok(Operand::Vector(parts))
             }
+            // Results and arguments of `call`, which the decoder refuses by name: other kernels of
+            // the module must not suffer.
+            Kind::Punct(b'(') => {
+                self.at += 1;
+                let mut parts = Vec::new();
+                while !self.accept(b')') {
+                    parts.push(self.operand()?);
+                    self.accept(b',');
+                }
+                Ok(Operand::Vector(parts))
+            }
             Kind::Punct(b'!') => {
                 self.at += 1;
                 Ok(Operand::Not(self.word()?))

@@ -1,8 +1,9 @@
-//! Arithmetic, logic, comparisons, conversions, moves.
+//! Arithmetic, logic, moves.
 
 use super::super::ast::{Instruction, Operand};
 use super::super::ir::*;
 use super::super::operands::clock_bits;
+use super::integer::{CarryIn, CarryOut};
 use super::{Decoded, Decoder, Modifiers, Type, UNKNOWN_TYPE};
 
 impl<'a> Decoder<'a> {
@@ -32,13 +33,11 @@ impl<'a> Decoder<'a> {
                 Ok(())
             }
             (_, Operand::Integer(value @ -1..=1)) if bits == 1 => {
-                // A predicate constant has no register: d ^ d, inverted for true, which nvcc writes as
-                // 1 or -1.
+                // A predicate constant has no register: ALWAYS or its inverse. nvcc writes true as 1 or
+                // -1.
                 let d = self.dst(inst, 0, bits)?;
-                self.emit(Op::Pred { op: BoolOp::Xor, d, s: [d, d] });
-                if *value != 0 {
-                    self.emit(Op::Pred { op: BoolOp::Not, d, s: [d, d] });
-                }
+                let op = if *value == 0 { BoolOp::Not } else { BoolOp::Mov };
+                self.emit(Op::Pred { op, d, s: [ALWAYS, ALWAYS] });
                 Ok(())
             }
             _ => {
@@ -48,6 +47,10 @@ impl<'a> Decoder<'a> {
                     1 => self.emit(Op::Pred { op: BoolOp::Mov, d, s: [s, s] }),
                     16 | 32 => self.alu32(Alu32::Mov, d, &[s]),
                     64 => self.alu64(Alu64::Mov, d, &[s]),
+                    128 => {
+                        self.alu64(Alu64::Mov, d, &[s]);
+                        self.alu64(Alu64::Mov, d + 1, &[s + 1]);
+                    }
                     _ => return Err(UNKNOWN_TYPE.into()),
                 }
                 Ok(())
@@ -69,6 +72,22 @@ impl<'a> Decoder<'a> {
                 self.alu32(Alu32::Pack16, words[0], &[*a, *b]);
                 self.alu32(Alu32::Pack16, words[1], &[*c, *e]);
                 self.emit(Op::Widen { op: Widen::Pack, d, s: words, addend: 0 });
+            }
+            (16, [a, b]) => {
+                let zero = self.operands.constant(32, 0);
+                self.alu32(Alu32::Pack8, d, &[*a, *b, zero, zero]);
+            }
+            (32, [a, b, c, e]) => self.alu32(Alu32::Pack8, d, &[*a, *b, *c, *e]),
+            (128, [low, high]) => {
+                // The destination may not be written before both sources are read.
+                let temporary = self.operands.fresh(64, 1);
+                self.alu64(Alu64::Mov, temporary, &[*high]);
+                self.alu64(Alu64::Mov, d, &[*low]);
+                self.alu64(Alu64::Mov, d + 1, &[temporary]);
+            }
+            (128, [a, b, c, e]) => {
+                self.emit(Op::Widen { op: Widen::Pack, d, s: [*a, *b], addend: 0 });
+                self.emit(Op::Widen { op: Widen::Pack, d: d + 1, s: [*c, *e], addend: 0 });
             }
             _ => return Err("unknown instruction: a vector of this size".into()),
         }
@@ -98,6 +117,24 @@ impl<'a> Decoder<'a> {
                     self.alu32(Alu32::High16, high, &[temporary]);
                 }
             }
+            (16, [_, _]) | (32, [_, _, _, _]) => {
+                // A part may be the register that is taken apart.
+                let whole = self.operands.fresh(32, 1);
+                self.alu32(Alu32::Mov, whole, &[source]);
+                for (number, part) in d.iter().enumerate() {
+                    self.alu32(Alu32::Byte(number as u32), *part, &[whole]);
+                }
+            }
+            (128, [low, high]) => {
+                self.alu64(Alu64::Mov, *low, &[source]);
+                self.alu64(Alu64::Mov, *high, &[source + 1]);
+            }
+            (128, [a, b, c, e]) => {
+                for (word, low, high) in [(source, *a, *b), (source + 1, *c, *e)] {
+                    self.emit(Op::Narrow { op: Narrow::Low, d: low, s: word });
+                    self.emit(Op::Narrow { op: Narrow::High, d: high, s: word });
+                }
+            }
             _ => return Err("unknown instruction: a vector of this size".into()),
         }
         Ok(())
@@ -105,6 +142,17 @@ impl<'a> Decoder<'a> {
 
     pub(super) fn arithmetic(&mut self, inst: &Instruction<'a>, m: &mut Modifiers<'a>) -> Decoded {
         let opcode = inst.opcode;
+        if let Some(done) = self.packed_integers(inst, m) {
+            return done;
+        }
+        if m.take("oob") {
+            // The manual does not give the bits of the special NaN that this looks for.
+            return Err("unknown instruction: modifier `.oob` is not supported here".into());
+        }
+        let xorsign = m.take("xorsign");
+        if xorsign && !(m.take("abs") && matches!(opcode, "min" | "max")) {
+            return Err("unknown instruction: `.xorsign.abs` belongs to min and max".into());
+        }
         let part = m.take_one(&[("lo", "lo"), ("hi", "hi"), ("wide", "wide")]);
         let full = m.take("full");
         let approx = m.take("approx") || full;
@@ -133,6 +181,8 @@ impl<'a> Decoder<'a> {
                     ("div", false) if explicit_round.is_some() => Alu32::DivF(mode),
                     ("div", true) if full => Alu32::DivFull(ftz),
                     ("div", true) => Alu32::DivApprox(ftz),
+                    ("min", false) if xorsign => Alu32::MinXorSignF { ftz, nan },
+                    ("max", false) if xorsign => Alu32::MaxXorSignF { ftz, nan },
                     ("min", false) => Alu32::MinF { ftz, nan },
                     ("max", false) => Alu32::MaxF { ftz, nan },
                     ("abs", false) => Alu32::AbsF { ftz },
@@ -150,27 +200,31 @@ impl<'a> Decoder<'a> {
                 self.simple32(inst, op, 32, sources)
             }
             Type::F64 => {
-                if !matches!(m.round(), None | Some(Round::Nearest))
-                    || approx
-                    || nan
-                    || part.is_some()
-                {
-                    return Err(
-                        "unknown instruction: directed rounding or approximation of f64".into()
-                    );
-                }
+                let round = m.round();
                 m.finish()?;
-                let op = match opcode {
-                    "add" => Alu64::AddF,
-                    "sub" => Alu64::SubF,
-                    "mul" => Alu64::MulF,
-                    "fma" | "mad" => Alu64::FmaF,
-                    "div" => Alu64::DivF,
-                    "min" => Alu64::MinF,
-                    "max" => Alu64::MaxF,
-                    "abs" => Alu64::AbsF,
-                    "neg" => Alu64::NegF,
-                    "copysign" => Alu64::CopySignF,
+                if approx || nan || part.is_some() || xorsign {
+                    return Err(UNKNOWN_TYPE.into());
+                }
+                let directed = round.filter(|round| *round != Round::Nearest);
+                let exact = match opcode {
+                    "add" => Some((Alu64::AddF, DoubleOp::Add)),
+                    "sub" => Some((Alu64::SubF, DoubleOp::Sub)),
+                    "mul" => Some((Alu64::MulF, DoubleOp::Mul)),
+                    "fma" | "mad" => Some((Alu64::FmaF, DoubleOp::Fma)),
+                    "div" => Some((Alu64::DivF, DoubleOp::Div)),
+                    _ => None,
+                };
+                let needs_round = matches!(opcode, "fma" | "mad" | "div");
+                let op = match (opcode, exact, directed) {
+                    _ if needs_round && round.is_none() => return Err(UNKNOWN_TYPE.into()),
+                    (_, Some((_, op)), Some(round)) => Alu64::Directed(op, round),
+                    (_, Some((nearest, _)), None) => nearest,
+                    _ if round.is_some() => return Err(UNKNOWN_TYPE.into()),
+                    ("min", ..) => Alu64::MinF,
+                    ("max", ..) => Alu64::MaxF,
+                    ("abs", ..) => Alu64::AbsF,
+                    ("neg", ..) => Alu64::NegF,
+                    ("copysign", ..) => Alu64::CopySignF,
                     _ => return Err(UNKNOWN_TYPE.into()),
                 };
                 self.simple64(inst, op, sources)
@@ -199,15 +253,32 @@ impl<'a> Decoder<'a> {
                     ftz: m.take("ftz"),
                     sat: m.take("sat"),
                     relu: m.take("relu"),
+                    xorsign,
                 };
                 m.finish()?;
+                let is_f16 = kind == HalfKind::F16;
+                let sums = matches!(opcode, "add" | "sub" | "mul" | "fma");
+                if half.ftz && !is_f16
+                    || half.sat && !(is_f16 && sums)
+                    || half.relu && (opcode != "fma" || half.sat)
+                {
+                    return Err(UNKNOWN_TYPE.into());
+                }
                 self.simple32(inst, Alu32::Half(half), ty.bits(), sources)
             }
             Type::Unsigned(_) | Type::Signed(_) => {
+                let carry = m.take("cc");
                 let sat = m.take("sat");
+                let relu = m.take("relu");
                 m.finish()?;
-                if approx || nan {
+                if approx || nan || xorsign || (sat && relu) {
                     return Err(UNKNOWN_TYPE.into());
+                }
+                if carry {
+                    return self.with_carry(inst, ty, part, (CarryIn::No, CarryOut::Yes));
+                }
+                if relu {
+                    return self.integer_relu(inst, ty);
                 }
                 self.integer_arithmetic(inst, ty, part, sat, sources)
             }
@@ -229,20 +300,41 @@ impl<'a> Decoder<'a> {
             let op = match (inst.opcode, ty) {
                 ("add", Type::Signed(32)) => Alu32::AddSatS,
                 ("sub", Type::Signed(32)) => Alu32::SubSatS,
+                ("mad", Type::Signed(32)) if part == Some("hi") => {
+                    return self.high_mad32(inst, Alu32::MulHiS, Alu32::AddSatS);
+                }
                 _ => return Err(UNKNOWN_TYPE.into()),
             };
             return self.simple32(inst, op, 32, 2);
         }
         match (inst.opcode, part) {
             ("mul" | "mad", Some("wide")) => return self.wide(inst, ty),
-            ("mul", Some("hi")) if ty.bits() == 16 => {
-                Self::expect_operands(inst, 3)?;
+            ("mul" | "mad", Some("hi")) if ty.bits() == 16 => {
+                Self::expect_operands(inst, 1 + sources)?;
                 let d = self.dst(inst, 0, 16)?;
                 let (a, b) = (self.src(inst, 1, 16)?, self.src(inst, 2, 16)?);
                 let s = [self.extended16(a, signed), self.extended16(b, signed)];
                 let product = self.operands.fresh(32, 1);
                 self.alu32(Alu32::Mul, product, &s);
-                self.alu32(Alu32::High16, d, &[product]);
+                if sources == 2 {
+                    self.alu32(Alu32::High16, d, &[product]);
+                } else {
+                    let c = self.src(inst, 3, 16)?;
+                    self.alu32(Alu32::High16, product, &[product]);
+                    self.alu32(Alu32::Add, product, &[product, c]);
+                    self.alu32(Alu32::Low16, d, &[product]);
+                }
+                return Ok(());
+            }
+            ("mad", Some("hi")) if ty.bits() == 64 => {
+                Self::expect_operands(inst, 4)?;
+                let d = self.dst(inst, 0, 64)?;
+                let s = [self.src(inst, 1, 64)?, self.src(inst, 2, 64)?];
+                let c = self.src(inst, 3, 64)?;
+                let product = self.operands.fresh(64, 1);
+                let op = if signed { Alu64::MulHiS } else { Alu64::MulHiU };
+                self.alu64(op, product, &s);
+                self.alu64(Alu64::Add, d, &[product, c]);
                 return Ok(());
             }
             _ => {}
@@ -345,10 +437,16 @@ impl<'a> Decoder<'a> {
             }
             Type::F64 => {
                 let round = m.round();
+                let ftz = m.take("ftz");
                 m.finish()?;
-                let op = match (inst.opcode, approx, round) {
-                    ("rcp", false, Some(Round::Nearest)) => Alu64::RcpF,
-                    ("sqrt", false, Some(Round::Nearest)) => Alu64::SqrtF,
+                let op = match (inst.opcode, approx, ftz, round) {
+                    ("rcp", false, false, Some(Round::Nearest)) => Alu64::RcpF,
+                    ("sqrt", false, false, Some(Round::Nearest)) => Alu64::SqrtF,
+                    ("rcp", false, false, Some(round)) => Alu64::Directed(DoubleOp::Rcp, round),
+                    ("sqrt", false, false, Some(round)) => Alu64::Directed(DoubleOp::Sqrt, round),
+                    ("rcp", true, true, None) => Alu64::RcpGross,
+                    ("rsqrt", true, true, None) => Alu64::RsqrtGross,
+                    ("rsqrt", true, false, None) => Alu64::RsqrtF,
                     _ => return Err(UNKNOWN_TYPE.into()),
                 };
                 self.simple64(inst, op, 1)
@@ -357,12 +455,13 @@ impl<'a> Decoder<'a> {
                 let ftz = m.take("ftz");
                 m.finish()?;
                 let op = match (inst.opcode, approx) {
-                    ("ex2", true) => HalfOp::Ex2,
+                    // `.ftz` belongs to bf16, and only to it.
+                    ("ex2", true) if ftz == (kind == HalfKind::Bf16) => HalfOp::Ex2,
                     ("tanh", true) if !ftz => HalfOp::Tanh,
                     _ => return Err(UNKNOWN_TYPE.into()),
                 };
                 let packed = matches!(ty, Type::Half2(_));
-                let half = Half { op, kind, packed, ftz, sat: false, relu: false };
+                let half = Half { op, kind, packed, ftz, sat: false, relu: false, xorsign: false };
                 self.simple32(inst, Alu32::Half(half), ty.bits(), 1)
             }
             _ => Err(UNKNOWN_TYPE.into()),
@@ -537,191 +636,7 @@ impl<'a> Decoder<'a> {
                 self.alu32(Alu32::Lop3(table as u8), d, &s);
                 Ok(())
             }
-            "sad" => {
-                let ty = m.ty()?;
-                m.finish()?;
-                match ty {
-                    Type::Unsigned(32) => self.simple32(inst, Alu32::SadU, 32, 3),
-                    Type::Signed(32) => self.simple32(inst, Alu32::SadS, 32, 3),
-                    _ => Err(UNKNOWN_TYPE.into()),
-                }
-            }
-            _ => {
-                let (a, b) = (m.ty()?, m.ty()?);
-                m.finish()?;
-                match (a, b) {
-                    (Type::Unsigned(32), Type::Unsigned(32)) => {
-                        self.simple32(inst, Alu32::Dp4aUU, 32, 3)
-                    }
-                    (Type::Signed(32), Type::Signed(32)) => {
-                        self.simple32(inst, Alu32::Dp4aSS, 32, 3)
-                    }
-                    _ => Err(UNKNOWN_TYPE.into()),
-                }
-            }
+            _ => Err(UNKNOWN_TYPE.into()),
         }
-    }
-
-    pub(super) fn setp(&mut self, inst: &Instruction<'a>, m: &mut Modifiers<'a>) -> Decoded {
-        let relation = m.need_one(
-            "comparison",
-            &[
-                ("eq", Compare::Eq),
-                ("ne", Compare::Ne),
-                ("lt", Compare::Lt),
-                ("le", Compare::Le),
-                ("gt", Compare::Gt),
-                ("ge", Compare::Ge),
-                ("lo", Compare::Lt),
-                ("ls", Compare::Le),
-                ("hi", Compare::Gt),
-                ("hs", Compare::Ge),
-                ("equ", Compare::Equ),
-                ("neu", Compare::Neu),
-                ("ltu", Compare::Ltu),
-                ("leu", Compare::Leu),
-                ("gtu", Compare::Gtu),
-                ("geu", Compare::Geu),
-                ("num", Compare::Num),
-                ("nan", Compare::Nan),
-            ],
-        )?;
-        let with = m.take_one(&[("and", BoolOp::And), ("or", BoolOp::Or), ("xor", BoolOp::Xor)]);
-        let ftz = m.take("ftz");
-        let ty = m.ty()?;
-        m.finish()?;
-        let number = ty.number()?;
-        let bits = ty.bits();
-        if !matches!(bits, 16 | 32 | 64) || ftz && ty != Type::F32 {
-            return Err(UNKNOWN_TYPE.into());
-        }
-        Self::expect_operands(inst, if with.is_some() { 4 } else { 3 })?;
-        let (d, q) = self.dst_pair(inst, (1, 1))?;
-        let s = [self.src(inst, 1, bits)?, self.src(inst, 2, bits)?];
-        let with = match with {
-            Some(op) => {
-                let (slot, flip) = self.pred(inst, 3)?;
-                Some((op, slot, flip))
-            }
-            None => None,
-        };
-        let test = Test { relation, number, ftz };
-        let result = CompareResult { d, q, with };
-        self.emit(if bits == 64 {
-            Op::Compare64 { test, s, result }
-        } else {
-            Op::Compare32 { test, s, result }
-        });
-        Ok(())
-    }
-
-    pub(super) fn cvt(&mut self, inst: &Instruction<'a>, m: &mut Modifiers<'a>) -> Decoded {
-        let integral = m.take_one(&[
-            ("rni", Round::Nearest),
-            ("rzi", Round::Zero),
-            ("rmi", Round::Down),
-            ("rpi", Round::Up),
-        ]);
-        let round = m.round();
-        let ftz = m.take("ftz");
-        let sat = m.take("sat");
-        let relu = m.take("relu");
-        let (to, from) = (m.ty()?, m.ty()?);
-        m.finish()?;
-        if let (Type::Half2(kind), Type::F32) = (to, from) {
-            Self::expect_operands(inst, 3)?;
-            if round != Some(Round::Nearest) || sat || integral.is_some() {
-                return Err(UNKNOWN_TYPE.into());
-            }
-            let d = self.dst(inst, 0, 32)?;
-            let s = [self.src(inst, 1, 32)?, self.src(inst, 2, 32)?];
-            self.alu32(Alu32::PackHalf { kind, relu }, d, &s);
-            return Ok(());
-        }
-        Self::expect_operands(inst, 2)?;
-        if relu {
-            return Err(UNKNOWN_TYPE.into());
-        }
-        let Some((register_bits, d)) = self.operands.any_register(&inst.operands[0])? else {
-            return Err("a register expected as destination".into());
-        };
-        let source_bits = match &inst.operands[1] {
-            Operand::Name(name, _) => self.operands.register(name).map_or(from.bits(), |r| r.0),
-            _ => from.bits().max(16),
-        };
-        let s = self.src(inst, 1, source_bits)?;
-        if source_bits < from.bits() || register_bits < to.bits() {
-            return Err("a register that is narrower than the type".into());
-        }
-        let convert = Convert {
-            from: from.number()?,
-            to: to.number()?,
-            round: integral.or(round).unwrap_or(Round::Nearest),
-            to_integral: integral.is_some(),
-            ftz,
-            sat,
-            register_bits,
-        };
-        let is_float = |number| !matches!(number, Number::Signed(_) | Number::Unsigned(_));
-        let narrows = is_float(convert.to) && (to.bits() < from.bits() || !is_float(convert.from))
-            || convert.to == Number::Half(HalfKind::Bf16)
-                && convert.from == Number::Half(HalfKind::F16);
-        if narrows && round.is_none() && integral.is_none() {
-            return Err("cvt to a narrower float without a rounding mode".into());
-        }
-        // The conversions of inner loops have operations of their own.
-        let plain = !sat && integral.is_none() && matches!(round, None | Some(Round::Nearest));
-        let exact_registers = register_bits == to.bits() && source_bits == from.bits();
-        let fast = plain && exact_registers;
-        match (source_bits == 64, d) {
-            (false, Register::B32(d)) => {
-                let op = match (convert.to, convert.from) {
-                    (Number::F32, Number::Half(HalfKind::F16)) if fast => Alu32::F32FromF16,
-                    (Number::Half(HalfKind::F16), Number::F32) if fast => Alu32::F16FromF32,
-                    (Number::F32, Number::Half(HalfKind::Bf16)) if fast && !ftz => {
-                        Alu32::F32FromBf16
-                    }
-                    (Number::Half(HalfKind::Bf16), Number::F32) if fast && !ftz => {
-                        Alu32::Bf16FromF32
-                    }
-                    (Number::Unsigned(32) | Number::Signed(32), Number::Unsigned(16)) if fast => {
-                        Alu32::Mov
-                    }
-                    (
-                        Number::Unsigned(16) | Number::Signed(16),
-                        Number::Unsigned(32) | Number::Signed(32),
-                    ) if fast => Alu32::Low16,
-                    (Number::Unsigned(32) | Number::Signed(32), Number::Signed(16)) if fast => {
-                        Alu32::SignExtend16
-                    }
-                    _ => Alu32::Convert(convert),
-                };
-                self.alu32(op, d, &[s]);
-            }
-            (false, Register::B64(d)) => {
-                let op = match (convert.to, convert.from) {
-                    (Number::Unsigned(64) | Number::Signed(64), Number::Unsigned(32)) if fast => {
-                        Widen::ZeroExtend
-                    }
-                    (Number::Unsigned(64) | Number::Signed(64), Number::Signed(32)) if fast => {
-                        Widen::SignExtend
-                    }
-                    _ => Widen::Convert(convert),
-                };
-                self.emit(Op::Widen { op, d, s: [s, s], addend: d });
-            }
-            (true, Register::B32(d)) => {
-                let op = match (convert.to, convert.from) {
-                    (
-                        Number::Unsigned(32) | Number::Signed(32),
-                        Number::Unsigned(64) | Number::Signed(64),
-                    ) if fast => Narrow::Low,
-                    _ => Narrow::Convert(convert),
-                };
-                self.emit(Op::Narrow { op, d, s });
-            }
-            (true, Register::B64(d)) => self.alu64(Alu64::Convert(convert), d, &[s]),
-        }
-        Ok(())
     }
 }

@@ -4,18 +4,23 @@
 //! that the emulator does not know, and an error. So nothing is approximated silently.
 
 mod arithmetic;
+mod compare;
+mod convert;
 mod copies;
+mod integer;
 mod memory;
 mod sync;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::PtxError;
 use super::ast::{self, Instruction, Module, Operand, StateSpace, Statement, Variable};
 use super::ir::*;
 use super::lexer::line_of;
 use super::operands::Operands;
+use crate::exec::approx::is_approximate;
+use crate::settings::Approximation;
 
 /// Decodes one kernel of a module whose `.global` and `.const` variables have `addresses`.
 pub fn decode(
@@ -23,6 +28,7 @@ pub fn decode(
     module: &Module<'_>,
     kernel: &ast::Kernel<'_>,
     addresses: &HashMap<String, u64>,
+    approximation: Approximation,
 ) -> Result<Kernel, PtxError> {
     let mut decoder = Decoder {
         operands: Operands::new(),
@@ -31,6 +37,7 @@ pub fn decode(
         pending: Vec::new(),
         branch_lists: HashMap::new(),
         guard: (ALWAYS, 0),
+        approximation,
         origin: Origin { span: 0..0, location: None },
     };
     for (name, address) in addresses {
@@ -126,6 +133,7 @@ pub fn decode(
         specials: decoder.operands.specials,
         text: text.clone(),
         files,
+        spare: Mutex::default(),
     })
 }
 
@@ -249,6 +257,7 @@ impl Type {
                     "16" => 16,
                     "32" => 32,
                     "64" => 64,
+                    "128" if name.starts_with('b') => 128,
                     _ => return None,
                 };
                 match &name[..1] {
@@ -423,6 +432,8 @@ struct Decoder<'a> {
     pending: Vec<((usize, usize), &'a str, Origin)>,
     branch_lists: HashMap<&'a str, Vec<&'a str>>,
     guard: (Slot, u32),
+    /// Whether results of `.approx` instructions are moved within their documented error.
+    approximation: Approximation,
     /// The instruction that is being decoded.
     origin: Origin,
 }
@@ -431,7 +442,14 @@ type Decoded<T = ()> = Result<T, String>;
 
 impl<'a> Decoder<'a> {
     fn emit(&mut self, op: Op) {
-        self.code.push(Inst { guard: self.guard.0, guard_flip: self.guard.1, op });
+        let op = match self.approximation {
+            Approximation::Perturbed(choice) if is_approximate(&op) => {
+                Op::Perturbed(Box::new(Perturbed { exact: op, choice }))
+            }
+            _ => op,
+        };
+        let (guard, guard_flip) = self.guard;
+        self.code.push(Inst { guard, guard_flip, class: op.class(), op });
         self.origins.push(self.origin.clone());
     }
 
@@ -642,24 +660,15 @@ impl<'a> Decoder<'a> {
                 self.function(inst, &mut m)?;
             }
             "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "shf" | "prmt" | "bfe"
-            | "bfi" | "bfind" | "clz" | "popc" | "brev" | "lop3" | "sad" | "dp4a" => {
-                self.bits(inst, &mut m)?;
-            }
+            | "bfi" | "bfind" | "clz" | "popc" | "brev" | "lop3" => self.bits(inst, &mut m)?,
+            "addc" | "subc" | "madc" => self.reading_carry(inst, &mut m)?,
+            "sad" | "mul24" | "mad24" | "dp4a" | "dp2a" | "fns" | "bmsk" | "szext"
+            | "vabsdiff4" | "vabsdiff2" => self.special_integer(inst, &mut m)?,
             "setp" => self.setp(inst, &mut m)?,
-            "selp" => {
-                Self::expect_operands(inst, 4)?;
-                let ty = m.ty()?;
-                m.finish()?;
-                let bits = ty.bits();
-                let d = self.dst(inst, 0, bits)?;
-                let s = [self.src(inst, 1, bits)?, self.src(inst, 2, bits)?];
-                let pred = self.src(inst, 3, 1)?;
-                self.emit(match bits {
-                    64 => Op::Select64 { d, s, pred },
-                    16 | 32 => Op::Select32 { d, s, pred },
-                    _ => return Err(UNKNOWN_TYPE.into()),
-                });
-            }
+            "set" => self.set(inst, &mut m)?,
+            "selp" => self.selp(inst, &mut m)?,
+            "slct" => self.slct(inst, &mut m)?,
+            "testp" => self.testp(inst, &mut m)?,
             "cvt" => self.cvt(inst, &mut m)?,
             "cvta" => {
                 Self::expect_operands(inst, 2)?;
