@@ -270,8 +270,8 @@ fn copies_and_frees_are_checked() {
 #[test]
 fn the_chosen_call_fails_once() {
     let with = |kind, number| {
-        let injection = Some(Arc::new(Injection::new(kind, number)));
-        Gpu::with(&kernel(""), Settings { injection, ..Settings::default() })
+        let injections = vec![Arc::new(Injection::new(kind, number))];
+        Gpu::with(&kernel(""), Settings { injections, ..Settings::default() })
     };
     let gpu = with(Injectable::Alloc, 2);
     let codes: Vec<u32> =
@@ -279,11 +279,11 @@ fn the_chosen_call_fails_once() {
     assert_eq!(codes, [0, 2, 0]);
     let gpu = with(Injectable::Launch, 1);
     let error = gpu.launch(&LaunchConfig::linear(1, 1), &[0]).unwrap_err();
-    assert_eq!((error.code(), &error), (719, &Error::InjectedLaunch));
+    assert_eq!((error.code(), &error), (719, &Error::Injected("launch")));
     gpu.launch(&LaunchConfig::linear(1, 1), &[0]).unwrap();
     let gpu = with(Injectable::Copy, 1);
     let out = gpu.context.allocate(4).unwrap();
-    assert_eq!(gpu.context.write(out, &[0; 4]).unwrap_err(), Error::InjectedCopy);
+    assert_eq!(gpu.context.write(out, &[0; 4]).unwrap_err(), Error::Injected("copy"));
     gpu.context.write(out, &[0; 4]).unwrap();
 }
 

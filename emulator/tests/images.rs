@@ -81,7 +81,7 @@ fn models_are_found_by_name() {
     assert_eq!(named("sm_1"), None);
     let h100 = named("sm_90").unwrap();
     assert_eq!(h100.shared_per_block_opt_in, 232_448);
-    assert_eq!(h100.resident_blocks(1024, 0), 2);
-    assert_eq!(h100.resident_blocks(128, 100 << 10), 2);
-    assert_eq!(h100.resident_blocks(2048, 0), 0);
+    assert_eq!(h100.resident_blocks(1024, 0, None), 2);
+    assert_eq!(h100.resident_blocks(128, 100 << 10, None), 2);
+    assert_eq!(h100.resident_blocks(2048, 0, None), 0);
 }

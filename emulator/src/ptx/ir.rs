@@ -36,6 +36,10 @@ pub struct Kernel {
     pub local_bytes: u64,
     /// Threads a block at most, 0 if the PTX does not say.
     pub max_threads: u32,
+    /// What the PTX demands of clusters.
+    pub cluster: ClusterRule,
+    /// Registers of a thread, where the image has machine code for the device.
+    pub registers: Option<u32>,
     /// Slots of the files of 32-bit registers, 64-bit registers and predicates.
     pub slots: SlotCounts,
     /// Registers that hold immediates.
@@ -48,6 +52,27 @@ pub struct Kernel {
     pub text: Arc<str>,
     /// Names of source files, by the number in [`Location`].
     pub files: Arc<[(u32, String)]>,
+}
+
+/// `.reqnctapercluster`, `.maxclusterrank`, `.explicitcluster`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClusterRule {
+    /// The only size that a launch may have, and has if it names none.
+    pub required: Option<[u32; 3]>,
+    /// Blocks of a cluster at most.
+    pub max_blocks: Option<u32>,
+    /// Whether a launch has to name a size.
+    pub naming: ClusterNaming,
+}
+
+/// Whether a launch has to name a cluster size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ClusterNaming {
+    /// It may.
+    #[default]
+    Optional,
+    /// It must.
+    Demanded,
 }
 
 /// How many registers of each file a kernel uses.
