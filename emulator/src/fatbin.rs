@@ -153,31 +153,57 @@ pub fn image_for(image: &[u8], architecture: u32) -> Result<Image, FatbinError> 
     Ok(Image { ptx: text.to_string(), registers })
 }
 
-/// Registers of a thread by kernel, from the section headers of a cubin.
+/// Registers of a thread by kernel, from the section `.nv.info` of a cubin: pairs of a symbol and its
+/// number of registers, among other attributes.
 pub fn registers_of(cubin: &[u8]) -> Option<HashMap<String, u32>> {
-    const SECTION_HEADERS: usize = 0x28;
+    /// `SHT_SYMTAB`
+    const SYMBOLS: u32 = 2;
+    /// `EIATTR_REGCOUNT` with a value of its own length.
+    const REGISTERS: [u8; 2] = [0x04, 0x2F];
     if u32_at(cubin, 0)? != ELF_MAGIC {
         return None;
     }
-    let headers = usize::try_from(u64_at(cubin, SECTION_HEADERS)?).ok()?;
+    let headers = word(cubin, 0x28)?;
     let size = usize::from(u16_at(cubin, 0x3A)?);
     let count = usize::from(u16_at(cubin, 0x3C)?);
-    let names_at = usize::from(u16_at(cubin, 0x3E)?);
     let header = |number: usize| headers.checked_add(number * size);
-    let names = usize::try_from(u64_at(cubin, header(names_at)? + 0x18)?).ok()?;
+    let content = |at: usize| {
+        let start = word(cubin, at + 0x18)?;
+        cubin.get(start..start.checked_add(word(cubin, at + 0x20)?)?)
+    };
+    let section_names = content(header(usize::from(u16_at(cubin, 0x3E)?))?)?;
+    let all: Vec<usize> = (0..count).map(header).collect::<Option<_>>()?;
+    let symbols = *all.iter().find(|&&at| u32_at(cubin, at + 4) == Some(SYMBOLS))?;
+    let symbol_names = content(header(u32_at(cubin, symbols + 0x28)? as usize)?)?;
+    let symbols = content(symbols)?;
+    let is_info = |at: &&usize| {
+        let name = u32_at(cubin, **at).and_then(|name| text_at(section_names, name as usize));
+        name == Some(".nv.info")
+    };
+    let info = content(*all.iter().find(is_info)?)?;
     let mut found = HashMap::new();
-    for number in 0..count {
-        let start = header(number)?;
-        let name = names.checked_add(u32_at(cubin, start)? as usize)?;
-        let bytes = cubin.get(name..)?;
-        let end = bytes.iter().position(|&b| b == 0)?;
-        let name = std::str::from_utf8(&bytes[..end]).ok()?;
-        if let Some(kernel) = name.strip_prefix(".text.") {
-            // sh_info: registers in the upper byte.
-            found.insert(kernel.to_string(), u32_at(cubin, start + 0x2C)? >> 24);
+    let mut at = 0;
+    while at + 4 <= info.len() {
+        let of_own_length = info[at] == REGISTERS[0];
+        if info[at..at + 2] == REGISTERS {
+            let symbol = u32_at(info, at + 4)? as usize;
+            let name = u32_at(symbols, symbol.checked_mul(24)?)?;
+            let name = text_at(symbol_names, name as usize)?;
+            found.insert(name.to_string(), u32_at(info, at + 8)?);
         }
+        at += 4 + if of_own_length { usize::from(u16_at(info, at + 2)?) } else { 0 };
     }
     Some(found)
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<usize> {
+    usize::try_from(u64_at(bytes, at)?).ok()
+}
+
+/// Text up to a zero byte.
+fn text_at(bytes: &[u8], at: usize) -> Option<&str> {
+    let bytes = bytes.get(at..)?;
+    std::str::from_utf8(&bytes[..bytes.iter().position(|&b| b == 0)?]).ok()
 }
 
 /// One Zstandard frame.
