@@ -2,21 +2,22 @@
 //! and tests use it directly.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::device::{Model, TOTAL_MEMORY};
 use crate::error::Error;
 use crate::exec::alu::step;
 use crate::exec::launch::Launch;
+use crate::exec::race::GlobalShadow;
 use crate::fatbin::Image;
 use crate::memory::{Allocation, Memory, Unplaced};
 use crate::ptx::ast::StateSpace;
 use crate::ptx::decode::decode;
-use crate::ptx::ir::{ClusterNaming, Kernel};
+use crate::ptx::ir::Kernel;
 use crate::ptx::{PtxError, parser};
-use crate::report::{self, Counters, LaunchRecord};
-use crate::settings::{Injectable, Settings};
+use crate::report::{self, Counters, LaunchRecord, Touched};
+use crate::settings::{Injectable, Races, Settings};
 
 /// Every context has addresses of its own, `id << ADDRESS_BITS` and up: above all host addresses
 /// and the windows of shared, local and parameter memory.
@@ -38,6 +39,18 @@ pub struct Context {
     memory: Memory,
     /// Code of the fault that ended this context, 0 while it is sound.
     failure: AtomicU32,
+    /// The last launch of `launch`.
+    last: LastLaunch,
+}
+
+/// Who touched device memory in a launch, for one behind it that may begin before its end.
+#[derive(Debug, Default)]
+pub struct LastLaunch(Mutex<Option<Arc<GlobalShadow>>>);
+
+impl LastLaunch {
+    fn shadow(&self) -> MutexGuard<'_, Option<Arc<GlobalShadow>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A loaded module.
@@ -89,11 +102,7 @@ pub struct LaunchConfig {
 impl LaunchConfig {
     /// Blocks of a cluster by axis: the launch's, or those that the kernel was compiled for.
     pub fn cluster_of(&self, kernel: &Kernel) -> [u32; 3] {
-        if self.cluster == [1; 3] {
-            kernel.cluster.required.unwrap_or([1; 3])
-        } else {
-            self.cluster
-        }
+        if self.cluster == [1; 3] { kernel.cluster.unwrap_or([1; 3]) } else { self.cluster }
     }
 
     /// So many blocks of so many threads, without dynamic shared memory.
@@ -119,6 +128,7 @@ impl Context {
             settings,
             memory: Memory::new(id << ADDRESS_BITS, TOTAL_MEMORY),
             failure: AtomicU32::new(0),
+            last: LastLaunch::default(),
         }
     }
 
@@ -313,9 +323,7 @@ impl Context {
         }
         let source = source.range("copy on the device", from, bytes)?;
         let target = self.range("copy on the device", to, bytes)?;
-        let mut buffer = vec![0; bytes as usize];
-        source.read(from - source.address, &mut buffer);
-        target.write(to - target.address, &buffer);
+        target.copy_from(to - target.address, &source, from - source.address, bytes);
         Ok(())
     }
 
@@ -393,7 +401,7 @@ impl Context {
         parameters: &[u8],
     ) -> Result<Counters, Error> {
         self.admit_launch(kernel, config, parameters)?;
-        self.execute(kernel, config, parameters)
+        self.execute(kernel, config, parameters, &self.last, &self.last)
     }
 
     /// Admits a launch.
@@ -416,16 +424,29 @@ impl Context {
         Ok(())
     }
 
-    /// Runs a kernel whose launch was admitted.
+    /// Runs a kernel whose launch was admitted, behind another launch. `this` is for the next one.
     pub fn execute(
         &self,
         kernel: &Kernel,
         config: &LaunchConfig,
         parameters: &[u8],
+        before: &LastLaunch,
+        this: &LastLaunch,
     ) -> Result<Counters, Error> {
         let table = self.memory.table();
+        let shadow = match self.settings.races {
+            Races::Checked => Some(Arc::new(GlobalShadow::new(&kernel.name))),
+            Races::Unchecked => None,
+        };
+        let predecessor = if config.programmatic { before.shadow().take() } else { None };
+        this.shadow().clone_from(&shadow);
         let launch = Launch {
             kernel,
+            cluster: config.cluster_of(kernel),
+            shadow,
+            predecessor,
+            touched: self.settings.report.as_ref().map(|_| Touched::new(&table)),
+            uninitialised: self.settings.uninitialised,
             device: self.settings.model,
             memory: &self.memory,
             table: &table,
@@ -449,8 +470,11 @@ impl Context {
                 device: self.settings.model.name,
                 grid: config.grid,
                 block: config.block,
+                cluster: launch.cluster,
                 shared_bytes: launch.shared_bytes(),
                 counters,
+                unique_bytes_read: launch.touched.as_ref().map_or(0, Touched::read),
+                unique_bytes_written: launch.touched.as_ref().map_or(0, Touched::written),
             };
             report::append(path, &record);
         }
@@ -505,21 +529,17 @@ impl Context {
                 kernel.name
             )))
         };
-        let rule = kernel.cluster;
-        if let Some(required) = rule.required.filter(|required| *required != cluster) {
+        if let Some(required) = kernel.cluster.filter(|required| *required != cluster) {
             return refuse(format!("compiled for {required:?}"));
         }
         if cluster == [1; 3] {
-            return match rule.naming {
-                ClusterNaming::Demanded => refuse("the launch has to name a size".into()),
-                ClusterNaming::Optional => Ok(()),
-            };
+            return Ok(());
         }
         if self.settings.model.partitions.is_empty() {
             return refuse(format!("{} has no clusters", self.settings.model.name));
         }
         let blocks = cluster.iter().map(|&n| u64::from(n)).product::<u64>();
-        let most = rule.max_blocks.unwrap_or(u32::MAX).min(config.max_cluster_blocks);
+        let most = config.max_cluster_blocks;
         if blocks == 0 || blocks > u64::from(most) {
             return refuse(format!(
                 "{blocks} blocks, {most} at most (CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED)"

@@ -9,6 +9,16 @@ pub enum FaultKind {
     MisalignedAddress,
     /// A read of shared memory that nobody wrote.
     UninitialisedShared,
+    /// A read of device memory that nobody wrote.
+    UninitialisedGlobal,
+    /// Two accesses to one location, one of them a write, that nothing orders.
+    Race,
+    /// An access to what an asynchronous copy still reads or writes.
+    CopyUnderWay,
+    /// A misuse of an mbarrier.
+    Mbarrier,
+    /// A misuse of a cluster: a barrier used twice, a block that is gone.
+    Cluster,
     /// A warp collective that reads or waits for a lane that does not take part.
     AbsentLane,
     /// Threads of one warp at different barriers.
@@ -28,6 +38,11 @@ impl FaultKind {
             Self::IllegalAddress => 700,
             Self::MisalignedAddress => 716,
             Self::UninitialisedShared
+            | Self::UninitialisedGlobal
+            | Self::Race
+            | Self::CopyUnderWay
+            | Self::Mbarrier
+            | Self::Cluster
             | Self::AbsentLane
             | Self::DivergentBarrier
             | Self::Deadlock
@@ -41,6 +56,11 @@ impl FaultKind {
             Self::IllegalAddress => "illegal address",
             Self::MisalignedAddress => "misaligned address",
             Self::UninitialisedShared => "read of shared memory that nobody wrote",
+            Self::UninitialisedGlobal => "read of device memory that nobody wrote",
+            Self::Race => "race",
+            Self::CopyUnderWay => "asynchronous copy under way",
+            Self::Mbarrier => "mbarrier",
+            Self::Cluster => "cluster",
             Self::AbsentLane => "warp collective with an absent lane",
             Self::DivergentBarrier => "divergent barrier",
             Self::Deadlock => "deadlock",

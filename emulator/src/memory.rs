@@ -115,9 +115,77 @@ pub struct Allocation {
     /// `allocation 3` or `variable counter`
     pub label: String,
     backing: Backing,
+    /// A bit for each byte that was written. Fresh zero pages cost nothing.
+    written: Box<[AtomicU64]>,
+}
+
+/// So many zeros, from pages that the system hands out when they are touched.
+pub(crate) fn zeroed_bits(words: usize) -> Box<[AtomicU64]> {
+    let zeros: Box<[u64]> = vec![0; words].into();
+    // SAFETY: AtomicU64 has the layout of u64, and the box is owned.
+    unsafe { Box::from_raw(Box::into_raw(zeros) as *mut [AtomicU64]) }
 }
 
 impl Allocation {
+    /// The bits of an aligned access of at most 64 bytes: place and mask.
+    #[inline(always)]
+    fn bits(offset: u64, bytes: u64) -> (usize, u64) {
+        ((offset / 64) as usize, (u64::MAX >> (64 - bytes)) << (offset % 64))
+    }
+
+    /// Bytes of an aligned access that nobody wrote.
+    #[inline(always)]
+    pub fn unwritten(&self, offset: u64, bytes: u64) -> u32 {
+        let (at, mask) = Self::bits(offset, bytes);
+        (mask & !self.written[at].load(Ordering::Relaxed)).count_ones()
+    }
+
+    /// The bytes of an aligned access are written.
+    #[inline(always)]
+    pub fn mark(&self, offset: u64, bytes: u64) {
+        let (at, mask) = Self::bits(offset, bytes);
+        // Most are already: a read is cheaper than an atomic update.
+        if self.written[at].load(Ordering::Relaxed) & mask != mask {
+            self.written[at].fetch_or(mask, Ordering::Relaxed);
+        }
+    }
+
+    /// A stretch of any length is written.
+    pub fn mark_all(&self, offset: u64, bytes: u64) {
+        let end = offset + bytes;
+        let mut at = offset;
+        while at < end {
+            let next = (at / 64 + 1) * 64;
+            self.mark(at, next.min(end) - at);
+            at = next;
+        }
+    }
+
+    /// The first byte of a stretch that nobody wrote.
+    pub fn first_unwritten(&self, offset: u64, bytes: u64) -> Option<u64> {
+        let end = offset + bytes;
+        let mut at = offset;
+        while at < end {
+            let next = (at / 64 + 1) * 64;
+            let (word, mask) = Self::bits(at, next.min(end) - at);
+            let missing = mask & !self.written[word].load(Ordering::Relaxed);
+            if missing != 0 {
+                return Some(at / 64 * 64 + u64::from(missing.trailing_zeros()));
+            }
+            at = next;
+        }
+        None
+    }
+
+    /// A copy of `from`'s bytes is as written as they are.
+    fn mark_like(&self, offset: u64, from: &Self, from_offset: u64, bytes: u64) {
+        for at in 0..bytes {
+            if from.unwritten(from_offset + at, 1) == 0 {
+                self.mark(offset + at, 1);
+            }
+        }
+    }
+
     /// Whether an access lies within it.
     #[inline(always)]
     pub fn contains(&self, address: u64, bytes: u64) -> bool {
@@ -154,6 +222,12 @@ impl Allocation {
 
     /// Copies into it.
     pub fn write(&self, offset: u64, from: &[u8]) {
+        self.mark_all(offset, from.len() as u64);
+        self.store_all(offset, from);
+    }
+
+    /// Copies into it without marking it as written.
+    fn store_all(&self, offset: u64, from: &[u8]) {
         let to_boundary = (offset.next_multiple_of(8) - offset).min(from.len() as u64) as usize;
         let (head, rest) = from.split_at(to_boundary);
         let (words, tail) = rest.as_chunks::<8>();
@@ -166,6 +240,18 @@ impl Allocation {
         }
         for (at, byte) in (offset + 8 * words.len() as u64..).zip(tail) {
             self.store(at, *byte);
+        }
+    }
+
+    /// Copies from another allocation, what nobody wrote included.
+    pub fn copy_from(&self, offset: u64, from: &Self, from_offset: u64, bytes: u64) {
+        let mut buffer = vec![0; bytes as usize];
+        from.read(from_offset, &mut buffer);
+        self.store_all(offset, &buffer);
+        if from.first_unwritten(from_offset, bytes).is_none() {
+            self.mark_all(offset, bytes);
+        } else {
+            self.mark_like(offset, from, from_offset, bytes);
         }
     }
 
@@ -194,6 +280,16 @@ pub struct Table {
 }
 
 impl Table {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
     /// Place of the last allocation that starts at or before an address.
     pub fn position(&self, address: u64) -> Option<usize> {
         self.live.partition_point(|a| a.address <= address).checked_sub(1)
@@ -309,7 +405,8 @@ impl Memory {
         state.allocations += 1;
         state.live_bytes += bytes;
         let label = label.unwrap_or_else(|| format!("allocation {}", state.allocations));
-        let allocation = Arc::new(Allocation { address, bytes, label, backing });
+        let written = zeroed_bits(bytes.div_ceil(64) as usize);
+        let allocation = Arc::new(Allocation { address, bytes, label, backing, written });
         Arc::make_mut(&mut state.table).live.insert(at, allocation);
         Ok(())
     }

@@ -195,6 +195,30 @@ pub struct Settings {
     pub workers: usize,
     /// Blocks that a grid can have in its first dimension.
     pub max_grid: i32,
+    /// Whether accesses are checked for races.
+    pub races: Races,
+    /// Whether a kernel may read device memory that nobody wrote.
+    pub uninitialised: Uninitialised,
+}
+
+/// Whether accesses are checked for races.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Races {
+    /// They are, at a few times the cost.
+    Checked,
+    /// They are not.
+    #[default]
+    Unchecked,
+}
+
+/// What a read of device memory that nobody wrote is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Uninitialised {
+    /// A fault.
+    #[default]
+    Refused,
+    /// A read of 0xFF bytes.
+    Allowed,
 }
 
 impl Default for Settings {
@@ -209,6 +233,8 @@ impl Default for Settings {
             step_limit: 1_000_000_000,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             max_grid: i32::MAX,
+            races: Races::default(),
+            uninitialised: Uninitialised::default(),
         }
     }
 }
@@ -257,6 +283,23 @@ impl Settings {
         let positive = |text: &str| text.parse().ok().filter(|&number| number > 0);
         if let Some(blocks) = read("CUDA_EMULATOR_MAX_GRID", "a number above 0", positive)? {
             settings.max_grid = blocks;
+        }
+        let races = |text: &str| match text {
+            "1" => Some(Races::Checked),
+            "0" => Some(Races::Unchecked),
+            _ => None,
+        };
+        if let Some(races) = read("CUDA_EMULATOR_RACES", "0 or 1", races)? {
+            settings.races = races;
+        }
+        let uninitialised = |text: &str| match text {
+            "refuse" => Some(Uninitialised::Refused),
+            "allow" => Some(Uninitialised::Allowed),
+            _ => None,
+        };
+        let choices = "refuse or allow";
+        if let Some(chosen) = read("CUDA_EMULATOR_UNINITIALISED", choices, uninitialised)? {
+            settings.uninitialised = chosen;
         }
         settings.report = read("CUDA_EMULATOR_REPORT", "a path", |t| Some(PathBuf::from(t)))?;
         Ok(settings)

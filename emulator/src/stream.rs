@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use crate::capture::{Capture, CaptureError, CaptureId};
-use crate::context::Context;
+use crate::context::{Context, LastLaunch};
 use crate::error::Error;
 use crate::settings::{Streams, split_mix};
 
@@ -143,9 +143,19 @@ pub struct Stream {
     pub(crate) id: StreamId,
     context: Arc<Context>,
     blocking: Blocking,
+    /// Of the work submitted last, if that is a kernel.
+    last_launch: Mutex<Arc<LastLaunch>>,
 }
 
 impl Stream {
+    /// A launch takes the place of the stream's last work: its own entry, and the one before.
+    pub fn next_launch(&self) -> (Arc<LastLaunch>, Arc<LastLaunch>) {
+        let this = Arc::new(LastLaunch::default());
+        let mut last = self.last_launch.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *last, this.clone());
+        (this, before)
+    }
+
     /// Its context.
     pub fn context(&self) -> &Arc<Context> {
         &self.context
@@ -329,7 +339,7 @@ impl Scheduler {
         let context_id = context.id();
         let entry = StreamState { context: context_id, blocking, last: None, capture: None };
         state.streams.insert(id, entry);
-        Stream { id, context: context.clone(), blocking }
+        Stream { id, context: context.clone(), blocking, last_launch: Mutex::default() }
     }
 
     /// Takes a stream away. What was submitted to it will still be done, and the null stream waits
@@ -369,6 +379,10 @@ impl Scheduler {
         also_after: Option<ItemId>,
     ) -> Result<Option<ItemId>, Error> {
         stream.context.check()?;
+        if work.kind != Kind::Kernel {
+            // Only a kernel can let the next one begin before its end.
+            stream.next_launch();
+        }
         let mut state = self.lock();
         if state.capture_work(stream, &work)?.is_some() {
             return Ok(None);

@@ -5,6 +5,7 @@ mod common;
 use common::{Gpu, HEADER, kernel};
 use cuda_emulator::context::{Context, LaunchConfig};
 use cuda_emulator::error::Error;
+use cuda_emulator::fatbin::Image;
 use cuda_emulator::fault::{FaultKind, FaultReport};
 use cuda_emulator::settings::{Injectable, Injection, Order, Settings};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ fn says(report: &FaultReport, kind: FaultKind, code: u32, parts: &[&str]) {
 fn fault_of(body: &str) -> FaultReport {
     let gpu = Gpu::new(&kernel(body));
     let out = gpu.context.allocate(128).unwrap();
+    gpu.context.fill(out, &[0], 128).unwrap();
     gpu.fault(&LaunchConfig::linear(1, 32), &[out])
 }
 
@@ -330,7 +332,12 @@ fn launches_are_reported() {
         "\"kernel\":\"k\"",
         "\"grid\":[2, 1, 1]",
         "\"block\":[64, 1, 1]",
+        "\"cluster\":[1, 1, 1]",
         "\"lane_instructions\":768",
+        "\"synchronisation\":128",
+        "\"global\":128",
+        "\"unique_bytes_read\":0",
+        "\"unique_bytes_written\":256",
         "\"global_bytes_read\":0",
         "\"global_bytes_written\":512",
         "\"global_sectors_written\":16",
@@ -338,4 +345,31 @@ fn launches_are_reported() {
     ] {
         assert!(lines[0].contains(part), "{part} is missing in {}", lines[0]);
     }
+}
+
+#[test]
+fn a_kernel_that_was_compiled_for_clusters_has_no_others() {
+    let gpu = Gpu::new(&kernel("").replace(")\n{", ") .reqnctapercluster 2, 1, 1\n{"));
+    let out = gpu.context.allocate(128).unwrap();
+    let of = |cluster: [u32; 3], blocks| {
+        let config = LaunchConfig { cluster, ..LaunchConfig::linear(blocks, 1) };
+        gpu.launch(&config, &[out]).map_err(|error| error.code()).err()
+    };
+    assert_eq!(of([1, 1, 1], 4), None, "a launch that names none has the kernel's");
+    assert_eq!(of([2, 1, 1], 4), None);
+    assert_eq!(of([4, 1, 1], 4), Some(912));
+    assert_eq!(of([1, 1, 1], 5), Some(912), "the grid is no multiple");
+}
+
+#[test]
+fn a_block_of_too_many_registers_is_refused() {
+    let gpu = Gpu::new("");
+    let ptx = format!("{HEADER}{}", kernel(""));
+    let registers = [("k".to_string(), 72)].into();
+    let module = gpu.context.load_image(&Image { ptx, registers }).unwrap();
+    let kernel = module.kernel("k").unwrap().unwrap();
+    let of = |threads| gpu.context.launch(&kernel, &LaunchConfig::linear(1, threads), &[0; 8]);
+    of(896).unwrap();
+    // 2304 registers a warp, 29 warps checked as if they were 32.
+    assert_eq!(of(897).unwrap_err().code(), 701);
 }

@@ -383,6 +383,8 @@ fn launch_attributes_are_checked() {
             assert_eq!(gpu.context.attribute(attribute).unwrap(), i32::from(hopper));
             // SAFETY: freed at the end.
             let data = unsafe { result::malloc_sync(4 * 32 * 64) }.unwrap();
+            // SAFETY: all of it.
+            unsafe { result::memset_d8_sync(data, 0, 4 * 32 * 64) }.unwrap();
             let launch = |grid, list: &[_]| launch_with(&stream, &gpu.add, data, grid, list);
             assert_eq!(launch(4, &[(CLUSTER, [1, 1, 1])]), 0);
             // Hints, and a launch that may overlap the one before.
@@ -396,6 +398,7 @@ fn launch_attributes_are_checked() {
                 assert_eq!(launch(4, &[(CLUSTER, [2, 1, 1])]), 912);
                 return;
             }
+            assert_eq!(launch(4, &[(CLUSTER, [2, 1, 1])]), 0);
             assert_eq!(launch(5, &[(CLUSTER, [2, 1, 1])]), 912, "the grid is no multiple");
             assert_eq!(launch(4, &[(CLUSTER, [0, 1, 1])]), 912);
             assert_eq!(launch(16, &[(CLUSTER, [16, 1, 1])]), 912, "not portable");
@@ -404,6 +407,7 @@ fn launch_attributes_are_checked() {
             assert_eq!(gpu.add.get_attribute(allowed).unwrap(), 0);
             gpu.add.set_attribute(allowed, 1).unwrap();
             assert_eq!(gpu.add.get_attribute(allowed).unwrap(), 1);
+            assert_eq!(launch(16, &[(CLUSTER, [16, 1, 1])]), 0);
             assert_eq!(launch(32, &[(CLUSTER, [32, 1, 1])]), 912, "more than any device has");
             // SAFETY: allocated above; no work is left that uses it.
             unsafe { result::free_sync(data) }.unwrap();

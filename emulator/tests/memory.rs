@@ -103,7 +103,7 @@ fn sectors_count_what_a_warp_touches() {
         let gpu = Gpu::new(&kernel(&format!(
             "mad.wide.u32 %rd2, %r1, {stride}, %rd1; ld.global.u32 %r2, [%rd2];"
         )));
-        let out = gpu.context.allocate(4096).unwrap();
+        let out = gpu.upload(&[0_u32; 1024]);
         gpu.launch(&LaunchConfig::linear(1, 32), &[out]).unwrap().global_sectors_read
     };
     assert_eq!(strided(4), 4);
@@ -192,4 +192,41 @@ fn copies_and_fills_at_any_offset() {
     let copy = gpu.context.allocate(64).unwrap();
     gpu.context.copy_from(copy, &gpu.context, out, 64).unwrap();
     assert_eq!(gpu.download64(copy, 8), gpu.download64(out, 8));
+}
+
+/// Wavefronts of a load of `words` words by each lane, `stride` words apart, and how many of them come of
+/// two words in one bank.
+fn banks(words: u32, stride: u32) -> (u64, u64) {
+    let (vector, registers) = match words {
+        1 => ("u32", "%r4"),
+        2 => ("v2.u32", "{%r4, %r5}"),
+        _ => ("v4.u32", "{%r4, %r5, %r6, %r7}"),
+    };
+    let report =
+        std::env::temp_dir().join(format!("banks-{}-{words}-{stride}", std::process::id()));
+    let settings = Settings { report: Some(report.clone()), ..Settings::default() };
+    let gpu = Gpu::with(
+        &kernel(&format!(
+            ".shared .align 16 .b8 data[16384]; mov.u32 %r2, data; mad.lo.s32 %r3, %r1, {}, %r2;\
+             st.shared.{vector} [%r3], {registers}; ld.shared.{vector} {registers}, [%r3];",
+            4 * stride
+        )),
+        settings,
+    );
+    let counters = gpu.launch(&LaunchConfig::linear(1, 32), &[0]).unwrap();
+    std::fs::remove_file(report).unwrap();
+    (counters.shared_wavefronts / 2, counters.shared_bank_conflicts / 2)
+}
+
+#[test]
+fn banks_of_shared_memory() {
+    assert_eq!(banks(1, 1), (1, 0));
+    // Every second bank, twice.
+    assert_eq!(banks(1, 2), (2, 1));
+    assert_eq!(banks(1, 32), (32, 31));
+    assert_eq!(banks(1, 33), (1, 0));
+    // Vectors are served by halves and quarters of the warp.
+    assert_eq!(banks(2, 2), (2, 0));
+    assert_eq!(banks(4, 4), (4, 0));
+    assert_eq!(banks(4, 8), (8, 4));
 }

@@ -132,8 +132,9 @@ fn launch(
     let parameters = parameters(kernel, arguments)?;
     context.admit_launch(kernel, &config, &parameters)?;
     let (on, kernel) = (context.clone(), kernel.clone());
+    let (this, before) = stream.next_launch();
     let work = Work::new(Kind::Kernel, context, move || {
-        on.execute(&kernel, &config, &parameters).map(|_| ())
+        on.execute(&kernel, &config, &parameters, &before, &this).map(|_| ())
     });
     let submitted = scheduler()?.submit(&stream, work);
     let result = settle(submitted);

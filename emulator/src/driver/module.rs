@@ -9,7 +9,6 @@ use super::{Handle, Out, Result, Text, api};
 use crate::context::{MOST_CLUSTER_BLOCKS, PORTABLE_CLUSTER_BLOCKS};
 use crate::error::Error;
 use crate::fatbin;
-use crate::ptx::ir::{ClusterNaming, ClusterRule};
 
 fn load(module: &Out<Handle>, image: *const c_void) -> Result {
     module.set(load_image(image)?)
@@ -83,8 +82,7 @@ pub fn function(handle: Handle) -> Result<Arc<Function>> {
 pub fn attribute(function: &Function, number: i32) -> Result<i32> {
     let kernel = function.kernel.as_ref().map_err(|error| Error::InvalidPtx(error.clone()))?;
     let architecture = function.context.model().architecture as i32;
-    let ClusterRule { required, naming: cluster_naming, .. } = kernel.cluster;
-    let required = required.unwrap_or([0; 3]);
+    let required = kernel.cluster.unwrap_or([0; 3]);
     Ok(match number {
         // MAX_THREADS_PER_BLOCK
         0 => {
@@ -103,7 +101,7 @@ pub fn attribute(function: &Function, number: i32) -> Result<i32> {
         7 => 0,                // CACHE_MODE_CA
         8 => function.max_dynamic_shared_bytes.load(Ordering::Relaxed) as i32,
         9 => -1, // PREFERRED_SHARED_MEMORY_CARVEOUT: default
-        10 => i32::from(cluster_naming == ClusterNaming::Demanded), // CLUSTER_SIZE_MUST_BE_SET
+        10 => 0, // CLUSTER_SIZE_MUST_BE_SET
         11..=13 => required[number as usize - 11] as i32, // REQUIRED_CLUSTER_WIDTH, _HEIGHT, _DEPTH
         // NON_PORTABLE_CLUSTER_SIZE_ALLOWED
         14 => {

@@ -1,12 +1,16 @@
-//! A block: its warps, shared memory and barriers.
+//! Blocks and clusters: their warps, shared memory and barriers.
 
 use super::access::Recent;
 use super::alu::LANES;
+use super::copy::{Copies, End, Told};
 use super::launch::Launch;
-use super::warp::{Wait, Warp, lanes};
+use super::mbarrier;
+use super::race::{Conflict, Gathered, Races};
+use super::warp::{TURN, Wait, Warp, lanes};
 use crate::fault::{Fault, FaultKind};
 use crate::ptx::ir::{Barrier, BarrierKind, Op, SharedVariable};
 use crate::report::Counters;
+use crate::settings::{Order, split_mix};
 
 /// Barriers of a block.
 const BARRIERS: usize = 16;
@@ -18,6 +22,8 @@ pub struct SharedMemory {
     pub bytes: Vec<u8>,
     /// One bit for each byte.
     pub written: Vec<u64>,
+    /// One bit for each byte that a copy under way reads or writes; empty if the kernel starts none.
+    pub busy: Vec<u64>,
     /// What lies where.
     pub variables: Vec<SharedVariable>,
     /// The variable of the last access.
@@ -25,7 +31,7 @@ pub struct SharedMemory {
 }
 
 /// One of the block's barriers.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 struct BarrierState {
     /// Threads that have arrived.
     arrived: u32,
@@ -33,47 +39,105 @@ struct BarrierState {
     expected: Option<u32>,
     /// Arrived threads whose predicate is true (`bar.red`).
     votes: u32,
+    /// What they published.
+    gathered: Gathered,
 }
 
 /// A block while it runs.
 #[derive(Debug)]
-pub struct Block<'l> {
-    /// The launch it belongs to.
-    pub launch: &'l Launch<'l>,
+pub struct Block {
     /// `%ctaid`
     pub index: [u32; 3],
     /// Its shared memory.
     pub shared: SharedMemory,
+    /// Its mbarriers, by offset.
+    pub mbarriers: Vec<(u64, mbarrier::State)>,
+    /// Threads that have not exited.
+    pub alive: u32,
+    barriers: [BarrierState; BARRIERS],
+}
+
+/// The blocks of a cluster while they run: one block where the launch has no clusters.
+#[derive(Debug)]
+pub struct Cluster<'l> {
+    /// The launch it belongs to.
+    pub launch: &'l Launch<'l>,
+    /// `%clusterid`
+    pub index: [u32; 3],
+    /// The same as one number.
+    pub number: u32,
+    /// By rank.
+    pub blocks: Vec<Block>,
     /// What it and its predecessors on this worker did.
     pub counters: Counters,
     /// Where the last global access went.
     pub recent: Recent<'l>,
-    barriers: [BarrierState; BARRIERS],
+    /// Asynchronous copies under way.
+    pub copies: Copies,
+    /// Races, if they are checked.
+    pub races: Option<Box<Races<'l>>>,
+    /// What arrivals at the cluster's barrier published: of this phase, and of the last.
+    pub gathering: Gathered,
+    /// See `gathering`.
+    pub published: Gathered,
+    /// An mbarrier or the cluster's barrier has let somebody go on.
+    pub changed: bool,
+    /// Waits without suspension that found nothing new since anything changed.
+    pub idle: u32,
+    /// The last race, which a store of the value that is there already is not.
+    pub last_conflict: Option<Conflict>,
+    random: u64,
 }
 
-/// A fault and the warp that it happened in.
+/// A fault and the warp that it happened in, counted through the cluster.
 pub type WarpFault = Box<(u32, Fault)>;
 
-impl<'l> Block<'l> {
-    /// Memory for the blocks that one worker runs.
+/// Waits without suspension that find nothing new before they count as a deadlock.
+const IDLE_LIMIT: u32 = 1_000_000;
+
+impl<'l> Cluster<'l> {
+    /// Memory for the clusters that one worker runs.
     pub fn new(launch: &'l Launch<'l>) -> Self {
         let mut variables = launch.kernel.shared.clone();
         if let (true, Some(dynamic)) = (launch.kernel.has_dynamic_shared, variables.last_mut()) {
             dynamic.bytes = launch.dynamic_shared_bytes;
         }
         let bytes = variables.last().map_or(0, |last| last.offset + last.bytes) as usize;
-        Self {
-            launch,
+        let size = launch.cluster.iter().product::<u32>();
+        let busy = if launch.kernel.copies { bytes / 64 + 1 } else { 0 };
+        let block = |_| Block {
             index: [0; 3],
             shared: SharedMemory {
                 bytes: vec![0; bytes],
                 written: vec![0; bytes / 64 + 1],
-                variables,
+                busy: vec![0; busy],
+                variables: variables.clone(),
                 recent: 0,
             },
+            mbarriers: Vec::new(),
+            alive: 0,
+            barriers: std::array::from_fn(|_| BarrierState::default()),
+        };
+        let threads = launch.threads_per_block();
+        let races = launch.shadow.as_deref().map(|shadow| {
+            let before = launch.predecessor.as_deref();
+            Box::new(Races::new(shadow, before, size, threads, bytes as u64))
+        });
+        Self {
+            launch,
+            index: [0; 3],
+            number: 0,
+            blocks: (0..size).map(block).collect(),
             counters: Counters::default(),
             recent: Recent::new(launch.table),
-            barriers: [BarrierState::default(); BARRIERS],
+            copies: Copies::new(launch.order),
+            races,
+            gathering: Gathered::default(),
+            published: Gathered::default(),
+            changed: false,
+            idle: 0,
+            last_conflict: None,
+            random: 0,
         }
     }
 
@@ -84,65 +148,222 @@ impl<'l> Block<'l> {
         [linear % x, linear / x % y, linear / (x * y)]
     }
 
-    /// Runs one block to its end.
-    pub fn run(&mut self, index: [u32; 3], warps: &mut [Warp]) -> Result<(), WarpFault> {
+    fn begin(&mut self, number: u64, index: [u32; 3], warps: &mut [Warp]) {
         self.index = index;
-        self.shared.bytes.fill(0xFF);
-        self.shared.written.fill(0);
-        self.barriers = [BarrierState::default(); BARRIERS];
+        self.number = number as u32;
+        let size = self.launch.cluster;
+        let threads = self.launch.threads_per_block();
+        for (rank, block) in (0..).zip(&mut self.blocks) {
+            let within = [rank % size[0], rank / size[0] % size[1], rank / (size[0] * size[1])];
+            block.index = std::array::from_fn(|axis| index[axis] * size[axis] + within[axis]);
+            block.shared.bytes.fill(0xFF);
+            block.shared.written.fill(0);
+            block.shared.busy.fill(0);
+            block.mbarriers.clear();
+            block.alive = threads;
+            block.barriers = std::array::from_fn(|_| BarrierState::default());
+        }
+        self.copies.begin(number, self.blocks.len() * threads as usize);
+        if let Some(races) = &mut self.races {
+            races.begin(number as u32);
+        }
+        self.gathering = Gathered::default();
+        self.published = Gathered::default();
+        self.changed = false;
+        self.idle = 0;
+        if let Order::Shuffle(seed) = self.launch.order {
+            self.random = seed.wrapping_add(number << 20);
+        }
         for warp in warps.iter_mut() {
             warp.start(self);
         }
-        let order = self.launch.order.permutation(warps.len() as u64);
+    }
+
+    /// Instructions of a warp's turn: by seed, so that warps come apart in many ways.
+    fn turn(&mut self) -> u32 {
+        match self.launch.order {
+            Order::Forward | Order::Reverse => TURN,
+            Order::Shuffle(_) => [12, 100, 1000, TURN][(split_mix(&mut self.random) % 4) as usize],
+        }
+    }
+
+    /// Runs one cluster to its end.
+    pub fn run(
+        &mut self,
+        number: u64,
+        index: [u32; 3],
+        warps: &mut [Warp],
+    ) -> Result<(), WarpFault> {
+        self.begin(number, index, warps);
+        let count = warps.len() as u64;
+        let order = self.launch.order.permutation(count);
         while warps.iter().any(|warp| warp.alive != 0) {
             if self.launch.is_stopped() {
                 return Ok(());
             }
             let mut progress = false;
-            for at in 0..warps.len() {
-                let at = order.at(at as u64) as usize;
+            let first = match self.launch.order {
+                Order::Shuffle(_) => split_mix(&mut self.random) % count,
+                Order::Forward | Order::Reverse => 0,
+            };
+            for place in 0..count {
+                let at = order.at((first + place) % count) as usize;
                 if warps[at].runnable() == 0 && !warps[at].collective_is_complete() {
                     continue;
                 }
                 progress = true;
-                let result = warps[at].run(self).and_then(|()| self.check_divergence(&warps[at]));
+                let turn = self.turn();
+                let result = warps[at].run(self, turn);
+                let result = result.and_then(|()| self.check_divergence(&warps[at], warps));
                 result.map_err(|fault| Box::new((at as u32, fault)))?;
                 self.release_barriers(warps);
+                self.perform_due()?;
+                self.release_waiting(warps);
             }
-            progress |= self.release_barriers(warps);
+            progress |= self.release_barriers(warps) | self.release_waiting(warps);
+            if !progress && !self.copies.under_way.is_empty() {
+                // Nobody can do anything else: the copies happen now.
+                while !self.copies.under_way.is_empty() {
+                    self.perform(0)?;
+                }
+                progress = self.release_waiting(warps);
+            }
             if !progress {
                 return Err(self.deadlock(warps));
             }
+            if self.idle > IDLE_LIMIT {
+                return Err(self.deadlock(warps));
+            }
+        }
+        self.end(warps)
+    }
+
+    /// All threads have exited.
+    fn end(&mut self, warps: &[Warp]) -> Result<(), WarpFault> {
+        // A bulk copy may outlive the thread that started it, but not the shared memory.
+        let bulk = self.copies.under_way.iter().find(|copy| {
+            let shared = |end| matches!(end, End::Shared(..));
+            !matches!(copy.told, Told::Group(..)) && (shared(copy.from) || shared(copy.to))
+        });
+        if let Some(copy) = bulk {
+            let (pc, thread) = (copy.pc, copy.thread);
+            let detail = "the block ends while a bulk copy that it started, and did not wait for, \
+                          still uses its shared memory"
+                .into();
+            let (warp, lane) = self.warp_of(thread);
+            return Err(Box::new((
+                warp,
+                Fault { kind: FaultKind::CopyUnderWay, pc, lane, detail },
+            )));
+        }
+        while !self.copies.under_way.is_empty() {
+            self.perform(0)?;
+        }
+        for rank in 0..self.blocks.len() as u32 {
+            let Some(races) = &mut self.races else { break };
+            if let Some(visit) = races.unknown_visit(rank) {
+                let detail = format!(
+                    "block {rank} of the cluster may end before this access to its shared memory: \
+                     no cluster barrier lies between"
+                );
+                let (warp, lane) = self.warp_of(visit.actor());
+                let fault = Fault { kind: FaultKind::Cluster, pc: visit.pc, lane, detail };
+                return Err(Box::new((warp, fault)));
+            }
+        }
+        debug_assert!(warps.iter().all(|warp| warp.alive == 0));
+        Ok(())
+    }
+
+    /// The warp, counted through the cluster, and the lane of a thread.
+    pub fn warp_of(&self, thread: u32) -> (u32, u32) {
+        let threads = self.launch.threads_per_block();
+        let warps = threads.div_ceil(LANES as u32);
+        let (rank, within) = (thread / threads, thread % threads);
+        (rank * warps + within / LANES as u32, within % LANES as u32)
+    }
+
+    /// Copies whose time has come happen.
+    fn perform_due(&mut self) -> Result<(), WarpFault> {
+        if self.copies.under_way.is_empty() {
+            return Ok(());
+        }
+        let due = self.copies.age();
+        // From the last to the first, so that places stay right.
+        for at in due.into_iter().rev() {
+            self.perform(at)?;
         }
         Ok(())
+    }
+
+    fn perform(&mut self, at: usize) -> Result<(), WarpFault> {
+        let thread = self.copies.under_way[at].thread;
+        let (warp, _) = self.warp_of(thread);
+        self.perform_copy(at).map_err(|fault| Box::new((warp, fault)))
+    }
+
+    /// Lets those go on for whom an mbarrier or the cluster's barrier has done its part.
+    fn release_waiting(&mut self, warps: &mut [Warp]) -> bool {
+        let mut released = self.complete_cluster_barrier(warps);
+        if self.changed {
+            self.changed = false;
+            self.idle = 0;
+            for warp in warps.iter_mut() {
+                let again = lanes(warp.waiting & warp.alive)
+                    .filter(|&lane| matches!(warp.wait[lane], Wait::Mbarrier { .. }))
+                    .fold(0, |mask, lane| mask | 1 << lane);
+                // They look again, and wait again where it was not theirs.
+                warp.release(again);
+                released |= again != 0;
+            }
+        }
+        released
+    }
+
+    fn complete_cluster_barrier(&mut self, warps: &mut [Warp]) -> bool {
+        let some = warps.iter().any(|warp| warp.cluster_arrived != 0);
+        let all = warps.iter().all(|warp| warp.alive & !warp.cluster_arrived == 0);
+        if !some || !all {
+            return false;
+        }
+        self.published = std::mem::take(&mut self.gathering);
+        self.counters.cluster_barriers += 1;
+        for warp in warps.iter_mut() {
+            warp.cluster_passed |= warp.cluster_arrived;
+            warp.cluster_arrived = 0;
+            let here = lanes(warp.waiting & warp.alive)
+                .filter(|&lane| warp.wait[lane] == Wait::Cluster)
+                .fold(0, |mask, lane| mask | 1 << lane);
+            warp.release(here);
+        }
+        self.idle = 0;
+        true
     }
 
     /// Releases barriers whose threads have all arrived; whether there were any.
     fn release_barriers(&mut self, warps: &mut [Warp]) -> bool {
         let mut released = false;
-        for id in 0..BARRIERS {
-            let state = self.barriers[id];
-            if state.arrived == 0 {
-                continue;
+        let each = warps.len() / self.blocks.len();
+        for (rank, warps) in warps.chunks_mut(each).enumerate() {
+            for id in 0..BARRIERS {
+                let block = &mut self.blocks[rank];
+                let state = &block.barriers[id];
+                if state.arrived == 0 || state.arrived < state.expected.unwrap_or(block.alive) {
+                    continue;
+                }
+                let state = std::mem::take(&mut block.barriers[id]);
+                for warp in warps.iter_mut() {
+                    self.pass_barrier(warp, id as u32, &state);
+                }
+                self.counters.barriers += 1;
+                released = true;
             }
-            let expected = state
-                .expected
-                .unwrap_or_else(|| warps.iter().map(|warp| warp.alive.count_ones()).sum());
-            if state.arrived < expected {
-                continue;
-            }
-            for warp in warps.iter_mut() {
-                self.pass_barrier(warp, id as u32, state);
-            }
-            self.barriers[id] = BarrierState::default();
-            self.counters.barriers += 1;
-            released = true;
         }
         released
     }
 
     /// Lets the lanes of a warp that wait at a barrier go on, with the barrier's result.
-    fn pass_barrier(&self, warp: &mut Warp, id: u32, state: BarrierState) {
+    fn pass_barrier(&mut self, warp: &mut Warp, id: u32, state: &BarrierState) {
         let here = lanes(warp.waiting)
             .filter(|&lane| matches!(warp.wait[lane], Wait::Barrier { id: at, .. } if at == id))
             .fold(0_u32, |mask, lane| mask | 1 << lane);
@@ -165,13 +386,16 @@ impl<'l> Block<'l> {
                 }
             }
             warp.pc[lane] += 1;
+            if let Some(races) = &mut self.races {
+                races.acquire(&state.gathered, warp.thread(self.launch, lane));
+            }
         }
         warp.release(here);
     }
 
     /// A warp whose lanes all wait, some of them at a barrier that the whole warp has to reach
     /// together, is wrong now, whatever the other warps do.
-    fn check_divergence(&self, warp: &Warp) -> Result<(), Fault> {
+    fn check_divergence(&self, warp: &Warp, warps: &[Warp]) -> Result<(), Fault> {
         if warp.runnable() != 0 || warp.waiting == 0 {
             return Ok(());
         }
@@ -179,6 +403,12 @@ impl<'l> Block<'l> {
         let Some(first) = waiting.next() else {
             return Ok(());
         };
+        // Lanes that wait for others than their own warp may still come.
+        if lanes(warp.waiting & warp.alive)
+            .any(|lane| matches!(warp.wait[lane], Wait::Mbarrier { .. } | Wait::Cluster))
+        {
+            return Ok(());
+        }
         let apart = waiting.find(|&lane| warp.pc[lane] != warp.pc[first]);
         let aligned = lanes(warp.waiting & warp.alive)
             .find(|&lane| matches!(warp.wait[lane], Wait::Barrier { aligned: true, .. }));
@@ -189,7 +419,7 @@ impl<'l> Block<'l> {
                 lane: at as u32,
                 detail: format!(
                     "lanes of one warp wait at different places:{}",
-                    self.who_waits(std::slice::from_ref(warp))
+                    self.who_waits(std::slice::from_ref(warp), warps.len() > 1)
                 ),
             }),
             _ => Ok(()),
@@ -197,20 +427,23 @@ impl<'l> Block<'l> {
     }
 
     fn deadlock(&self, warps: &[Warp]) -> WarpFault {
-        let stuck = warps.iter().position(|warp| warp.waiting & warp.alive != 0).unwrap_or(0);
-        let lane = (warps[stuck].waiting & warps[stuck].alive).trailing_zeros();
+        let waits = |warp: &Warp| warp.waiting & warp.alive;
+        let stuck = warps.iter().position(|warp| waits(warp) != 0);
+        let stuck = stuck.or_else(|| warps.iter().position(|warp| warp.alive != 0)).unwrap_or(0);
+        let waiting = waits(&warps[stuck]);
+        let lane = if waiting != 0 { waiting } else { warps[stuck].alive }.trailing_zeros();
         let collective = matches!(warps[stuck].wait[lane as usize & 31], Wait::Collective(_));
         let fault = Fault {
             kind: if collective { FaultKind::AbsentLane } else { FaultKind::Deadlock },
             pc: warps[stuck].pc[lane as usize & 31],
             lane,
-            detail: format!("nobody can go on:{}", self.who_waits(warps)),
+            detail: format!("nobody can go on:{}", self.who_waits(warps, warps.len() > 1)),
         };
         Box::new((stuck as u32, fault))
     }
 
     /// Who waits where, a line for each group of lanes, at most ten.
-    fn who_waits(&self, warps: &[Warp]) -> String {
+    fn who_waits(&self, warps: &[Warp], several: bool) -> String {
         let mut lines = Vec::new();
         for warp in warps {
             let mut left = warp.waiting & warp.alive;
@@ -224,24 +457,36 @@ impl<'l> Block<'l> {
                 left &= !group;
                 let what = match warp.wait[lane] {
                     Wait::Barrier { id, .. } => {
-                        let state = self.barriers[id as usize];
-                        let all: u32 = warps.iter().map(|warp| warp.alive.count_ones()).sum();
+                        let block = &self.blocks[warp.rank as usize];
+                        let state = &block.barriers[id as usize];
+                        let all = block.alive;
                         match state.expected {
                             Some(count) => {
                                 format!("barrier {id}, {} of {count} came", state.arrived)
                             }
-                            None if warps.len() > 1 => {
+                            None if several => {
                                 format!("barrier {id}, {} of {all} came", state.arrived)
                             }
                             None => format!("barrier {id}"),
                         }
                     }
                     Wait::Collective(mask) => format!("lanes {mask:#010x}"),
+                    Wait::Mbarrier { offset } => {
+                        let block = &self.blocks[warp.rank as usize];
+                        let found = block.mbarriers.iter().find(|(at, _)| *at == offset);
+                        let missing = found.map_or_else(String::new, |(_, state)| state.missing());
+                        format!("the mbarrier at {offset:#x} ({missing})")
+                    }
+                    Wait::Cluster => "the cluster's barrier".into(),
                     Wait::Running => "nothing".into(),
                 };
                 let origin = self.launch.describe(warp.pc[lane]);
+                let block = match self.blocks.len() {
+                    1 => String::new(),
+                    _ => format!("block {} of the cluster, ", warp.rank),
+                };
                 lines.push(format!(
-                    "\n    warp {} lanes {group:#010x} wait for {what}:{origin}",
+                    "\n    {block}warp {} lanes {group:#010x} wait for {what}:{origin}",
                     warp.index
                 ));
             }
@@ -260,14 +505,14 @@ impl Warp {
     pub(super) fn collective_is_complete(&self) -> bool {
         lanes(self.waiting & self.alive).any(|lane| match self.wait[lane] {
             Wait::Collective(members) => members & self.alive & !self.same_collective(lane) == 0,
-            Wait::Running | Wait::Barrier { .. } => false,
+            _ => false,
         })
     }
 
     /// Lanes arrive at a barrier. Whether they have to wait there.
     pub(super) fn arrive(
         &mut self,
-        block: &mut Block<'_>,
+        cluster: &mut Cluster<'_>,
         barrier: &Barrier,
         mask: u32,
         pc: u32,
@@ -293,7 +538,8 @@ impl Warp {
         {
             return Err(refuse(format!("thread count {count} is not a multiple of {LANES}")));
         }
-        let state = &mut block.barriers[id as usize];
+        let Cluster { blocks, races, launch, .. } = cluster;
+        let state = &mut blocks[self.rank as usize].barriers[id as usize];
         if state.arrived > 0 && state.expected != expected {
             let text = format!("thread count {expected:?} where others gave {:?}", state.expected);
             return Err(refuse(text));
@@ -311,6 +557,10 @@ impl Warp {
         | BarrierKind::Or { source, flip, .. } = barrier.kind
         {
             state.votes += (self.predicate(source, flip) & mask).count_ones();
+        }
+        if let Some(races) = races {
+            let threads = lanes(mask).map(|lane| self.thread(launch, lane));
+            races.release(&mut state.gathered, threads);
         }
         if barrier.kind == BarrierKind::Arrive {
             return Ok(false);

@@ -1,6 +1,7 @@
 //! Instructions that lanes of a warp execute together.
 
 use super::alu::LANES;
+use super::block::Cluster;
 use super::warp::{Wait, Warp, lanes};
 use crate::fault::{Fault, FaultKind};
 use crate::ptx::ir::{Match, Op, Redux, Shuffle, ShuffleMode, Slot, Vote};
@@ -12,7 +13,13 @@ fn absent(pc: u32, lane: usize, detail: String) -> Fault {
 impl Warp {
     /// Executes a collective for those active lanes whose whole mask has arrived, and makes the
     /// others wait. Returns the lanes that are done.
-    pub(super) fn collective(&mut self, op: &Op, active: u32, pc: u32) -> Result<u32, Fault> {
+    pub(super) fn collective(
+        &mut self,
+        cluster: &mut Cluster<'_>,
+        op: &Op,
+        active: u32,
+        pc: u32,
+    ) -> Result<u32, Fault> {
         let (Op::Shuffle(_)
         | Op::Vote { .. }
         | Op::Match(_)
@@ -40,6 +47,11 @@ impl Warp {
             if mask & self.alive & !group != 0 {
                 self.hold(group, pc, Wait::Collective(mask));
                 continue;
+            }
+            // `bar.warp.sync` alone orders memory; the manual promises nothing of the other collectives.
+            if let (Op::WarpSync { .. }, Some(races)) = (op, &mut cluster.races) {
+                let launch = cluster.launch;
+                races.meet(lanes(group).map(|lane| self.thread(launch, lane)));
             }
             self.execute_collective(op, group, pc)?;
             done |= group;

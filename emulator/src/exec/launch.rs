@@ -4,18 +4,19 @@
 //! before it in that order (they have ended, or run on another worker), never for later ones.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::alu::Step;
-use super::block::Block;
+use super::block::Cluster;
+use super::race::GlobalShadow;
 use super::warp::Warp;
 use crate::device::Model;
 use crate::fault::{Fault, FaultReport};
 use crate::memory::{Memory, Table};
 use crate::ptx::decode::{source_line, squeeze};
 use crate::ptx::ir::Kernel;
-use crate::report::Counters;
-use crate::settings::Order;
+use crate::report::{Counters, Touched};
+use crate::settings::{Order, Uninitialised};
 
 /// Everything that the blocks of a launch share.
 #[derive(Debug)]
@@ -32,6 +33,16 @@ pub struct Launch<'a> {
     pub grid: [u32; 3],
     /// Threads of a block by axis.
     pub block: [u32; 3],
+    /// Blocks of a cluster by axis.
+    pub cluster: [u32; 3],
+    /// Who touched device memory, if races are checked.
+    pub shadow: Option<Arc<GlobalShadow>>,
+    /// The same of the launch before, if this one may begin before its end.
+    pub predecessor: Option<Arc<GlobalShadow>>,
+    /// Which bytes of device memory were touched, if a report is wanted.
+    pub touched: Option<Touched>,
+    /// Whether device memory that nobody wrote may be read.
+    pub uninitialised: Uninitialised,
     /// Dynamic shared bytes of a block.
     pub dynamic_shared_bytes: u64,
     /// The parameter space.
@@ -73,33 +84,36 @@ impl Launch<'_> {
 
     /// Runs all blocks.
     pub fn run(&self) -> Result<Counters, FaultReport> {
-        let blocks = self.grid.iter().map(|&n| u64::from(n)).product::<u64>();
-        let order = self.order.permutation(blocks);
+        let grid: [u64; 3] =
+            std::array::from_fn(|axis| u64::from(self.grid[axis] / self.cluster[axis]));
+        let clusters = grid.iter().product::<u64>();
+        let order = self.order.permutation(clusters);
         let next = AtomicU64::new(0);
         let failure = Mutex::new(None);
         let total = Mutex::new(Counters::default());
         let work = || {
-            let warp_count = self.threads_per_block().div_ceil(32);
-            let mut warps: Vec<Warp> =
-                (0..warp_count).map(|index| Warp::new(self.kernel, index)).collect();
-            let mut block = Block::new(self);
+            let each = self.threads_per_block().div_ceil(32);
+            let size = self.cluster.iter().product::<u32>();
+            let mut warps = self.warps(size, each);
+            let mut cluster = Cluster::new(self);
             while !self.is_stopped() {
                 let taken = next.fetch_add(1, Ordering::Relaxed);
-                if taken >= blocks {
+                if taken >= clusters {
                     break;
                 }
-                let linear = order.at(taken);
-                let [x, y, _] = self.grid.map(u64::from);
-                let index = [linear % x, linear / x % y, linear / (x * y)].map(|i| i as u32);
-                if let Err(fault) = block.run(index, &mut warps) {
+                let number = order.at(taken);
+                let [x, y, _] = grid;
+                let index = [number % x, number / x % y, number / (x * y)].map(|i| i as u32);
+                if let Err(fault) = cluster.run(number, index, &mut warps) {
                     self.stopped.store(true, Ordering::Relaxed);
-                    let report = self.report(&block, fault.0, &fault.1);
+                    let report = self.report(&cluster, fault.0, &fault.1);
                     failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(report);
                 }
             }
-            total.lock().unwrap_or_else(PoisonError::into_inner).add(&block.counters);
+            total.lock().unwrap_or_else(PoisonError::into_inner).add(&cluster.counters);
+            self.spare().push(warps);
         };
-        let workers = self.workers.min(usize::try_from(blocks).unwrap_or(usize::MAX));
+        let workers = self.workers.min(usize::try_from(clusters).unwrap_or(usize::MAX));
         if workers <= 1 {
             work();
         } else {
@@ -116,7 +130,28 @@ impl Launch<'_> {
         }
     }
 
-    fn report(&self, block: &Block<'_>, warp: u32, fault: &Fault) -> FaultReport {
+    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Vec<Warp>>> {
+        self.kernel.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The warps of a cluster of `size` blocks of `each` warps: those of an earlier launch as far as they
+    /// go. Their registers hold that launch's values, nothing that a kernel may rely on.
+    fn warps(&self, size: u32, each: u32) -> Vec<Warp> {
+        let mut warps = self.spare().pop().unwrap_or_default();
+        warps.truncate((size * each) as usize);
+        for (place, warp) in (0..).zip(&mut warps) {
+            (warp.rank, warp.index) = (place / each, place % each);
+        }
+        let first = warps.len() as u32;
+        let more =
+            (first..size * each).map(|place| Warp::new(self.kernel, place / each, place % each));
+        warps.extend(more);
+        warps
+    }
+
+    fn report(&self, cluster: &Cluster<'_>, warp: u32, fault: &Fault) -> FaultReport {
+        let each = self.threads_per_block().div_ceil(32);
+        let (rank, warp) = (warp / each, warp % each);
         let origin = &self.kernel.origins[fault.pc as usize];
         let ptx: String =
             squeeze(&self.kernel.text[origin.span.clone()]).chars().take(300).collect();
@@ -127,9 +162,9 @@ impl Launch<'_> {
              on {}\n {place}\n  {ptx}",
             fault.detail,
             self.kernel.name,
-            block.index,
+            cluster.blocks[rank as usize].index,
             self.grid,
-            block.thread_index(warp, fault.lane),
+            cluster.thread_index(warp, fault.lane),
             self.block,
             fault.lane,
             self.device.name,

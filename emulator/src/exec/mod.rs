@@ -3,8 +3,12 @@
 
 mod access;
 pub mod alu;
+mod asynchronous;
 mod block;
 mod collective;
+mod copy;
 pub mod float;
 pub mod launch;
+mod mbarrier;
+pub mod race;
 pub mod warp;

@@ -5,15 +5,13 @@
 //! the paths join; a group that runs for long without doing so gives way, so that lanes which spin
 //! do not starve the lane that they wait for.
 
-use std::sync::atomic::{Ordering, fence};
-
 use super::alu::{LANES, Registers};
-use super::block::Block;
+use super::block::Cluster;
 use crate::fault::{Fault, FaultKind};
 use crate::ptx::ir::{ALWAYS, Kernel, Op, Register, Relation, Slot, Special};
 
 /// Instructions that a warp executes before the next warp has its turn.
-const TURN: u32 = 20_000;
+pub const TURN: u32 = 20_000;
 /// Instructions that a group of lanes executes before another group of its warp has its turn.
 const GROUP_TURN: u32 = 4_000;
 
@@ -31,6 +29,13 @@ pub enum Wait {
         /// Whether the warp has to be there together.
         aligned: bool,
     },
+    /// For a phase of an mbarrier.
+    Mbarrier {
+        /// Where it lies in the block's shared memory.
+        offset: u64,
+    },
+    /// For the other threads of the cluster.
+    Cluster,
 }
 
 /// 32 lanes.
@@ -38,6 +43,8 @@ pub enum Wait {
 pub struct Warp {
     /// Their registers.
     pub regs: Registers,
+    /// Rank of its block in the cluster.
+    pub rank: u32,
     /// Place in the block.
     pub index: u32,
     /// Where each lane stands.
@@ -48,6 +55,10 @@ pub struct Warp {
     pub wait: [Wait; LANES],
     /// Lanes whose `wait` is not `Running`.
     pub waiting: u32,
+    /// Lanes that have arrived at the cluster's barrier in its present phase.
+    pub cluster_arrived: u32,
+    /// Lanes whose phase of the cluster's barrier is complete, and that have not waited for it yet.
+    pub cluster_passed: u32,
     /// Local memory, one stretch for each lane.
     pub local: Vec<u8>,
     steps: u64,
@@ -55,21 +66,32 @@ pub struct Warp {
 }
 
 /// The lanes of a mask in order.
-pub fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        if mask == 0 {
+pub fn lanes(mask: u32) -> Lanes {
+    Lanes(mask)
+}
+
+/// See [`lanes`].
+#[derive(Debug, Clone)]
+pub struct Lanes(u32);
+
+impl Iterator for Lanes {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
             return None;
         }
-        let lane = mask.trailing_zeros() as usize;
-        mask &= mask - 1;
+        let lane = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
         Some(lane)
-    })
+    }
 }
 
 impl Warp {
     /// A warp whose immediates are in place. Its other registers hold ones, later the last block's
     /// values: nothing that a kernel may rely on.
-    pub fn new(kernel: &Kernel, index: u32) -> Self {
+    pub fn new(kernel: &Kernel, rank: u32, index: u32) -> Self {
         let mut regs = Registers {
             b32: vec![[u32::MAX; LANES]; kernel.slots.b32 as usize],
             b64: vec![[u64::MAX; LANES]; kernel.slots.b64 as usize],
@@ -84,11 +106,14 @@ impl Warp {
         }
         Self {
             regs,
+            rank,
             index,
             pc: [0; LANES],
             alive: 0,
             wait: [Wait::Running; LANES],
             waiting: 0,
+            cluster_arrived: 0,
+            cluster_passed: 0,
             local: vec![0; kernel.local_bytes as usize * LANES],
             steps: 0,
             give_way: false,
@@ -96,27 +121,30 @@ impl Warp {
     }
 
     /// Prepares it for a block.
-    pub fn start(&mut self, block: &Block<'_>) {
-        let threads = block.launch.threads_per_block();
+    pub fn start(&mut self, cluster: &Cluster<'_>) {
+        let threads = cluster.launch.threads_per_block();
         let first = self.index * LANES as u32;
         let existing = threads.saturating_sub(first).min(LANES as u32);
         self.alive = (1_u64 << existing).wrapping_sub(1) as u32;
         self.pc = [0; LANES];
         self.wait = [Wait::Running; LANES];
         self.waiting = 0;
+        self.cluster_arrived = 0;
+        self.cluster_passed = 0;
         self.steps = 0;
         self.give_way = false;
         self.local.fill(0xFF);
-        for &(slot, special) in &block.launch.kernel.specials {
+        for &(slot, special) in &cluster.launch.kernel.specials {
             self.regs.b32[slot as usize] =
-                std::array::from_fn(|lane| self.special(block, special, lane as u32));
+                std::array::from_fn(|lane| self.special(cluster, special, lane as u32));
         }
     }
 
-    fn special(&self, block: &Block<'_>, special: Special, lane: u32) -> u32 {
-        let launch = block.launch;
+    fn special(&self, cluster: &Cluster<'_>, special: Special, lane: u32) -> u32 {
+        let launch = cluster.launch;
+        let block = &cluster.blocks[self.rank as usize];
         match special {
-            Special::Tid(axis) => block.thread_index(self.index, lane)[axis],
+            Special::Tid(axis) => cluster.thread_index(self.index, lane)[axis],
             Special::Ntid(axis) => launch.block[axis],
             Special::Ctaid(axis) => block.index[axis],
             Special::Nctaid(axis) => launch.grid[axis],
@@ -137,6 +165,12 @@ impl Warp {
             }
             Special::DynamicSharedBytes => launch.dynamic_shared_bytes as u32,
             Special::TotalSharedBytes => launch.shared_bytes() as u32,
+            Special::ClusterId(axis) => cluster.index[axis],
+            Special::ClusterCount(axis) => launch.grid[axis] / launch.cluster[axis],
+            Special::ClusterCtaid(axis) => block.index[axis] % launch.cluster[axis],
+            Special::ClusterNctaid(axis) => launch.cluster[axis],
+            Special::ClusterRank => self.rank,
+            Special::ClusterSize => launch.cluster.iter().product(),
         }
     }
 
@@ -188,8 +222,8 @@ impl Warp {
     }
 
     /// Runs until no lane can go on, or the warp's turn is over.
-    pub fn run(&mut self, block: &mut Block<'_>) -> Result<(), Fault> {
-        let mut turn = TURN;
+    pub fn run(&mut self, cluster: &mut Cluster<'_>, turn: u32) -> Result<(), Fault> {
+        let mut turn = turn;
         loop {
             if self.waiting != 0 {
                 self.release_collectives();
@@ -206,11 +240,11 @@ impl Warp {
             let group = lanes(runnable)
                 .filter(|&lane| self.pc[lane] == chosen)
                 .fold(0, |mask, lane| mask | 1 << lane);
-            let used = self.run_group(block, chosen, group, limit, GROUP_TURN.min(turn))?;
+            let used = self.run_group(cluster, chosen, group, limit, GROUP_TURN.min(turn))?;
             turn -= used.min(turn);
             self.give_way = used >= GROUP_TURN && !self.give_way && group != runnable;
             self.steps += u64::from(used);
-            if self.steps > block.launch.step_limit {
+            if self.steps > cluster.launch.step_limit {
                 let lane = group.trailing_zeros();
                 return Err(Fault {
                     kind: FaultKind::StepLimit,
@@ -218,7 +252,7 @@ impl Warp {
                     lane,
                     detail: format!(
                         "a warp executed more than {} instructions (CUDA_EMULATOR_STEPS)",
-                        block.launch.step_limit
+                        cluster.launch.step_limit
                     ),
                 });
             }
@@ -229,20 +263,21 @@ impl Warp {
     /// instructions. Returns how many they executed.
     fn run_group(
         &mut self,
-        block: &mut Block<'_>,
+        cluster: &mut Cluster<'_>,
         mut pc: u32,
         mut active: u32,
         limit: u32,
         turn: u32,
     ) -> Result<u32, Fault> {
-        let launch = block.launch;
+        let launch = cluster.launch;
         let code = launch.kernel.code.as_slice();
         let mut used = 0;
         while active != 0 && pc < limit && used < turn {
             let inst = &code[pc as usize];
             let mask = active & (self.regs.pred[inst.guard as usize] ^ inst.guard_flip);
             used += 1;
-            block.counters.lane_instructions += u64::from(mask.count_ones());
+            cluster.counters.lane_instructions_by_class[inst.class as usize] +=
+                u64::from(mask.count_ones());
             if mask == 0 {
                 pc += 1;
                 continue;
@@ -262,15 +297,15 @@ impl Warp {
                     pc += 1;
                 }
                 Op::Load(access) => {
-                    self.load(block, access, mask, pc)?;
+                    self.load(cluster, access, mask, pc)?;
                     pc += 1;
                 }
                 Op::Store(access) => {
-                    self.store(block, access, mask, pc)?;
+                    self.store(cluster, access, mask, pc)?;
                     pc += 1;
                 }
                 Op::Atomic(atomic) => {
-                    self.atomic(block, atomic, mask, pc)?;
+                    self.atomic(cluster, atomic, mask, pc)?;
                     pc += 1;
                 }
                 Op::IsSpace { space, d, s } => {
@@ -305,6 +340,7 @@ impl Warp {
                 Op::Exit => {
                     self.alive &= !mask;
                     active &= !mask;
+                    cluster.blocks[self.rank as usize].alive -= mask.count_ones();
                     pc += 1;
                 }
                 Op::Trap => {
@@ -318,7 +354,7 @@ impl Warp {
                 | Op::Redux { .. }
                 | Op::WarpSync { .. }
                 | Op::Elect { .. } => {
-                    let done = self.collective(&inst.op, mask, pc)?;
+                    let done = self.collective(cluster, &inst.op, mask, pc)?;
                     if done == mask {
                         pc += 1;
                     } else {
@@ -331,15 +367,61 @@ impl Warp {
                     pc += 1;
                 }
                 Op::Barrier(barrier) => {
-                    let holds = self.arrive(block, barrier, mask, pc)?;
+                    let holds = self.arrive(cluster, barrier, mask, pc)?;
                     if holds {
                         self.set_pc(active & !mask, pc + 1);
                         return Ok(used);
                     }
                     pc += 1;
                 }
-                Op::Fence => {
-                    fence(Ordering::SeqCst);
+                Op::Fence(op) => {
+                    self.fence(cluster, *op, mask);
+                    pc += 1;
+                }
+                Op::GridDependency(op) => {
+                    self.grid_dependency(cluster, *op, mask);
+                    pc += 1;
+                }
+                Op::Mbarrier(op) => {
+                    let done = self.mbarrier(cluster, op, mask, pc)?;
+                    if done == mask {
+                        pc += 1;
+                    } else {
+                        self.set_pc(active & !mask | done, pc + 1);
+                        return Ok(used);
+                    }
+                }
+                Op::ClusterBarrier(op) => {
+                    let done = self.cluster_barrier(cluster, *op, mask, pc)?;
+                    if done == mask {
+                        pc += 1;
+                    } else {
+                        self.set_pc(active & !mask | done, pc + 1);
+                        return Ok(used);
+                    }
+                }
+                Op::MapRank { d, s, rank } => {
+                    self.map_rank(cluster, (*d, *s, *rank), mask, pc)?;
+                    pc += 1;
+                }
+                Op::RankOf { d, s } => {
+                    self.rank_of(*d, *s, mask);
+                    pc += 1;
+                }
+                Op::CopyAsync(op) => {
+                    self.copy_async(cluster, op, mask, pc)?;
+                    pc += 1;
+                }
+                Op::CopyBulk(op) => {
+                    self.copy_bulk(cluster, op, mask, pc)?;
+                    pc += 1;
+                }
+                Op::StoreAsync(op) => {
+                    self.store_async(cluster, op, mask, pc)?;
+                    pc += 1;
+                }
+                Op::CopyGroup(op) => {
+                    self.copy_group(cluster, *op, mask)?;
                     pc += 1;
                 }
                 Op::Clock { d } => {

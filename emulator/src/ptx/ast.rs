@@ -23,6 +23,8 @@ pub struct Kernel<'a> {
     pub parameters: Vec<Variable<'a>>,
     /// `.maxntid` or `.reqntid`: threads a block at most, 0 if not given.
     pub max_threads: u32,
+    /// `.reqnctapercluster`: blocks of a cluster by axis.
+    pub cluster: Option<[u32; 3]>,
     /// The statements.
     pub body: Vec<Statement<'a>>,
 }

@@ -3,9 +3,11 @@
 //! as `%tid.x` are registers that are filled before a warp starts, so an operand is always a slot.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::ast::Location;
+use crate::exec::warp::Warp;
+use crate::report::Class;
 
 /// Place of an operand in the register file of its width.
 pub type Slot = u32;
@@ -36,8 +38,10 @@ pub struct Kernel {
     pub local_bytes: u64,
     /// Threads a block at most, 0 if the PTX does not say.
     pub max_threads: u32,
-    /// What the PTX demands of clusters.
-    pub cluster: ClusterRule,
+    /// Blocks of a cluster by axis, if the PTX says.
+    pub cluster: Option<[u32; 3]>,
+    /// Whether it starts asynchronous copies.
+    pub copies: bool,
     /// Registers of a thread, where the image has machine code for the device.
     pub registers: Option<u32>,
     /// Slots of the files of 32-bit registers, 64-bit registers and predicates.
@@ -52,27 +56,8 @@ pub struct Kernel {
     pub text: Arc<str>,
     /// Names of source files, by the number in [`Location`].
     pub files: Arc<[(u32, String)]>,
-}
-
-/// `.reqnctapercluster`, `.maxclusterrank`, `.explicitcluster`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ClusterRule {
-    /// The only size that a launch may have, and has if it names none.
-    pub required: Option<[u32; 3]>,
-    /// Blocks of a cluster at most.
-    pub max_blocks: Option<u32>,
-    /// Whether a launch has to name a size.
-    pub naming: ClusterNaming,
-}
-
-/// Whether a launch has to name a cluster size.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ClusterNaming {
-    /// It may.
-    #[default]
-    Optional,
-    /// It must.
-    Demanded,
+    /// Register files of earlier launches: making them costs more than a small launch.
+    pub(crate) spare: Mutex<Vec<Vec<Warp>>>,
 }
 
 /// How many registers of each file a kernel uses.
@@ -142,6 +127,18 @@ pub enum Special {
     DynamicSharedBytes,
     /// `%total_smem_size`
     TotalSharedBytes,
+    /// `%clusterid`, by axis
+    ClusterId(usize),
+    /// `%nclusterid`
+    ClusterCount(usize),
+    /// `%cluster_ctaid`
+    ClusterCtaid(usize),
+    /// `%cluster_nctaid`
+    ClusterNctaid(usize),
+    /// `%cluster_ctarank`
+    ClusterRank,
+    /// `%cluster_nctarank`
+    ClusterSize,
 }
 
 /// How lanes of `%lanemask_*` relate to the reading lane.
@@ -166,6 +163,8 @@ pub struct Inst {
     pub guard: Slot,
     /// All ones if the lanes are those where `guard` is false.
     pub guard_flip: u32,
+    /// What it costs.
+    pub class: Class,
     /// What it does.
     pub op: Op,
 }
@@ -226,11 +225,131 @@ pub enum Op {
     /// `bar`, `barrier`
     Barrier(Box<Barrier>),
     /// `membar`, `fence`
-    Fence,
+    Fence(Fence),
+    /// `mbarrier.*`, `cp.async.mbarrier.arrive`
+    Mbarrier(Box<Mbarrier>),
+    /// `barrier.cluster.*`
+    ClusterBarrier(ClusterBarrier),
+    /// `mapa`
+    MapRank { d: Register, s: Register, rank: Slot },
+    /// `getctarank`
+    RankOf { d: Slot, s: Register },
+    /// `cp.async`
+    CopyAsync(Box<CopyAsync>),
+    /// `cp.async.bulk`
+    CopyBulk(Box<CopyBulk>),
+    /// `st.async`, `red.async`
+    StoreAsync(Box<StoreAsync>),
+    /// `cp.async.commit_group`, `cp.async.bulk.wait_group` and their kin.
+    CopyGroup(CopyGroup),
+    /// `griddepcontrol`
+    GridDependency(GridDependency),
     /// `%clock64`, `%globaltimer` and their kin.
     Clock { d: Register },
     /// Nothing that an emulator shows: `nanosleep`, `prefetch`.
     Nothing,
+}
+
+impl Op {
+    /// What it costs.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Alu32 { op, .. } => match op {
+                Alu32::Mov | Alu32::Pack16 | Alu32::Low16 | Alu32::High16 => Class::Move,
+                Alu32::AddF(_)
+                | Alu32::SubF(_)
+                | Alu32::MulF(_)
+                | Alu32::FmaF(_)
+                | Alu32::MinF { .. }
+                | Alu32::MaxF { .. }
+                | Alu32::AbsF { .. }
+                | Alu32::NegF { .. }
+                | Alu32::CopySign => Class::Float,
+                Alu32::DivF(_)
+                | Alu32::RcpF(_)
+                | Alu32::SqrtF(_)
+                | Alu32::DivApprox(_)
+                | Alu32::DivFull(_)
+                | Alu32::RcpApprox(_)
+                | Alu32::RsqrtApprox(_)
+                | Alu32::SqrtApprox(_)
+                | Alu32::Ex2(_)
+                | Alu32::Lg2(_)
+                | Alu32::Sin(_)
+                | Alu32::Cos(_)
+                | Alu32::Tanh => Class::Special,
+                Alu32::Half(half) if matches!(half.op, HalfOp::Ex2 | HalfOp::Tanh) => {
+                    Class::Special
+                }
+                Alu32::Half(_) => Class::Half,
+                Alu32::F32FromF16
+                | Alu32::F16FromF32
+                | Alu32::F32FromBf16
+                | Alu32::Bf16FromF32
+                | Alu32::PackHalf { .. }
+                | Alu32::SignExtend16
+                | Alu32::Convert(_) => Class::Convert,
+                _ => Class::Integer,
+            },
+            Self::Alu64 { op, .. } => match op {
+                Alu64::Mov => Class::Move,
+                Alu64::AddF
+                | Alu64::SubF
+                | Alu64::MulF
+                | Alu64::FmaF
+                | Alu64::DivF
+                | Alu64::RcpF
+                | Alu64::SqrtF
+                | Alu64::MinF
+                | Alu64::MaxF
+                | Alu64::AbsF
+                | Alu64::NegF
+                | Alu64::CopySignF => Class::Double,
+                Alu64::Convert(_) => Class::Convert,
+                _ => Class::Integer,
+            },
+            Self::Bits64 { .. } => Class::Integer,
+            Self::Widen { op: Widen::Pack | Widen::ZeroExtend, .. }
+            | Self::Narrow { op: Narrow::Low | Narrow::High, .. } => Class::Move,
+            Self::Widen { op: Widen::Convert(_) | Widen::SignExtend, .. }
+            | Self::Narrow { op: Narrow::Convert(_), .. } => Class::Convert,
+            Self::Widen { .. } | Self::Narrow { .. } => Class::Integer,
+            Self::Compare32 { .. }
+            | Self::Compare64 { .. }
+            | Self::Select32 { .. }
+            | Self::Select64 { .. }
+            | Self::Pred { .. }
+            | Self::IsSpace { .. } => Class::Compare,
+            Self::Load(access) | Self::Store(access) => match access.space {
+                Space::Global | Space::Generic => Class::Global,
+                Space::Shared | Space::SharedCluster => Class::Shared,
+                Space::Const | Space::Local | Space::Param => Class::OtherMemory,
+            },
+            Self::Atomic(_) => Class::Atomic,
+            Self::Shuffle(_)
+            | Self::Vote { .. }
+            | Self::Match(_)
+            | Self::Redux { .. }
+            | Self::WarpSync { .. }
+            | Self::Elect { .. }
+            | Self::ActiveMask { .. } => Class::Collective,
+            Self::Barrier(_)
+            | Self::Fence(_)
+            | Self::Mbarrier(_)
+            | Self::ClusterBarrier(_)
+            | Self::GridDependency(_) => Class::Synchronisation,
+            Self::CopyAsync(_) | Self::CopyBulk(_) | Self::StoreAsync(_) | Self::CopyGroup(_) => {
+                Class::Copy
+            }
+            Self::MapRank { .. } | Self::RankOf { .. } => Class::Integer,
+            Self::Clock { .. } => Class::Move,
+            Self::Branch { .. }
+            | Self::BranchIndexed { .. }
+            | Self::Exit
+            | Self::Trap
+            | Self::Nothing => Class::Control,
+        }
+    }
 }
 
 /// Rounding of a floating-point result, or of a float made an integer.
@@ -606,6 +725,8 @@ pub enum Space {
     Const,
     /// Memory of the block.
     Shared,
+    /// Memory of the blocks of a cluster, the own among them.
+    SharedCluster,
     /// Memory of the thread.
     Local,
     /// Kernel parameters.
@@ -643,6 +764,177 @@ pub struct Access {
     pub signed: bool,
     /// One register for each element; `None` where the PTX has `_`.
     pub registers: Box<[Option<Register>]>,
+    /// What it orders.
+    pub order: MemoryOrder,
+}
+
+/// Threads that an order holds for, fewest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// `.cta`
+    Block,
+    /// `.cluster`
+    Cluster,
+    /// `.gpu`, and `.sys`: there is one device.
+    Device,
+}
+
+/// `.weak`, or what a strong access orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryOrder {
+    /// Orders nothing, and races with every unordered access.
+    Weak,
+    /// Reaches `scope`; of these threads' accesses before and after it, it orders what is said.
+    Strong {
+        /// Whose strong accesses it does not race with.
+        scope: Scope,
+        /// What it reads from a release is ordered before what follows.
+        acquire: bool,
+        /// What came before is ordered before what reads it.
+        release: bool,
+    },
+}
+
+/// What a fence orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fence {
+    /// Accesses of threads.
+    Threads(Scope),
+    /// Accesses of threads before those of asynchronous bulk copies.
+    AsyncProxy,
+    /// Initialisations of mbarriers before their use by other blocks and bulk copies.
+    MbarrierInit,
+    /// Proxies that are not emulated, and therefore in order.
+    Nothing,
+}
+
+/// An operation on an mbarrier.
+#[derive(Debug)]
+pub struct Mbarrier {
+    /// What it does.
+    pub kind: MbarrierKind,
+    /// Where the mbarrier may lie.
+    pub space: Space,
+    /// Its address.
+    pub address: Address,
+    /// Whether the thread's earlier accesses are ordered before those of who waits, or those of who
+    /// arrived before the thread's later ones.
+    pub orders: bool,
+}
+
+/// What is done to an mbarrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MbarrierKind {
+    /// `init`
+    Init { count: Slot },
+    /// `inval`
+    Invalidate,
+    /// `arrive`, `arrive_drop`, with `expect_tx` or without.
+    Arrive { state: Option<Slot>, count: Option<Slot>, bytes: Option<Slot>, drops: bool },
+    /// `expect_tx`
+    Expect { bytes: Slot },
+    /// `complete_tx`
+    Complete { bytes: Slot },
+    /// `test_wait`, `try_wait`
+    Wait { done: Slot, phase: Phase, suspends: bool },
+    /// `cp.async.mbarrier.arrive`; without `.noinc` the arrival adds itself to what is awaited.
+    ArriveAfterCopies { increments: bool },
+}
+
+/// Which phase is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The one that an arrival's state names.
+    State(Slot),
+    /// The current or last one of this parity.
+    Parity(Slot),
+}
+
+/// `barrier.cluster`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClusterBarrier {
+    /// Arrives; what came before is ordered before what follows the others' waits, unless relaxed.
+    Arrive { releases: bool, aligned: bool },
+    /// Waits for all threads of the cluster.
+    Wait { aligned: bool },
+}
+
+/// `cp.async`: at most 16 bytes from global to shared memory.
+#[derive(Debug)]
+pub struct CopyAsync {
+    /// In shared memory.
+    pub to: Address,
+    /// In global memory.
+    pub from: Address,
+    /// Bytes written.
+    pub bytes: u32,
+    /// Bytes read, if fewer; the rest is zero.
+    pub read_bytes: Option<Slot>,
+    /// Nothing is read where this predicate (negated by all ones) holds.
+    pub ignore: Option<(Slot, u32)>,
+}
+
+/// `cp.async.bulk`
+#[derive(Debug)]
+pub struct CopyBulk {
+    /// Where it writes, and where it reads: global memory, or shared memory.
+    pub spaces: [Space; 2],
+    /// Destination.
+    pub to: Address,
+    /// Source.
+    pub from: Address,
+    /// A multiple of 16.
+    pub bytes: Slot,
+    /// Who is told.
+    pub completion: Completion,
+    /// Blocks of the cluster that get the data at the same address, a bit for each rank.
+    pub multicast: Option<Slot>,
+}
+
+/// Who is told that a bulk copy is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completion {
+    /// An mbarrier, by the number of bytes.
+    Mbarrier(Address),
+    /// The bulk group of the thread.
+    Group,
+}
+
+/// `st.async`, `red.async`: registers to the shared memory of a block of the cluster.
+#[derive(Debug)]
+pub struct StoreAsync {
+    /// Destination.
+    pub to: Address,
+    /// What is stored.
+    pub registers: Box<[Register]>,
+    /// Bytes of each.
+    pub element_bytes: u32,
+    /// What is done with what is there, if it is not replaced.
+    pub reduction: Option<(AtomicOp, AtomicType)>,
+    /// Mbarrier that is told, beside the destination.
+    pub mbarrier: Address,
+}
+
+/// Groups of a thread's asynchronous copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyGroup {
+    /// Closes the group of `cp.async`.
+    Commit,
+    /// Waits until at most so many groups are under way; `None` also for copies in no group.
+    Wait { pending: Option<u32> },
+    /// Closes the group of bulk copies.
+    CommitBulk,
+    /// As `Wait`; `read` waits for the sources to be read alone.
+    WaitBulk { pending: u32, read: bool },
+}
+
+/// `griddepcontrol`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GridDependency {
+    /// The next launch may begin.
+    LaunchDependents,
+    /// Waits for the launches before it.
+    Wait,
 }
 
 /// Read-modify-write operations.
@@ -691,6 +983,8 @@ pub struct Atomic {
     pub d: Option<Register>,
     /// Operand, and the new value of `cas`.
     pub sources: [Option<Register>; 2],
+    /// What it orders.
+    pub order: MemoryOrder,
 }
 
 /// `shfl.sync`
@@ -789,6 +1083,8 @@ pub enum BarrierKind {
     Or { d: Slot, source: Slot, flip: u32 },
 }
 
+/// Bits of a shared address below the rank of its block in the cluster, plus one; 0 is the own block.
+pub const RANK_SHIFT: u32 = 24;
 /// Generic address of shared address 0. Shared addresses themselves are 32-bit offsets.
 pub const SHARED_WINDOW: u64 = 0x0000_0100_0000_0000;
 /// Address of the first local byte, in local space and in generic space alike.

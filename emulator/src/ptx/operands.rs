@@ -49,6 +49,10 @@ fn special(name: &str) -> Option<Special> {
             "%ntid" => Some(Special::Ntid(axis)),
             "%ctaid" => Some(Special::Ctaid(axis)),
             "%nctaid" => Some(Special::Nctaid(axis)),
+            "%clusterid" => Some(Special::ClusterId(axis)),
+            "%nclusterid" => Some(Special::ClusterCount(axis)),
+            "%cluster_ctaid" => Some(Special::ClusterCtaid(axis)),
+            "%cluster_nctaid" => Some(Special::ClusterNctaid(axis)),
             _ => None,
         };
     }
@@ -65,6 +69,8 @@ fn special(name: &str) -> Option<Special> {
         "%lanemask_ge" => Some(Special::LaneMask(Relation::GreaterEqual)),
         "%dynamic_smem_size" => Some(Special::DynamicSharedBytes),
         "%total_smem_size" => Some(Special::TotalSharedBytes),
+        "%cluster_ctarank" => Some(Special::ClusterRank),
+        "%cluster_nctarank" => Some(Special::ClusterSize),
         _ => None,
     }
 }

@@ -225,6 +225,7 @@ impl<'a> Parser<'a> {
             }
         }
         let mut max_threads = 0;
+        let mut cluster = None;
         while !self.is_punct(b'{') {
             match self.next().text {
                 ".maxntid" | ".reqntid" => {
@@ -233,7 +234,18 @@ impl<'a> Parser<'a> {
                         max_threads *= self.integer()? as u32;
                     }
                 }
-                ".minnctapersm" | ".maxnreg" | ".maxnctapersm" => {
+                ".reqnctapercluster" => {
+                    let mut axes = [1; 3];
+                    axes[0] = self.integer()? as u32;
+                    for axis in &mut axes[1..] {
+                        if self.accept(b',') {
+                            *axis = self.integer()? as u32;
+                        }
+                    }
+                    cluster = Some(axes);
+                }
+                ".explicitcluster" => {}
+                ".minnctapersm" | ".maxnreg" | ".maxnctapersm" | ".maxclusterrank" => {
                     self.integer()?;
                 }
                 ".noreturn" => {}
@@ -246,7 +258,7 @@ impl<'a> Parser<'a> {
         }
         self.location = None;
         let body = self.block()?;
-        Ok(Kernel { name, parameters, max_threads, body })
+        Ok(Kernel { name, parameters, max_threads, cluster, body })
     }
 
     /// `.space .align n .type name[size] = {...}, ...;`

@@ -12,7 +12,10 @@ impl<'a> Decoder<'a> {
         m: &mut Modifiers<'a>,
         (address, register): (usize, usize),
     ) -> Decoded<Access> {
-        m.skip_memory_hints();
+        let order = m.memory_order(MemoryOrder::Weak)?;
+        m.skip_cache_hints();
+        let policy = m.cache_policy();
+        Self::expect_operands(inst, 2 + policy)?;
         let space = m.space();
         let count = m.take_one(&[("v2", 2), ("v4", 4)]).unwrap_or(1);
         let ty = m.ty()?;
@@ -56,51 +59,20 @@ impl<'a> Decoder<'a> {
             element_bytes,
             signed: ty.is_signed(),
             registers: registers.into(),
+            order,
         })
     }
 
     pub(super) fn atomic(&mut self, inst: &Instruction<'a>, m: &mut Modifiers<'a>) -> Decoded {
-        m.skip_memory_hints();
+        let relaxed = MemoryOrder::Strong { scope: Scope::Device, acquire: false, release: false };
+        let order = m.memory_order(relaxed)?;
+        let policy = m.cache_policy();
         let space = m.space();
-        let op = m.need_one(
-            "operation",
-            &[
-                ("add", AtomicOp::Add),
-                ("min", AtomicOp::Min),
-                ("max", AtomicOp::Max),
-                ("and", AtomicOp::And),
-                ("or", AtomicOp::Or),
-                ("xor", AtomicOp::Xor),
-                ("exch", AtomicOp::Exchange),
-                ("cas", AtomicOp::CompareExchange),
-                ("inc", AtomicOp::Inc),
-                ("dec", AtomicOp::Dec),
-            ],
-        )?;
+        let op = m.need_one("operation", &ATOMIC_OPERATIONS)?;
         let noftz = m.take("noftz");
         let ty = m.ty()?;
         m.finish()?;
-        let swap = matches!(op, AtomicOp::Exchange | AtomicOp::CompareExchange);
-        let logic = matches!(op, AtomicOp::And | AtomicOp::Or | AtomicOp::Xor);
-        let kind = match ty {
-            Type::Bits(16) if swap => AtomicType::U16,
-            Type::Bits(32) if swap || logic => AtomicType::U32,
-            Type::Bits(64) if swap || logic => AtomicType::U64,
-            Type::Unsigned(32) if !swap && !logic => AtomicType::U32,
-            Type::Signed(32) if matches!(op, AtomicOp::Add | AtomicOp::Min | AtomicOp::Max) => {
-                AtomicType::S32
-            }
-            Type::Unsigned(64) | Type::Signed(64)
-                if matches!(op, AtomicOp::Add | AtomicOp::Min | AtomicOp::Max) =>
-            {
-                if ty.is_signed() { AtomicType::S64 } else { AtomicType::U64 }
-            }
-            Type::F32 if op == AtomicOp::Add => AtomicType::F32,
-            Type::F64 if op == AtomicOp::Add => AtomicType::F64,
-            Type::Half(kind) if op == AtomicOp::Add && noftz => AtomicType::Half(kind),
-            Type::Half2(kind) if op == AtomicOp::Add && noftz => AtomicType::Half2(kind),
-            _ => return Err(UNKNOWN_TYPE.into()),
-        };
+        let kind = atomic_type(op, ty, noftz)?;
         if matches!(space, Space::Const | Space::Local | Space::Param) {
             return Err("unknown instruction: an atomic outside global and shared memory".into());
         }
@@ -108,7 +80,7 @@ impl<'a> Decoder<'a> {
         let returns = inst.opcode == "atom";
         let first = usize::from(returns);
         let count = if op == AtomicOp::CompareExchange { 2 } else { 1 };
-        Self::expect_operands(inst, first + 1 + count)?;
+        Self::expect_operands(inst, first + 1 + count + policy)?;
         let register = |slot| if bits == 64 { Register::B64(slot) } else { Register::B32(slot) };
         let d = if returns { Some(register(self.dst(inst, 0, bits)?)) } else { None };
         let address = self.address(inst, first)?;
@@ -116,7 +88,42 @@ impl<'a> Decoder<'a> {
         for (at, source) in sources.iter_mut().enumerate().take(count) {
             *source = Some(register(self.src(inst, first + 1 + at, bits)?));
         }
-        self.emit(Op::Atomic(Box::new(Atomic { space, address, op, kind, d, sources })));
+        self.emit(Op::Atomic(Box::new(Atomic { space, address, op, kind, d, sources, order })));
         Ok(())
     }
+}
+
+/// Operations of atomics and asynchronous reductions.
+pub(super) const ATOMIC_OPERATIONS: [(&str, AtomicOp); 10] = [
+    ("add", AtomicOp::Add),
+    ("min", AtomicOp::Min),
+    ("max", AtomicOp::Max),
+    ("and", AtomicOp::And),
+    ("or", AtomicOp::Or),
+    ("xor", AtomicOp::Xor),
+    ("exch", AtomicOp::Exchange),
+    ("cas", AtomicOp::CompareExchange),
+    ("inc", AtomicOp::Inc),
+    ("dec", AtomicOp::Dec),
+];
+
+/// The type that an operation works on, if it exists.
+pub(super) fn atomic_type(op: AtomicOp, ty: Type, noftz: bool) -> Decoded<AtomicType> {
+    let swap = matches!(op, AtomicOp::Exchange | AtomicOp::CompareExchange);
+    let logic = matches!(op, AtomicOp::And | AtomicOp::Or | AtomicOp::Xor);
+    let ordered = matches!(op, AtomicOp::Add | AtomicOp::Min | AtomicOp::Max);
+    Ok(match ty {
+        Type::Bits(16) if swap => AtomicType::U16,
+        Type::Bits(32) if swap || logic => AtomicType::U32,
+        Type::Bits(64) if swap || logic => AtomicType::U64,
+        Type::Unsigned(32) if !swap && !logic => AtomicType::U32,
+        Type::Signed(32) if ordered => AtomicType::S32,
+        Type::Unsigned(64) if ordered => AtomicType::U64,
+        Type::Signed(64) if ordered => AtomicType::S64,
+        Type::F32 if op == AtomicOp::Add => AtomicType::F32,
+        Type::F64 if op == AtomicOp::Add => AtomicType::F64,
+        Type::Half(kind) if op == AtomicOp::Add && noftz => AtomicType::Half(kind),
+        Type::Half2(kind) if op == AtomicOp::Add && noftz => AtomicType::Half2(kind),
+        _ => return Err(UNKNOWN_TYPE.into()),
+    })
 }

@@ -4,11 +4,12 @@
 //! that the emulator does not know, and an error. So nothing is approximated silently.
 
 mod arithmetic;
+mod copies;
 mod memory;
 mod sync;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::PtxError;
 use super::ast::{self, Instruction, Module, Operand, StateSpace, Statement, Variable};
@@ -102,8 +103,13 @@ pub fn decode(
             bytes: 0,
         });
     }
+    let copies = decoder
+        .code
+        .iter()
+        .any(|inst| matches!(inst.op, Op::CopyAsync(_) | Op::CopyBulk(_) | Op::StoreAsync(_)));
     Ok(Kernel {
         name: kernel.name.into(),
+        copies,
         code: decoder.code,
         origins: decoder.origins,
         parameters,
@@ -113,7 +119,7 @@ pub fn decode(
         static_shared_bytes: layout.static_bytes,
         local_bytes: local_bytes.next_multiple_of(16),
         max_threads: kernel.max_threads,
-        cluster: ClusterRule::default(),
+        cluster: kernel.cluster,
         registers: None,
         slots: decoder.operands.slots,
         constants32: decoder.operands.constants32.iter().map(|(&v, &s)| (s, v)).collect(),
@@ -121,6 +127,7 @@ pub fn decode(
         specials: decoder.operands.specials,
         text: text.clone(),
         files,
+        spare: Mutex::default(),
     })
 }
 
@@ -325,33 +332,63 @@ impl<'a> Modifiers<'a> {
         ])
     }
 
-    /// Cache and prefetch hints, memory order and scope: an interpreter that executes in order and
-    /// synchronises at every fence satisfies them all.
-    fn skip_memory_hints(&mut self) {
+    /// Cache and prefetch hints: an interpreter has no cache.
+    fn skip_cache_hints(&mut self) {
         self.0.retain(|m| {
-            !matches!(
-                *m,
-                "weak"
-                    | "volatile"
-                    | "relaxed"
-                    | "acquire"
-                    | "release"
-                    | "acq_rel"
-                    | "cta"
-                    | "gpu"
-                    | "sys"
-                    | "ca"
-                    | "cg"
-                    | "cs"
-                    | "lu"
-                    | "cv"
-                    | "wb"
-                    | "wt"
-                    | "nc"
-            ) && !m.starts_with("L1::evict")
+            !matches!(*m, "ca" | "cg" | "cs" | "lu" | "cv" | "wb" | "wt" | "nc")
+                && !m.starts_with("L1::evict")
+                && !m.starts_with("L2::evict")
                 && *m != "L1::no_allocate"
                 && !matches!(*m, "L2::64B" | "L2::128B" | "L2::256B")
         });
+    }
+
+    fn scope(&mut self) -> Option<Scope> {
+        self.take_one(&[
+            ("cta", Scope::Block),
+            ("cluster", Scope::Cluster),
+            ("gpu", Scope::Device),
+            ("gl", Scope::Device),
+            ("sys", Scope::Device),
+        ])
+    }
+
+    /// What an access orders; one that says nothing is `default`.
+    fn memory_order(&mut self, default: MemoryOrder) -> Result<MemoryOrder, String> {
+        let word = self.take_one(&[
+            ("weak", "weak"),
+            ("volatile", "volatile"),
+            ("relaxed", "relaxed"),
+            ("acquire", "acquire"),
+            ("release", "release"),
+            ("acq_rel", "acq_rel"),
+        ]);
+        let scope = self.scope();
+        match (word, scope, default) {
+            (Some("weak"), None, _) => Ok(MemoryOrder::Weak),
+            (Some("volatile"), None, _) => {
+                Ok(MemoryOrder::Strong { scope: Scope::Device, acquire: false, release: false })
+            }
+            (None, None, _) => Ok(default),
+            (None, Some(scope), MemoryOrder::Strong { acquire, release, .. }) => {
+                Ok(MemoryOrder::Strong { scope, acquire, release })
+            }
+            (Some(word @ ("relaxed" | "acquire" | "release" | "acq_rel")), scope, _) => {
+                let scope = match (scope, default) {
+                    (Some(scope), _) | (None, MemoryOrder::Strong { scope, .. }) => scope,
+                    _ => return Err("unknown instruction: a memory order without a scope".into()),
+                };
+                let acquire = matches!(word, "acquire" | "acq_rel");
+                let release = matches!(word, "release" | "acq_rel");
+                Ok(MemoryOrder::Strong { scope, acquire, release })
+            }
+            _ => Err("unknown instruction: a scope without a memory order".into()),
+        }
+    }
+
+    /// `.L2::cache_hint`: the instruction has an operand more, which must be there and changes nothing.
+    fn cache_policy(&mut self) -> usize {
+        usize::from(self.take("L2::cache_hint"))
     }
 
     fn space(&mut self) -> Space {
@@ -359,6 +396,7 @@ impl<'a> Modifiers<'a> {
             ("global", Space::Global),
             ("const", Space::Const),
             ("shared::cta", Space::Shared),
+            ("shared::cluster", Space::SharedCluster),
             ("shared", Space::Shared),
             ("local", Space::Local),
             ("param::entry", Space::Param),
@@ -395,7 +433,8 @@ type Decoded<T = ()> = Result<T, String>;
 
 impl<'a> Decoder<'a> {
     fn emit(&mut self, op: Op) {
-        self.code.push(Inst { guard: self.guard.0, guard_flip: self.guard.1, op });
+        let (guard, guard_flip) = self.guard;
+        self.code.push(Inst { guard, guard_flip, class: op.class(), op });
         self.origins.push(self.origin.clone());
     }
 
@@ -636,7 +675,7 @@ impl<'a> Decoder<'a> {
                 }
                 let d = self.dst(inst, 0, 64)?;
                 let s = self.src(inst, 1, 64)?;
-                if space == Space::Shared {
+                if matches!(space, Space::Shared | Space::SharedCluster) {
                     let base = self.operands.constant(64, SHARED_WINDOW);
                     self.alu64(if to { Alu64::Sub } else { Alu64::Add }, d, &[s, base]);
                 } else {
@@ -652,17 +691,32 @@ impl<'a> Decoder<'a> {
                 self.emit(Op::IsSpace { space, d, s });
             }
             "ld" | "ldu" => {
-                Self::expect_operands(inst, 2)?;
                 let access = self.access(inst, &mut m, (1, 0))?;
                 self.emit(Op::Load(Box::new(access)));
             }
+            "st" if m.take("async") => self.store_async(inst, &mut m, None)?,
             "st" => {
-                Self::expect_operands(inst, 2)?;
                 let access = self.access(inst, &mut m, (0, 1))?;
                 if matches!(access.space, Space::Param | Space::Const) {
                     return Err("a store to read-only memory".into());
                 }
                 self.emit(Op::Store(Box::new(access)));
+            }
+            "red" if m.take("async") => self.reduce_async(inst, &mut m)?,
+            "cp" => self.copy(inst, &mut m)?,
+            "createpolicy" => {
+                // A policy steers caches, which are not emulated: any value will do.
+                m.0.retain(|m| {
+                    !m.starts_with("L2::")
+                        && !matches!(*m, "fractional" | "range" | "cvt" | "global")
+                });
+                if m.ty()? != Type::Bits(64) {
+                    return Err(UNKNOWN_TYPE.into());
+                }
+                m.finish()?;
+                let d = self.dst(inst, 0, 64)?;
+                let zero = self.operands.constant(64, 0);
+                self.alu64(Alu64::Mov, d, &[zero]);
             }
             "atom" | "red" => self.atomic(inst, &mut m)?,
             "bra" => {
@@ -703,16 +757,29 @@ impl<'a> Decoder<'a> {
                 self.collective(inst, &mut m)?;
             }
             "bar" | "barrier" => self.barrier(inst, &mut m)?,
-            "membar" => {
-                m.need_one("scope", &[("cta", ()), ("gl", ()), ("sys", ())])?;
+            "mbarrier" => self.mbarrier(inst, &mut m)?,
+            "mapa" | "getctarank" => self.rank(inst, &mut m)?,
+            "membar" | "fence" => self.fence(inst, &mut m)?,
+            "griddepcontrol" => {
+                let op = m.need_one(
+                    "action",
+                    &[
+                        ("launch_dependents", GridDependency::LaunchDependents),
+                        ("wait", GridDependency::Wait),
+                    ],
+                )?;
                 m.finish()?;
-                self.emit(Op::Fence);
+                Self::expect_operands(inst, 0)?;
+                self.emit(Op::GridDependency(op));
             }
-            "fence" => {
-                m.take_one(&[("sc", ()), ("acq_rel", ()), ("acquire", ()), ("release", ())]);
-                m.need_one("scope", &[("cta", ()), ("gpu", ()), ("sys", ())])?;
+            // Registers are ptxas's business.
+            "setmaxnreg" => {
+                m.need_one("direction", &[("inc", ()), ("dec", ())])?;
+                m.take("sync");
+                m.take("aligned");
+                m.take("u32");
                 m.finish()?;
-                self.emit(Op::Fence);
+                self.emit(Op::Nothing);
             }
             "nanosleep" => {
                 m.take("u32");

@@ -1,0 +1,449 @@
+//! mbarriers, clusters and asynchronous copies, against what the PTX manual says of them.
+
+mod common;
+
+use common::{Gpu, kernel};
+use cuda_emulator::context::LaunchConfig;
+use cuda_emulator::fault::{FaultKind, FaultReport};
+use cuda_emulator::settings::{Order, Races, Settings};
+
+const ORDERS: [Order; 6] = [
+    Order::Forward,
+    Order::Reverse,
+    Order::Shuffle(1),
+    Order::Shuffle(2),
+    Order::Shuffle(3),
+    Order::Shuffle(4),
+];
+
+fn gpu(body: &str, order: Order) -> Gpu {
+    Gpu::with(&kernel(body), Settings { races: Races::Checked, order, ..Settings::default() })
+}
+
+/// Runs `body` with 1024 numbers in device memory; they and their changes are what it can read and write.
+fn run(body: &str, order: Order, config: &LaunchConfig) -> Result<Vec<u32>, FaultReport> {
+    let gpu = gpu(body, order);
+    let numbers: Vec<u32> = (0..1024).collect();
+    let out = gpu.upload(&numbers);
+    match gpu.launch(config, &[out]) {
+        Ok(_) => Ok(gpu.download32(out, 1024)),
+        Err(cuda_emulator::error::Error::Fault(report)) => Err(*report),
+        Err(other) => panic!("{other}\n{body}"),
+    }
+}
+
+fn gives(body: &str, config: &LaunchConfig, expected: impl Fn(usize) -> u32) {
+    for order in ORDERS {
+        let found = run(body, order, config).unwrap_or_else(|report| panic!("{order:?}: {report}"));
+        for (at, value) in found.into_iter().enumerate() {
+            assert_eq!(value, expected(at), "{order:?}, number {at} after {body}");
+        }
+    }
+}
+
+/// Some order shows the fault, and no order hides it behind another kind.
+fn faults(body: &str, config: &LaunchConfig, kinds: &[FaultKind], part: &str) {
+    let mut found = false;
+    for order in ORDERS {
+        if let Err(report) = run(body, order, config) {
+            assert!(kinds.contains(&report.kind), "{order:?}: {report}");
+            assert!(report.text.lines().count() < 25, "more than a screen: {report}");
+            found |= report.text.contains(part);
+        }
+    }
+    assert!(found, "no order of {body} says {part:?}");
+}
+
+fn cluster(blocks: u32, threads: u32) -> LaunchConfig {
+    LaunchConfig { cluster: [blocks, 1, 1], ..LaunchConfig::linear(blocks, threads) }
+}
+
+/// A bulk copy of 256 bytes into `data`, which thread 0 waits for. Thread `i` adds 1000 to number `i`.
+const BULK: &str = ".shared .align 16 .b8 data[256]; .shared .align 8 .b64 full;\
+    setp.eq.u32 %p1, %r1, 0; mov.u32 %r2, data; mov.u32 %r3, full;\
+    @%p1 mbarrier.init.shared.b64 [%r3], 1; @%p1 fence.mbarrier_init.release.cluster; bar.sync 0;\
+    @%p1 mbarrier.arrive.expect_tx.shared.b64 %rd3, [%r3], 256;\
+    @%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r2], [%rd1], 256, [%r3];\
+    WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [%r3], 0; @!%p2 bra WAIT;\
+    mad.lo.s32 %r4, %r1, 4, %r2; ld.shared.u32 %r5, [%r4]; add.u32 %r5, %r5, 1000;\
+    mad.wide.u32 %rd4, %r1, 4, %rd1; st.global.u32 [%rd4], %r5;";
+
+fn bulk_result(at: usize) -> u32 {
+    at as u32 + if at < 64 { 1000 } else { 0 }
+}
+
+#[test]
+fn a_bulk_copy_tells_an_mbarrier() {
+    let one = LaunchConfig::linear(1, 64);
+    gives(BULK, &one, bulk_result);
+    gives(&BULK.replace("try_wait", "test_wait"), &one, bulk_result);
+    // As a state instead of a parity, in the thread that has one.
+    let by_state = BULK
+        .replace(
+            "WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [%r3], 0;",
+            "WAIT: mbarrier.try_wait.shared.b64 %p2, [%r3], %rd3;",
+        )
+        .replace("bra WAIT;", "bra WAIT; bar.sync 0;")
+        .replace("WAIT: mb", "@!%p1 bra OVER; WAIT: mb")
+        .replace("bra WAIT; bar", "bra WAIT; OVER: bar");
+    gives(&by_state, &one, bulk_result);
+}
+
+#[test]
+fn what_goes_wrong_with_a_bulk_copy() {
+    let one = LaunchConfig::linear(1, 64);
+    let early = [FaultKind::CopyUnderWay, FaultKind::Race, FaultKind::UninitialisedShared];
+    // Nobody waits.
+    let no_wait = BULK
+        .replace("WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [%r3], 0; @!%p2 bra WAIT;", "");
+    faults(&no_wait, &one, &early, "still under way");
+    // The phase before the first one counts as complete.
+    faults(&BULK.replace("%p2, [%r3], 0", "%p2, [%r3], 1"), &one, &early, "still under way");
+    // Fewer bytes are expected than come, or more.
+    let too_few = BULK.replace("[%r3], 256;", "[%r3], 240;");
+    faults(
+        &too_few,
+        &one,
+        &[FaultKind::Deadlock, FaultKind::CopyUnderWay],
+        "-16 bytes are missing",
+    );
+    let too_many = BULK.replace("[%r3], 256;", "[%r3], 272;");
+    faults(&too_many, &one, &[FaultKind::Deadlock], "16 bytes are missing");
+    // An arrival is missing.
+    let two =
+        BULK.replace("mbarrier.init.shared.b64 [%r3], 1", "mbarrier.init.shared.b64 [%r3], 2");
+    faults(&two, &one, &[FaultKind::Deadlock], "1 of 2 arrivals and 0 bytes are missing");
+    // Too many arrivals.
+    let all = BULK.replace(
+        "@%p1 mbarrier.arrive.expect_tx.shared.b64 %rd3, [%r3], 256;",
+        "mbarrier.arrive.shared.b64 %rd3, [%r3]; mbarrier.arrive.shared.b64 %rd3, [%r3], 2;",
+    );
+    faults(&all, &one, &[FaultKind::Mbarrier], "2 arrivals where 1 of 1 are missing");
+    // The initialisation is visible to nobody, or to threads alone.
+    let no_barrier = BULK.replace("bar.sync 0;", "");
+    faults(
+        &no_barrier,
+        &one,
+        &[FaultKind::Race, FaultKind::Mbarrier],
+        "nothing orders it after the write",
+    );
+    let no_fence = BULK.replace("@%p1 fence.mbarrier_init.release.cluster;", "");
+    faults(&no_fence, &one, &[FaultKind::Race], "no fence.proxy.async makes visible");
+    // Sizes, places.
+    let odd = BULK.replace("[%rd1], 256, [%r3]", "[%rd1], 250, [%r3]");
+    faults(&odd, &one, &[FaultKind::MisalignedAddress], "multiple of 16");
+    let beyond = BULK.replace("[%rd1], 256, [%r3]", "[%rd1], 272, [%r3]");
+    faults(&beyond, &one, &[FaultKind::IllegalAddress], "past the end of shared data");
+    let outside = BULK.replace("[%rd1], 256, [%r3]", "[%rd1+3856], 256, [%r3]");
+    faults(&outside, &one, &[FaultKind::IllegalAddress], "past the end of allocation");
+}
+
+#[test]
+fn mbarriers_count_phases() {
+    // Two warps hand a number to and fro, eight times, over two mbarriers.
+    let body = ".shared .align 8 .b64 full; .shared .align 8 .b64 empty; .shared .align 4 .u32 box;\
+        mov.u32 %r2, full; mov.u32 %r3, empty; mov.u32 %r4, box; setp.eq.u32 %p1, %r1, 0;\
+        setp.eq.u32 %p2, %r1, 32; @%p1 mbarrier.init.shared.b64 [%r2], 1;\
+        @%p1 mbarrier.init.shared.b64 [%r3], 1; bar.sync 0; mov.u32 %r5, 0; mov.u32 %r8, 0;\
+        @%p1 bra PRODUCE; @%p2 bra CONSUME; ret;\
+        PRODUCE: and.b32 %r6, %r5, 1; xor.b32 %r6, %r6, 1;\
+        P_WAIT: mbarrier.try_wait.parity.shared.b64 %p3, [%r3], %r6; @!%p3 bra P_WAIT;\
+        add.u32 %r7, %r5, 100; st.shared.u32 [%r4], %r7; mbarrier.arrive.shared.b64 _, [%r2];\
+        add.u32 %r5, %r5, 1; setp.lt.u32 %p3, %r5, 8; @%p3 bra PRODUCE; ret;\
+        CONSUME: and.b32 %r6, %r5, 1;\
+        C_WAIT: mbarrier.try_wait.parity.shared.b64 %p3, [%r2], %r6; @!%p3 bra C_WAIT;\
+        ld.shared.u32 %r7, [%r4]; mbarrier.arrive.shared.b64 _, [%r3]; mad.wide.u32 %rd2, %r5, 4, %rd1;\
+        st.global.u32 [%rd2], %r7;\
+        add.u32 %r5, %r5, 1; setp.lt.u32 %p3, %r5, 8; @%p3 bra CONSUME;";
+    let two = LaunchConfig::linear(1, 64);
+    gives(body, &two, |at| if at < 8 { 100 + at as u32 } else { at as u32 });
+    // Without waiting for the consumer the producer overwrites what is being read.
+    let hasty = body.replace(
+        "P_WAIT: mbarrier.try_wait.parity.shared.b64 %p3, [%r3], %r6; @!%p3 bra P_WAIT;",
+        "",
+    );
+    faults(
+        &hasty,
+        &two,
+        &[FaultKind::Race, FaultKind::Deadlock],
+        "nothing orders it after the read",
+    );
+}
+
+#[test]
+fn an_mbarrier_is_nobody_elses_memory() {
+    let one = LaunchConfig::linear(1, 1);
+    let body = ".shared .align 8 .b64 full; mov.u32 %r2, full; mbarrier.init.shared.b64 [%r2], 1;";
+    faults(
+        &format!("{body} st.shared.u32 [%r2+4], 0;"),
+        &one,
+        &[FaultKind::Mbarrier],
+        "only mbarrier operations",
+    );
+    faults(
+        &format!("{body} mbarrier.init.shared.b64 [%r2], 1;"),
+        &one,
+        &[FaultKind::Mbarrier],
+        "initialised again",
+    );
+    gives(
+        &format!(
+            "{body} mbarrier.inval.shared.b64 [%r2]; st.shared.u32 [%r2+4], 0; mbarrier.init.shared.b64 [%r2], 3;"
+        ),
+        &one,
+        |at| at as u32,
+    );
+    faults(
+        ".shared .align 8 .b64 full; mov.u32 %r2, full; mbarrier.arrive.shared.b64 _, [%r2];",
+        &one,
+        &[FaultKind::Mbarrier],
+        "there is no mbarrier",
+    );
+    let count = body.replace("[%r2], 1", "[%r2], 0");
+    faults(&count, &one, &[FaultKind::Mbarrier], "a count of 0 arrivals");
+    // Dropping out lowers what later phases wait for.
+    gives(
+        ".shared .align 8 .b64 full; mov.u32 %r2, full; mbarrier.init.shared.b64 [%r2], 2;\
+         mbarrier.arrive_drop.shared.b64 %rd2, [%r2]; mbarrier.pending_count.b64 %r3, %rd2;\
+         mbarrier.arrive.shared.b64 _, [%r2]; mbarrier.test_wait.shared.b64 %p1, [%r2], %rd2;\
+         mbarrier.arrive.shared.b64 %rd3, [%r2]; mbarrier.test_wait.shared.b64 %p2, [%r2], %rd3;\
+         selp.u32 %r4, 1, 0, %p1; selp.u32 %r5, 1, 0, %p2; st.global.v4.u32 [%rd1], {%r3, %r4, %r5, %r5};",
+        &one,
+        |at| [2, 1, 1, 1].get(at).copied().unwrap_or(at as u32),
+    );
+}
+
+/// Each block of a cluster writes its rank plus 50 to its own cell, and reads the next block's.
+const RING: &str = ".shared .align 4 .u32 cell; mov.u32 %r2, cell; mov.u32 %r3, %cluster_ctarank;\
+    mov.u32 %r4, %cluster_nctarank; add.u32 %r5, %r3, 50; st.shared.u32 [%r2], %r5;\
+    barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;\
+    add.u32 %r6, %r3, 1; rem.u32 %r6, %r6, %r4; mapa.shared::cluster.u32 %r7, %r2, %r6;\
+    ld.shared::cluster.u32 %r8, [%r7]; mad.wide.u32 %rd2, %r3, 4, %rd1; st.global.u32 [%rd2], %r8;\
+    barrier.cluster.arrive; barrier.cluster.wait;";
+
+#[test]
+fn blocks_of_a_cluster_read_each_other() {
+    gives(RING, &cluster(4, 1), |at| if at < 4 { 50 + (at as u32 + 1) % 4 } else { at as u32 });
+    // Two clusters of two: each reads its own partner.
+    let two = LaunchConfig { cluster: [2, 1, 1], ..LaunchConfig::linear(4, 1) };
+    let body =
+        RING.replace("mad.wide.u32 %rd2, %r3", "mov.u32 %r9, %ctaid.x; mad.wide.u32 %rd2, %r9");
+    gives(&body, &two, |at| if at < 4 { 50 + (at as u32 + 1) % 2 } else { at as u32 });
+    // Through generic addresses.
+    let generic = RING.replace("mapa.shared::cluster.u32 %r7, %r2, %r6;", "").replace(
+        "ld.shared::cluster.u32 %r8, [%r7];",
+        "cvt.u64.u32 %rd3, %r2; cvta.shared.u64 %rd3, %rd3; mapa.u64 %rd4, %rd3, %r6;\
+             ld.u32 %r8, [%rd4]; getctarank.u64 %r9, %rd4; setp.ne.u32 %p1, %r9, %r6; @%p1 trap;",
+    );
+    gives(&generic, &cluster(4, 1), |at| if at < 4 { 50 + (at as u32 + 1) % 4 } else { at as u32 });
+}
+
+#[test]
+fn what_goes_wrong_in_a_cluster() {
+    let four = cluster(4, 1);
+    let barrier = "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;";
+    let gone = [FaultKind::Cluster, FaultKind::Race, FaultKind::UninitialisedShared];
+    faults(&RING.replace(barrier, ""), &four, &gone, "may not have begun");
+    let last = "barrier.cluster.arrive; barrier.cluster.wait;";
+    let early = RING.replace(last, "");
+    for order in ORDERS {
+        let report = run(&early, order, &four).unwrap_err();
+        assert_eq!(report.kind, FaultKind::Cluster, "{order:?}: {report}");
+    }
+    // An arrival without the wait orders nothing.
+    let no_wait = RING.replace("barrier.cluster.wait.aligned;", "");
+    faults(&no_wait, &four, &gone, "cluster");
+    faults(
+        &RING.replace("barrier.cluster.arrive.aligned;", ""),
+        &four,
+        &[FaultKind::Cluster],
+        "has not arrived",
+    );
+    faults(
+        &RING.replace("add.u32 %r6, %r3, 1;", "add.u32 %r6, %r3, 9; mov.u32 %r4, 100;"),
+        &four,
+        &[FaultKind::IllegalAddress],
+        "rank 9 in a cluster of 4 blocks",
+    );
+    faults(
+        &RING.replace("ld.shared::cluster", "ld.shared"),
+        &four,
+        &[FaultKind::IllegalAddress],
+        "needs .shared::cluster",
+    );
+    // A relaxed arrival brings no writes along.
+    let relaxed = RING.replace("arrive.aligned", "arrive.relaxed.aligned");
+    faults(&relaxed, &four, &gone, "begun");
+}
+
+#[test]
+fn a_store_to_a_peer_tells_its_mbarrier() {
+    // Each block stores 70 plus its rank into the next one, which waits for it.
+    let body = ".shared .align 8 .b64 full; .shared .align 4 .u32 cell;\
+        mov.u32 %r2, cell; mov.u32 %r3, full; mbarrier.init.shared.b64 [%r3], 1;\
+        mbarrier.arrive.expect_tx.shared.b64 _, [%r3], 4;\
+        barrier.cluster.arrive; barrier.cluster.wait; mov.u32 %r4, %cluster_ctarank;\
+        xor.b32 %r5, %r4, 1; mapa.shared::cluster.u32 %r6, %r2, %r5;\
+        mapa.shared::cluster.u32 %r7, %r3, %r5; add.u32 %r8, %r4, 70;\
+        st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r6], %r8, [%r7];\
+        WAIT: mbarrier.try_wait.parity.shared.b64 %p1, [%r3], 0; @!%p1 bra WAIT;\
+        ld.shared.u32 %r9, [%r2]; mad.wide.u32 %rd2, %r4, 4, %rd1; st.global.u32 [%rd2], %r9;\
+        barrier.cluster.arrive; barrier.cluster.wait;";
+    let two = cluster(2, 1);
+    gives(body, &two, |at| [71, 70].get(at).copied().unwrap_or(at as u32));
+    let no_wait = body
+        .replace("WAIT: mbarrier.try_wait.parity.shared.b64 %p1, [%r3], 0; @!%p1 bra WAIT;", "");
+    let kinds = [FaultKind::CopyUnderWay, FaultKind::Race, FaultKind::UninitialisedShared];
+    faults(&no_wait, &two, &kinds, "");
+    // A remote arrival.
+    let arrive = body
+        .replace("mbarrier.arrive.expect_tx.shared.b64 _, [%r3], 4;", "")
+        .replace("st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r6], %r8, [%r7];",
+            "st.shared::cluster.u32 [%r6], %r8; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r7];");
+    gives(&arrive, &two, |at| [71, 70].get(at).copied().unwrap_or(at as u32));
+    let relaxed = arrive.replace(
+        "arrive.release.cluster.shared::cluster",
+        "arrive.relaxed.cluster.shared::cluster",
+    );
+    faults(&relaxed, &two, &[FaultKind::Race], "nothing orders it after the write");
+}
+
+#[test]
+fn a_multicast_copy_reaches_all_ranks() {
+    let body = ".shared .align 16 .b8 data[64]; .shared .align 8 .b64 full;\
+        mov.u32 %r2, data; mov.u32 %r3, full; mov.u32 %r4, %cluster_ctarank;\
+        mbarrier.init.shared.b64 [%r3], 1; fence.mbarrier_init.release.cluster;\
+        mbarrier.arrive.expect_tx.shared.b64 _, [%r3], 64;\
+        barrier.cluster.arrive; barrier.cluster.wait; setp.eq.u32 %p1, %r4, 1; mov.u16 %h1, 7;\
+        @%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%r2], [%rd1+64], 64, [%r3], %h1;\
+        WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [%r3], 0; @!%p2 bra WAIT;\
+        ld.shared.u32 %r5, [%r2+8]; mad.wide.u32 %rd2, %r4, 4, %rd1; st.global.u32 [%rd2], %r5;\
+        barrier.cluster.arrive; barrier.cluster.wait;";
+    gives(body, &cluster(3, 1), |at| if at < 3 { 18 } else { at as u32 });
+    faults(
+        &body.replace("%h1, 7;", "%h1, 15;"),
+        &cluster(3, 1),
+        &[FaultKind::IllegalAddress],
+        "ranks 0xf",
+    );
+    faults(
+        &body.replace("%h1, 7;", "%h1, 6;"),
+        &cluster(3, 1),
+        &[FaultKind::Deadlock],
+        "64 bytes are missing",
+    );
+}
+
+/// Thread 0 stores 16 bytes that the threads wrote, by a bulk copy.
+const BULK_STORE: &str = ".shared .align 16 .b8 data[128]; mov.u32 %r2, data;\
+    mad.lo.s32 %r3, %r1, 4, %r2; add.u32 %r4, %r1, 500; st.shared.u32 [%r3], %r4;\
+    fence.proxy.async.shared::cta; bar.sync 0; setp.ne.u32 %p1, %r1, 0; @%p1 ret;\
+    cp.async.bulk.global.shared::cta.bulk_group [%rd1], [%r2], 128; cp.async.bulk.commit_group;\
+    cp.async.bulk.wait_group.read 0;";
+
+#[test]
+fn a_bulk_store_reads_what_a_proxy_fence_made_visible() {
+    let one = LaunchConfig::linear(1, 32);
+    gives(BULK_STORE, &one, |at| at as u32 + if at < 32 { 500 } else { 0 });
+    faults(
+        &BULK_STORE.replace("fence.proxy.async.shared::cta;", ""),
+        &one,
+        &[FaultKind::Race],
+        "no fence.proxy.async makes visible",
+    );
+    faults(
+        &BULK_STORE.replace("bar.sync 0;", ""),
+        &one,
+        &[FaultKind::Race, FaultKind::UninitialisedShared],
+        "",
+    );
+    // The block ends, and its memory with it, while the copy reads.
+    let no_wait = BULK_STORE.replace("cp.async.bulk.wait_group.read 0;", "");
+    faults(&no_wait, &one, &[FaultKind::CopyUnderWay], "did not wait for");
+    // The group was never closed.
+    let open = BULK_STORE.replace("cp.async.bulk.commit_group;", "");
+    faults(&open, &one, &[FaultKind::CopyUnderWay], "did not wait for");
+    // The source is used again before the copy has read it.
+    let again = BULK_STORE.replace(
+        "cp.async.bulk.wait_group.read 0;",
+        "st.shared.u32 [%r2], 0; cp.async.bulk.wait_group.read 0;",
+    );
+    faults(&again, &one, &[FaultKind::CopyUnderWay, FaultKind::Race], "will read it");
+    // What the copy wrote is there when all of it is waited for, not when its source is read.
+    let back = "ld.global.u32 %r5, [%rd1]; st.global.u32 [%rd1+256], %r5;";
+    let full = BULK_STORE.replace("wait_group.read", "wait_group");
+    gives(&format!("{full} {back}"), &one, |at| match at {
+        0..32 => at as u32 + 500,
+        64 => 500,
+        _ => at as u32,
+    });
+    faults(
+        &format!("{BULK_STORE} {back}"),
+        &one,
+        &[FaultKind::Race],
+        "a bulk copy of a bulk group",
+    );
+}
+
+#[test]
+fn groups_of_small_copies() {
+    // Each thread copies 4 numbers; the last copy reads 8 of its 16 bytes.
+    let body = ".shared .align 16 .b8 data[512]; mov.u32 %r2, data; mad.lo.s32 %r3, %r1, 16, %r2;\
+        mad.wide.u32 %rd2, %r1, 16, %rd1; setp.eq.u32 %p1, %r1, 31; selp.u32 %r4, 8, 16, %p1;\
+        cp.async.cg.shared.global [%r3], [%rd2], 16, %r4; cp.async.commit_group; cp.async.wait_group 0;\
+        ld.shared.v4.u32 {%r5, %r6, %r7, %r8}, [%r3]; add.u32 %r5, %r5, 1; add.u32 %r8, %r8, 1;\
+        st.global.v4.u32 [%rd2], {%r5, %r6, %r7, %r8};";
+    let one = LaunchConfig::linear(1, 32);
+    gives(body, &one, |at| match at {
+        126 => 0,
+        127 => 1,
+        0..128 if matches!(at % 4, 0 | 3) => at as u32 + 1,
+        _ => at as u32,
+    });
+    let early = [FaultKind::CopyUnderWay, FaultKind::Race];
+    faults(&body.replace("wait_group 0", "wait_group 1"), &one, &early, "still under way");
+    faults(&body.replace("cp.async.commit_group;", ""), &one, &early, "still under way");
+    gives(
+        &body.replace("cp.async.commit_group; cp.async.wait_group 0;", "cp.async.wait_all;"),
+        &one,
+        |at| match at {
+            126 => 0,
+            127 => 1,
+            0..128 if matches!(at % 4, 0 | 3) => at as u32 + 1,
+            _ => at as u32,
+        },
+    );
+    // A thread waits for its own copies alone.
+    let others = body.replace(
+        "ld.shared.v4.u32 {%r5, %r6, %r7, %r8}, [%r3]",
+        "xor.b32 %r3, %r3, 16; ld.shared.v4.u32 {%r5, %r6, %r7, %r8}, [%r3]",
+    );
+    faults(&others, &one, &early, "a cp.async");
+    faults(
+        &body.replace("[%rd2], 16, %r4", "[%rd2+4], 16, %r4"),
+        &one,
+        &[FaultKind::MisalignedAddress],
+        "multiple of 16",
+    );
+}
+
+#[test]
+fn a_dependent_launch_waits_before_it_reads() {
+    let body = |wait: &str| {
+        format!("{wait} ld.global.u32 %r2, [%rd1]; add.u32 %r2, %r2, 1; st.global.u32 [%rd1], %r2;")
+    };
+    let one = LaunchConfig::linear(1, 1);
+    let dependent = LaunchConfig { programmatic: true, ..one };
+    let waits = gpu(&body("griddepcontrol.wait;"), Order::Forward);
+    let out = waits.upload(&[5_u32]);
+    waits.launch(&one, &[out]).unwrap();
+    waits.launch(&dependent, &[out]).unwrap();
+    assert_eq!(waits.download32(out, 1), [7]);
+    let hasty = gpu(&body(""), Order::Forward);
+    let out = hasty.upload(&[5_u32]);
+    hasty.launch(&one, &[out]).unwrap();
+    hasty.launch(&one, &[out]).unwrap();
+    let report = hasty.fault(&dependent, &[out]);
+    assert_eq!(report.kind, FaultKind::Race, "{report}");
+    assert!(report.text.contains("has not executed griddepcontrol.wait"), "{report}");
+}
