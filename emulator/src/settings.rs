@@ -124,6 +124,11 @@ impl Injection {
         text.split(',').map(|one| Self::parse(one.trim()).map(Arc::new)).collect()
     }
 
+    /// Counts from here.
+    pub fn restart(&self) {
+        self.seen.store(0, Ordering::Relaxed);
+    }
+
     /// Counts a call; whether it is the one to fail.
     pub fn strikes(&self, kind: Injectable) -> bool {
         kind == self.kind && self.seen.fetch_add(1, Ordering::Relaxed) + 1 == self.number

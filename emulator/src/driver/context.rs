@@ -2,7 +2,7 @@
 
 use super::state::{
     current, current_entry, current_handle, end_context, objects, pop_current, push_current,
-    scheduler, set_current, uncaptured,
+    scheduler, set_current, settings, uncaptured,
 };
 use super::{Handle, Out, Result, api};
 use crate::context::Context;
@@ -155,9 +155,12 @@ api! {
         current().map(|_| ())
     }
 
-    // Profilers see nothing of an emulated device; a program that starts and stops them may.
+    // Profilers see nothing of an emulated device. Where a program says that what matters begins,
+    // calls that are to fail are counted anew.
     fn cuProfilerStart() {
-        current().map(|_| ())
+        current()?;
+        settings()?.injections.iter().for_each(|injection| injection.restart());
+        Ok(())
     }
 
     fn cuProfilerStop() {
