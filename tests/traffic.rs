@@ -2,11 +2,14 @@
 //! driver's counts of lane-instructions and of 32-byte sectors. A convention costs nothing to who does
 //! not use it.
 
-use std::{env, fs, path::PathBuf, process::ExitCode};
+#[path = "common/report.rs"]
+mod report;
+
+use std::process::ExitCode;
 
 use half::{bf16, f16};
 use libtest_mimic::{Arguments, Completion, Trial};
-use serde::Deserialize;
+use report::{Launch, Report};
 use smoothxent::{
     Gradient, Kernels, Logit, LossConfig, LossInputs, LossOutputs, Shape, Workspace,
     cudarc::driver::{DeviceRepr, ValidAsZeroBits},
@@ -42,48 +45,72 @@ const ALLOWED_INSTRUCTIONS: f64 = 1.02;
 /// Of the sectors: targets, row losses and tickets of few rows are a part of them.
 const ALLOWED_SECTORS: f64 = 1.005;
 
-/// A line of the emulated driver's report, as far as it is read here.
-#[derive(Deserialize)]
-struct Launch {
-    kernel: String,
-    lane_instructions: u64,
-    global_sectors_read: u64,
-    global_sectors_written: u64,
-}
+/// Shapes whose rows a block keeps in shared memory, aligned and ragged, and of which the logits are nearly
+/// all that is read: no more than a hundredth of the traffic is anything else.
+const READ_ONCE: [(usize, usize); 5] =
+    [(16, 4096), (16, 10450), (16, 21841), (8, 32000), (8, 32001)];
 
 fn main() -> ExitCode {
-    let report = env::temp_dir().join(format!("smoothxent-traffic-{}.jsonl", std::process::id()));
-    // SAFETY: no other thread runs yet; the driver reads its settings when it is first called.
-    unsafe { env::set_var("CUDA_EMULATOR_REPORT", &report) };
-    let trial = Trial::ignorable_test("traffic::plain_loss", {
+    // SAFETY: no other thread runs yet.
+    let report = unsafe { Report::begin() };
+    let trial = |name: &str, test: fn(&Report) -> Result<Completion, String>| {
         let report = report.clone();
-        move || plain_loss(&report).map_err(Into::into)
-    });
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), vec![trial]);
-    let _ = fs::remove_file(report);
-    conclusion.exit_code()
+        Trial::ignorable_test(name, move || test(&report).map_err(Into::into))
+    };
+    let trials = vec![
+        trial("traffic::plain_loss", plain_loss),
+        trial("traffic::each_logit_is_read_once", each_logit_is_read_once),
+    ];
+    // The report is one for the process, so the tests take turns.
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn plain_loss(report: &PathBuf) -> Result<Completion, String> {
+/// The kernels on the emulated sm_90, or why not.
+fn open() -> Result<Result<Kernels, Completion>, String> {
     let context = smoothxent::open(0).map_err(|error| error.to_string())?;
     let name = context.name().map_err(|error| format!("{:?}", error.0))?;
     if !name.contains("sm_90") || !name.starts_with("Emulated") {
-        return Ok(Completion::ignored_with(
-            "only the emulated sm_90 counts what was counted then",
-        ));
+        return Ok(Err(Completion::ignored_with(
+            "only the emulated sm_90 counts what is compared",
+        )));
     }
-    let kernels = Kernels::load(&context).map_err(|error| error.to_string())?;
+    Kernels::load(&context).map(Ok).map_err(|error| error.to_string())
+}
+
+fn each_logit_is_read_once(report: &Report) -> Result<Completion, String> {
+    let kernels = match open()? {
+        Ok(kernels) => kernels,
+        Err(ignored) => return Ok(ignored),
+    };
+    report.take()?;
+    let mut faults = vec![];
+    let mut check = |logits: usize, launches: Vec<Launch>| {
+        faults.extend(launches.iter().filter_map(|launch| launch.moves_once(logits, logits).err()));
+    };
+    for (rows, classes) in READ_ONCE {
+        run(&kernels, rows, classes, |x| x)?;
+        check(4 * rows * classes, report.take()?);
+        run(&kernels, rows, classes, f16::from_f32)?;
+        check(2 * rows * classes, report.take()?);
+        run(&kernels, rows, classes, bf16::from_f32)?;
+        check(2 * rows * classes, report.take()?);
+    }
+    if faults.is_empty() { Ok(Completion::Completed) } else { Err(faults.join("\n")) }
+}
+
+fn plain_loss(report: &Report) -> Result<Completion, String> {
+    let kernels = match open()? {
+        Ok(kernels) => kernels,
+        Err(ignored) => return Ok(ignored),
+    };
+    report.take()?;
     for (rows, classes, _) in BEFORE {
         run(&kernels, rows, classes, |x| x)?;
         run(&kernels, rows, classes, f16::from_f32)?;
         run(&kernels, rows, classes, bf16::from_f32)?;
     }
-    let text = fs::read_to_string(report)
-        .map_err(|error| format!("the driver wrote no report: {error}"))?;
-    let launches: Vec<Launch> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).map_err(|error| format!("{line}: {error}")))
-        .collect::<Result<_, _>>()?;
+    let launches = report.take()?;
     let before = BEFORE.iter().flat_map(|(rows, classes, counts)| {
         let names = ["f32", "f16", "bf16"];
         names.into_iter().zip(counts).map(move |(dtype, counts)| (*rows, *classes, dtype, *counts))

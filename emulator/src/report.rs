@@ -143,9 +143,9 @@ impl Class {
 pub struct Counters {
     /// Instructions times active lanes, by [`Class`].
     pub lane_instructions_by_class: [u64; Class::ALL.len()],
-    /// Bytes that loads took from global memory.
+    /// Bytes that loads took from global memory; what several lanes of one instruction read counts once.
     pub global_bytes_read: u64,
-    /// Bytes that stores put into global memory.
+    /// Bytes that stores put into global memory, counted alike.
     pub global_bytes_written: u64,
     /// 32-byte sectors that the loads of a warp touched, summed over instructions.
     pub global_sectors_read: u64,

@@ -447,3 +447,113 @@ fn a_dependent_launch_waits_before_it_reads() {
     assert_eq!(report.kind, FaultKind::Race, "{report}");
     assert!(report.text.contains("has not executed griddepcontrol.wait"), "{report}");
 }
+
+#[test]
+fn a_bulk_copy_to_a_peer() {
+    // Each block writes 16 bytes of its rank, and copies them into the other block.
+    let body = ".shared .align 16 .b8 own[16]; .shared .align 16 .b8 other[16]; .shared .align 8 .b64 full;\
+        mov.u32 %r2, own; mov.u32 %r3, other; mov.u32 %r4, full; mov.u32 %r5, %cluster_ctarank;\
+        add.u32 %r6, %r5, 30; st.shared.v4.u32 [%r2], {%r6, %r6, %r6, %r6};\
+        mbarrier.init.shared.b64 [%r4], 1; fence.proxy.async;\
+        mbarrier.arrive.expect_tx.shared.b64 _, [%r4], 16;\
+        barrier.cluster.arrive; barrier.cluster.wait; xor.b32 %r7, %r5, 1;\
+        mapa.shared::cluster.u32 %r8, %r3, %r7; mapa.shared::cluster.u32 %r9, %r4, %r7;\
+        cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r8], [%r2], 16, [%r9];\
+        WAIT: mbarrier.try_wait.parity.shared.b64 %p1, [%r4], 0; @!%p1 bra WAIT;\
+        ld.shared.u32 %r10, [%r3+12]; mad.wide.u32 %rd2, %r5, 4, %rd1; st.global.u32 [%rd2], %r10;\
+        barrier.cluster.arrive; barrier.cluster.wait;";
+    let two = cluster(2, 1);
+    gives(body, &two, |at| [31, 30].get(at).copied().unwrap_or(at as u32));
+    let other_block = body.replace("mapa.shared::cluster.u32 %r9, %r4, %r7;", "mov.u32 %r9, %r4;");
+    faults(&other_block, &two, &[FaultKind::Mbarrier], "another block than its destination's");
+    // The peer's barrier gets fewer bytes than it waits for.
+    let short = body.replace("[%r4], 16;", "[%r4], 32;");
+    faults(&short, &two, &[FaultKind::Deadlock], "16 bytes are missing");
+}
+
+#[test]
+fn asynchronous_reductions_add_up() {
+    // Four blocks add their rank plus one to a cell of block 0.
+    let body = ".shared .align 4 .u32 sum; .shared .align 8 .b64 full;\
+        mov.u32 %r2, sum; mov.u32 %r3, full; mov.u32 %r4, %cluster_ctarank; st.shared.u32 [%r2], 100;\
+        mbarrier.init.shared.b64 [%r3], 1; mbarrier.arrive.expect_tx.shared.b64 _, [%r3], 16;\
+        barrier.cluster.arrive; barrier.cluster.wait; mapa.shared::cluster.u32 %r5, %r2, 0;\
+        mapa.shared::cluster.u32 %r6, %r3, 0; add.u32 %r7, %r4, 1;\
+        red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%r5], %r7, [%r6];\
+        setp.ne.u32 %p1, %r4, 0; @%p1 bra DONE;\
+        WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [%r3], 0; @!%p2 bra WAIT;\
+        ld.shared.u32 %r8, [%r2]; st.global.u32 [%rd1], %r8;\
+        DONE: barrier.cluster.arrive; barrier.cluster.wait;";
+    let four = cluster(4, 1);
+    gives(body, &four, |at| if at == 0 { 110 } else { at as u32 });
+    let hasty = body
+        .replace("WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [%r3], 0; @!%p2 bra WAIT;", "");
+    faults(&hasty, &four, &[FaultKind::Race], "nothing orders it after");
+}
+
+#[test]
+fn small_copies_tell_an_mbarrier() {
+    // 32 threads copy 16 bytes each; all wait for all, by one mbarrier.
+    let body = ".shared .align 16 .b8 data[512]; .shared .align 8 .b64 full; mov.u32 %r2, data;\
+        mov.u32 %r3, full; setp.eq.u32 %p1, %r1, 0; @%p1 mbarrier.init.shared.b64 [%r3], 32;\
+        bar.sync 0; mad.lo.s32 %r4, %r1, 16, %r2; mad.wide.u32 %rd2, %r1, 16, %rd1;\
+        cp.async.ca.shared.global [%r4], [%rd2], 16;\
+        cp.async.mbarrier.arrive.noinc.shared.b64 [%r3];\
+        WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [%r3], 0; @!%p2 bra WAIT;\
+        xor.b32 %r5, %r4, 16; ld.shared.u32 %r6, [%r5]; st.global.u32 [%rd2+2048], %r6;";
+    let one = LaunchConfig::linear(1, 32);
+    let expected = |at: usize| match at {
+        512..640 if at % 4 == 0 => (at as u32 - 512) ^ 4,
+        _ => at as u32,
+    };
+    gives(body, &one, expected);
+    // Without `.noinc` the arrivals are not those that are counted: another set is missing.
+    let increments = body.replace(".noinc", "");
+    faults(&increments, &one, &[FaultKind::Deadlock], "32 of 32 arrivals");
+    let both = increments.replace("WAIT:", "mbarrier.arrive.shared.b64 _, [%r3]; WAIT:");
+    gives(&both, &one, expected);
+}
+
+#[test]
+fn bytes_can_be_completed_by_hand_and_hints_change_nothing() {
+    let body = ".shared .align 8 .b64 full; mov.u32 %r2, full; mbarrier.init.shared.b64 [%r2], 1;\
+        mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%r2], 48; mbarrier.arrive.shared.b64 %rd2, [%r2];\
+        mbarrier.test_wait.shared.b64 %p1, [%r2], %rd2;\
+        mbarrier.complete_tx.relaxed.cta.shared::cta.b64 [%r2], 48;\
+        mbarrier.test_wait.shared.b64 %p2, [%r2], %rd2; selp.u32 %r3, 1, 0, %p1; selp.u32 %r4, 1, 0, %p2;\
+        createpolicy.fractional.L2::evict_first.b64 %rd3, 1.0;\
+        ld.global.L1::no_allocate.L2::cache_hint.v2.u32 {%r5, %r6}, [%rd1+8], %rd3;\
+        st.global.L2::cache_hint.v4.u32 [%rd1], {%r3, %r4, %r5, %r6}, %rd3;";
+    let expected = |at: usize| [0, 1, 2, 3].get(at).copied().unwrap_or(at as u32);
+    gives(body, &LaunchConfig::linear(1, 1), expected);
+}
+
+#[test]
+fn a_warp_elects_a_producer() {
+    // The idiom of warp-specialised kernels: one elected lane starts the copy, all lanes wait.
+    let body = BULK.replace(
+        "@%p1 mbarrier.arrive.expect_tx.shared.b64 %rd3, [%r3], 256;",
+        "shr.u32 %r7, %r1, 5; setp.ne.u32 %p3, %r7, 1; @%p3 bra WAIT; elect.sync _|%p1, -1;\
+         @%p1 mbarrier.arrive.expect_tx.shared.b64 %rd3, [%r3], 256;",
+    );
+    gives(&body, &LaunchConfig::linear(1, 64), bulk_result);
+}
+
+#[test]
+fn clusters_number_their_blocks() {
+    let body = "mov.u32 %r2, %ctaid.x; mov.u32 %r3, %ctaid.y; mad.lo.s32 %r2, %r3, 4, %r2;\
+        mad.wide.u32 %rd2, %r2, 16, %rd1; mov.u32 %r4, %cluster_ctarank; mov.u32 %r5, %clusterid.x;\
+        mov.u32 %r6, %clusterid.y; mov.u32 %r7, %cluster_ctaid.y;\
+        st.global.v4.u32 [%rd2], {%r4, %r5, %r6, %r7};";
+    let config = LaunchConfig { grid: [4, 4, 1], cluster: [2, 2, 1], ..LaunchConfig::linear(1, 1) };
+    gives(body, &config, |at| {
+        let (x, y) = (at as u32 / 4 % 4, at as u32 / 16);
+        match at % 4 {
+            _ if at >= 64 => at as u32,
+            0 => x % 2 + 2 * (y % 2),
+            1 => x / 2,
+            2 => y / 2,
+            _ => y % 2,
+        }
+    });
+}

@@ -1,5 +1,6 @@
 //! The project's own commands; `cargo xtask --help` lists them.
 
+mod bugs;
 mod bundle;
 mod cargo;
 mod codegen;
@@ -9,6 +10,7 @@ mod emulator;
 mod mutate;
 mod process;
 mod sass;
+mod seeds;
 mod suite;
 mod table;
 mod test;
@@ -39,6 +41,8 @@ enum Command {
     Sass(sass::Arguments),
     Tidy(tidy::Arguments),
     Mutate(mutate::Arguments),
+    Bugs(bugs::Arguments),
+    Seeds(seeds::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +56,8 @@ fn main() -> ExitCode {
         Command::Sass(arguments) => sass::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
         Command::Mutate(arguments) => mutate::run(&arguments),
+        Command::Bugs(arguments) => bugs::run(&arguments),
+        Command::Seeds(arguments) => seeds::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -60,26 +60,36 @@ impl Place {
 /// The fault's kind and text, before it is known whose it is.
 pub(super) type Refusal = (FaultKind, String);
 
-/// 32-byte sectors that the lanes' accesses touch. Naturally aligned accesses of at most 16 bytes
-/// touch one each.
-pub(super) fn sectors(addresses: &[u64; LANES], mask: u32) -> u64 {
+/// How many of the lanes' accesses of one size are different, and how many 32-byte sectors they touch: each
+/// lies in one, as they are naturally aligned and of at most 16 bytes.
+pub(super) fn footprint(addresses: &[u64; LANES], mask: u32) -> (u64, u64) {
     let mut touched = [0_u64; LANES];
-    let mut count = 0;
+    let (mut count, mut sectors) = (0, 0);
     let mut sorted = true;
     for lane in lanes(mask) {
-        let sector = addresses[lane] / 32;
-        if count > 0 && touched[count - 1] == sector {
-            continue;
+        let address = addresses[lane];
+        if count > 0 {
+            let last = touched[count - 1];
+            if last == address {
+                continue;
+            }
+            sorted &= last < address;
+            sectors += u64::from(last / 32 != address / 32);
+        } else {
+            sectors = 1;
         }
-        sorted &= count == 0 || touched[count - 1] < sector;
-        touched[count] = sector;
+        touched[count] = address;
         count += 1;
     }
     if sorted {
-        return count as u64;
+        return (count as u64, sectors);
     }
-    touched[..count].sort_unstable();
-    1 + touched[..count].windows(2).filter(|pair| pair[0] != pair[1]).count() as u64
+    let touched = &mut touched[..count];
+    touched.sort_unstable();
+    let steps = |same: fn(u64, u64) -> bool| {
+        1 + touched.windows(2).filter(|pair| !same(pair[0], pair[1])).count() as u64
+    };
+    (steps(|a, b| a == b), steps(|a, b| a / 32 == b / 32))
 }
 
 fn bytes_of<const N: usize>(memory: &[u8], offset: u64) -> [u8; N] {
@@ -585,8 +595,9 @@ impl Warp {
         }
         // Constants are not traffic: they come from a cache of their own.
         if access.space != Space::Const {
-            cluster.counters.global_bytes_read += bytes * u64::from(global.count_ones());
-            cluster.counters.global_sectors_read += sectors(&addresses, global);
+            let (different, sectors) = footprint(&addresses, global);
+            cluster.counters.global_bytes_read += bytes * different;
+            cluster.counters.global_sectors_read += sectors;
             cluster.count(global, &addresses, shared, &offsets, bytes, Touch::Read);
         }
         Ok(())
@@ -712,8 +723,9 @@ impl Warp {
                 }
             }
         }
-        cluster.counters.global_bytes_written += bytes * u64::from(global.count_ones());
-        cluster.counters.global_sectors_written += sectors(&addresses, global);
+        let (different, sectors) = footprint(&addresses, global);
+        cluster.counters.global_bytes_written += bytes * different;
+        cluster.counters.global_sectors_written += sectors;
         cluster.count(global, &addresses, shared, &offsets, bytes, Touch::Write);
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::alu::LANES;
 use super::block::Cluster;
 use super::copy::{Copy, End, Told};
 use super::mbarrier::{MBARRIER_BYTES, State, refuse};
-use super::race::{Agent, Touch};
+use super::race::{Agent, Claim, Touch};
 use super::warp::{Wait, Warp, lanes};
 use crate::fault::{Fault, FaultKind};
 use crate::ptx::ir::{
@@ -19,9 +19,20 @@ use crate::ptx::ir::{
 /// What bulk copies are aligned to, and multiples of.
 const BULK: u64 = 16;
 
+/// Who uses an mbarrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum User {
+    /// A thread.
+    Thread,
+    /// An asynchronous store that it starts.
+    Store,
+    /// A bulk copy that it starts, through the other proxy.
+    Bulk,
+}
+
 impl Cluster<'_> {
     /// The mbarrier at a place, which a thread, or a copy that it starts, is about to use.
-    fn mbarrier(&mut self, place: Place, by: Lane, proxied: bool) -> Result<&mut State, Refusal> {
+    fn mbarrier(&mut self, place: Place, by: Lane, user: User) -> Result<&mut State, Refusal> {
         check_alignment(place.offset, MBARRIER_BYTES)?;
         if place.rank != by.rank {
             self.check_peer(place.rank, by)?;
@@ -31,11 +42,13 @@ impl Cluster<'_> {
         if let Some(races) = &mut self.races {
             let at = (place.rank, place.offset, MBARRIER_BYTES);
             // Using it is a strong access: it races with its initialisation alone.
-            let touched = if proxied {
-                let agent = Agent::Mbarrier(place.rank, place.offset);
-                races.copy_shared(at, by.thread, (agent, 0), Touch::Read, true, by.pc)
-            } else {
+            let touched = if user == User::Thread {
                 races.touch_shared(at, by.thread, Touch::Read, Some(Scope::Cluster), by.pc)
+            } else {
+                // Whoever waits for the copy knows that it came, but not what its thread did.
+                let agent = Agent::Mbarrier(place.rank, place.offset);
+                let claim = if user == User::Bulk { Claim::BulkRead } else { Claim::Read };
+                races.copy_shared(at, by.thread, (agent, 0), claim, by.pc)
             };
             touched.map_err(|conflict| self.conflict(conflict))?;
         }
@@ -190,8 +203,7 @@ impl Cluster<'_> {
         (place, bytes): (Place, u64),
         by: Lane,
         actor: (Agent, u32),
-        touch: Touch,
-        proxied: bool,
+        claim: Claim,
     ) -> Result<(), Refusal> {
         if place.space != Space::Shared {
             return Err((FaultKind::IllegalAddress, "not in shared memory".into()));
@@ -201,13 +213,14 @@ impl Cluster<'_> {
         }
         let shared = &mut self.blocks[place.rank as usize].shared;
         shared.check_range(place.offset, bytes)?;
-        if touch == Touch::Read {
+        if claim.reads() {
             shared.check_all_written(place.offset, bytes)?;
         }
         let Place { rank, offset, .. } = place;
         let meets = |copy: &Copy| {
-            copy.writes(rank, offset, bytes)
-                || touch == Touch::Write && copy.reads(rank, offset, bytes)
+            let both_reduce = claim == Claim::Reduce && copy.reduction.is_some();
+            copy.writes(rank, offset, bytes) && !both_reduce
+                || claim.writes() && copy.reads(rank, offset, bytes)
         };
         if let Some(other) = self.copies.under_way.iter().find(|copy| meets(copy)) {
             let origin = self.launch.describe(other.pc);
@@ -216,7 +229,7 @@ impl Cluster<'_> {
         }
         if let Some(races) = &mut self.races {
             let at = (rank, offset, bytes);
-            let touched = races.copy_shared(at, by.thread, actor, touch, proxied, by.pc);
+            let touched = races.copy_shared(at, by.thread, actor, claim, by.pc);
             touched.map_err(|conflict| self.conflict(conflict))?;
         }
         Ok(())
@@ -325,7 +338,7 @@ impl Warp {
                 cluster.blocks[rank as usize].mbarriers.push((offset, state));
             }
             MbarrierKind::Invalidate => {
-                cluster.mbarrier(place, by, false)?;
+                cluster.mbarrier(place, by, User::Thread)?;
                 cluster.blocks[rank as usize].mbarriers.retain(|(at, _)| *at != offset);
                 cluster.checked_shared(
                     place,
@@ -337,22 +350,25 @@ impl Warp {
             }
             MbarrierKind::Expect { bytes } => {
                 let bytes = i64::from(self.slot32(bytes, lane));
-                cluster.mbarrier(place, by, false)?.expect(bytes)?;
+                cluster.mbarrier(place, by, User::Thread)?.expect(bytes)?;
                 cluster.complete_phase(rank, offset);
             }
             MbarrierKind::Complete { bytes } => {
                 let bytes = i64::from(self.slot32(bytes, lane));
-                cluster.mbarrier(place, by, false)?.expect(-bytes)?;
+                cluster.mbarrier(place, by, User::Thread)?.expect(-bytes)?;
                 cluster.complete_phase(rank, offset);
             }
             MbarrierKind::Arrive { state, count, bytes, drops } => {
                 let count = count.map_or(1, |slot| self.slot32(slot, lane));
                 let bytes = bytes.map(|slot| i64::from(self.slot32(slot, lane)));
-                let token = cluster.mbarrier(place, by, false)?.token();
+                let token = cluster.mbarrier(place, by, User::Thread)?.token();
                 if op.orders {
                     self.publish(cluster, place, by);
                 }
-                let mbarrier = cluster.mbarrier(place, by, false)?;
+                // Not as a use of its own, which would come after what was published.
+                let Some(mbarrier) = cluster.mbarrier_at(rank, offset) else {
+                    return Err(refuse("there is no mbarrier".into()));
+                };
                 if let Some(bytes) = bytes {
                     mbarrier.expect(bytes)?;
                 }
@@ -371,7 +387,7 @@ impl Warp {
                 let group = cluster.copies.open_group(thread, false);
                 cluster.copies.commit(thread, false);
                 let agent = Agent::Copies(thread);
-                cluster.mbarrier(place, by, false)?;
+                cluster.mbarrier(place, by, User::Thread)?;
                 let Cluster { blocks, races, .. } = cluster;
                 let found = blocks[rank as usize].mbarriers.iter_mut();
                 let Some((_, mbarrier)) = found.into_iter().find(|(at, _)| *at == offset) else {
@@ -394,7 +410,7 @@ impl Warp {
                     Phase::State(slot) => state.is_past(warp.regs.b64[slot as usize][lane]),
                     Phase::Parity(slot) => state.is_past_parity(warp.slot32(slot, lane)),
                 };
-                let past = is_past(cluster.mbarrier(place, by, false)?, self);
+                let past = is_past(cluster.mbarrier(place, by, User::Thread)?, self);
                 if !past {
                     if suspends {
                         return Ok(false);
@@ -596,7 +612,7 @@ impl Warp {
                 .map_err(refuse_source)?;
             cluster.counters.global_bytes_read += read;
             reading |= u32::from(read > 0) << lane;
-            cluster.claim((place, wide), by, actor, Touch::Write, false).map_err(refuse)?;
+            cluster.claim((place, wide), by, actor, Claim::Write).map_err(refuse)?;
             let due = cluster.copies.due();
             cluster.start(Copy {
                 to: End::Shared(place.rank, place.offset),
@@ -611,7 +627,7 @@ impl Warp {
                 due,
             })?;
         }
-        cluster.counters.global_sectors_read += super::access::sectors(&from, reading);
+        cluster.counters.global_sectors_read += super::access::footprint(&from, reading).1;
         Ok(())
     }
 
@@ -666,7 +682,7 @@ impl Warp {
                                         destination's";
                             return Err(wrong((FaultKind::Mbarrier, text.into())));
                         }
-                        cluster.mbarrier(place, by, true).map_err(wrong)?;
+                        cluster.mbarrier(place, by, User::Bulk).map_err(wrong)?;
                         Told::Mbarrier(rank, place.offset)
                     }
                     Completion::Group => {
@@ -692,7 +708,7 @@ impl Warp {
                     End::Global(from[lane])
                 } else {
                     cluster
-                        .claim((source, bytes), by, (reader, clock), Touch::Read, true)
+                        .claim((source, bytes), by, (reader, clock), Claim::BulkRead)
                         .map_err(refuse_source)?;
                     End::Shared(source.rank, source.offset)
                 };
@@ -704,7 +720,7 @@ impl Warp {
                 } else {
                     let place = Place { rank: *rank, ..target };
                     cluster
-                        .claim((place, bytes), by, (writer, clock), Touch::Write, true)
+                        .claim((place, bytes), by, (writer, clock), Claim::BulkWrite)
                         .map_err(refuse)?;
                     End::Shared(*rank, target.offset)
                 };
@@ -746,19 +762,11 @@ impl Warp {
                 let text = "its mbarrier lies in another block than its destination".into();
                 return Err(refuse((FaultKind::Mbarrier, text)));
             }
-            let state = cluster.mbarrier(barrier, by, false).map_err(refuse)?;
+            let state = cluster.mbarrier(barrier, by, User::Store).map_err(refuse)?;
             let clock = state.phase + 1;
             let agent = Agent::Mbarrier(barrier.rank, barrier.offset);
-            if op.reduction.is_none() {
-                cluster
-                    .claim((target, bytes), by, (agent, clock), Touch::Write, false)
-                    .map_err(refuse)?;
-            } else {
-                // Reductions of several threads to one place do not race with each other.
-                let order =
-                    MemoryOrder::Strong { scope: Scope::Cluster, acquire: false, release: false };
-                cluster.checked_shared(target, bytes, Touch::Write, order, by).map_err(refuse)?;
-            }
+            let claim = if op.reduction.is_some() { Claim::Reduce } else { Claim::Write };
+            cluster.claim((target, bytes), by, (agent, clock), claim).map_err(refuse)?;
             let buffer = op
                 .registers
                 .iter()

@@ -173,6 +173,33 @@ pub enum Touch {
     Write,
 }
 
+/// How an asynchronous copy uses shared memory. Bulk copies do so through another proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// It reads.
+    Read,
+    /// It reads, through the asynchronous proxy.
+    BulkRead,
+    /// It writes.
+    Write,
+    /// It writes, through the asynchronous proxy.
+    BulkWrite,
+    /// It adds to what is there, atomically.
+    Reduce,
+}
+
+impl Claim {
+    /// Whether what is there matters.
+    pub fn reads(self) -> bool {
+        matches!(self, Self::Read | Self::BulkRead | Self::Reduce)
+    }
+
+    /// Whether it changes what is there.
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::BulkWrite | Self::Reduce)
+    }
+}
+
 /// Two accesses that nothing orders.
 #[derive(Debug, Clone, Copy)]
 pub struct Conflict {
@@ -736,17 +763,21 @@ impl<'l> Races<'l> {
         self.global
     }
 
-    /// An asynchronous copy that a thread starts reads or writes shared memory.
+    /// An asynchronous copy that a thread starts uses shared memory.
     pub fn copy_shared(
         &mut self,
         place: (u32, u64, u64),
         thread: u32,
         by: (Agent, u32),
-        touch: Touch,
-        proxied: bool,
+        claim: Claim,
         pc: u32,
     ) -> Result<(), Conflict> {
-        let now = self.agent_event(by, pc);
+        let mut now = self.agent_event(by, pc);
+        if claim == Claim::Reduce {
+            now.actor |= (Scope::Cluster as u32 + 1) << STRENGTH_SHIFT;
+        }
+        let touch = if claim.writes() { Touch::Write } else { Touch::Read };
+        let proxied = matches!(claim, Claim::BulkRead | Claim::BulkWrite);
         self.touch_shared_as(place, thread, now, touch, proxied)
     }
 
