@@ -387,9 +387,8 @@ fn launch_attributes_are_checked() {
             unsafe { result::memset_d8_sync(data, 0, 4 * 32 * 64) }.unwrap();
             let launch = |grid, list: &[_]| launch_with(&stream, &gpu.add, data, grid, list);
             assert_eq!(launch(4, &[(CLUSTER, [1, 1, 1])]), 0);
-            // Hints, and a launch that may overlap the one before.
+            // Hints.
             assert_eq!(launch(4, &[(0, [0; 3]), (8, [0; 3]), (10, [0; 3])]), 0);
-            assert_eq!(launch(4, &[(6, [1, 0, 0])]), 0);
             // A cooperative launch, an event, and a number without a meaning.
             for id in [2, 7, 11, 40] {
                 assert_eq!(launch(4, &[(id, [1, 1, 1])]), 801, "attribute {id}");
@@ -411,6 +410,39 @@ fn launch_attributes_are_checked() {
             assert_eq!(launch(32, &[(CLUSTER, [32, 1, 1])]), 912, "more than any device has");
             // SAFETY: allocated above; no work is left that uses it.
             unsafe { result::free_sync(data) }.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_programmatic_launch_overlaps_with_the_launch_before_it_on_its_stream() {
+    let name = "a_programmatic_launch_overlaps_with_the_launch_before_it_on_its_stream";
+    const PROGRAMMATIC: &[(u32, [u32; 3])] = &[(6, [1, 0, 0])];
+    for mode in ["in-order", "late"] {
+        with(name, &[("CUDA_EMULATOR_STREAMS", mode)], || {
+            let gpu = Gpu::new();
+            let (stream, other) =
+                (gpu.context.new_stream().unwrap(), gpu.context.new_stream().unwrap());
+            // SAFETY: the context fails at the end, and with it all memory is gone.
+            let address = unsafe { result::malloc_sync(128) }.unwrap();
+            let clear = || {
+                // SAFETY: all of it.
+                unsafe { result::memset_d8_async(address, 0, 128, stream.cu_stream()) }.unwrap();
+            };
+            let launch = |stream, list| launch_with(stream, &gpu.add, address, 1, list);
+            clear();
+            // Behind a memset there is nothing to overlap with.
+            assert_eq!(launch(&stream, PROGRAMMATIC), 0);
+            clear();
+            assert_eq!(launch(&stream, &[]), 0);
+            // Another stream's launch is not the one before.
+            other.join(&stream).unwrap();
+            assert_eq!(launch(&other, PROGRAMMATIC), 0);
+            gpu.context.synchronize().expect("nothing overlaps");
+            assert_eq!(launch(&stream, &[]), 0);
+            assert_eq!(launch(&stream, PROGRAMMATIC), 0);
+            // `add` does not wait for what it adds to.
+            assert_eq!(failed(gpu.context.synchronize()), CUDA_ERROR_LAUNCH_FAILED);
         });
     }
 }
