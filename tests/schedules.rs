@@ -11,6 +11,7 @@ use smoothxent::{
     problem::{Dtype, TargetType},
 };
 
+#[allow(dead_code, reason = "the device suite uses the rest")]
 mod common;
 
 use common::{

@@ -3,14 +3,15 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::device::{Model, TOTAL_MEMORY};
 use crate::error::Error;
 use crate::exec::alu::step;
 use crate::exec::launch::Launch;
 use crate::exec::race::GlobalShadow;
-use crate::memory::{Allocation, Memory};
+use crate::fatbin::Image;
+use crate::memory::{Allocation, Memory, Unplaced};
 use crate::ptx::ast::StateSpace;
 use crate::ptx::decode::decode;
 use crate::ptx::ir::Kernel;
@@ -25,6 +26,11 @@ const FIRST_ID: u64 = 16;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(FIRST_ID);
 
+/// Blocks of a cluster that every device with clusters can hold.
+pub const PORTABLE_CLUSTER_BLOCKS: u32 = 8;
+/// Blocks of a cluster that the emulated device can hold.
+pub const MOST_CLUSTER_BLOCKS: u32 = 16;
+
 /// A context on an emulated device.
 #[derive(Debug)]
 pub struct Context {
@@ -33,8 +39,18 @@ pub struct Context {
     memory: Memory,
     /// Code of the fault that ended this context, 0 while it is sound.
     failure: AtomicU32,
-    /// Who touched device memory in the last launch, for one that may begin before its end.
-    last: Mutex<Option<Arc<GlobalShadow>>>,
+    /// The last launch of `launch`.
+    last: LastLaunch,
+}
+
+/// Who touched device memory in a launch, for one behind it that may begin before its end.
+#[derive(Debug, Default)]
+pub struct LastLaunch(Mutex<Option<Arc<GlobalShadow>>>);
+
+impl LastLaunch {
+    fn shadow(&self) -> MutexGuard<'_, Option<Arc<GlobalShadow>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A loaded module.
@@ -72,6 +88,9 @@ pub struct LaunchConfig {
     pub block: [u32; 3],
     /// Blocks of a cluster by axis.
     pub cluster: [u32; 3],
+    /// Blocks that a cluster may have: 8 everywhere, 16 where the function's attribute allows what not
+    /// every device can do.
+    pub max_cluster_blocks: u32,
     /// Whether it may begin before the launch before it on its stream has ended.
     pub programmatic: bool,
     /// Dynamic shared bytes of a block.
@@ -81,12 +100,18 @@ pub struct LaunchConfig {
 }
 
 impl LaunchConfig {
+    /// Blocks of a cluster by axis: the launch's, or those that the kernel was compiled for.
+    pub fn cluster_of(&self, kernel: &Kernel) -> [u32; 3] {
+        if self.cluster == [1; 3] { kernel.cluster.unwrap_or([1; 3]) } else { self.cluster }
+    }
+
     /// So many blocks of so many threads, without dynamic shared memory.
     pub fn linear(blocks: u32, threads: u32) -> Self {
         Self {
             grid: [blocks, 1, 1],
             block: [threads, 1, 1],
             cluster: [1; 3],
+            max_cluster_blocks: PORTABLE_CLUSTER_BLOCKS,
             programmatic: false,
             dynamic_shared_bytes: 0,
             max_dynamic_shared_bytes: None,
@@ -103,7 +128,7 @@ impl Context {
             settings,
             memory: Memory::new(id << ADDRESS_BITS, TOTAL_MEMORY),
             failure: AtomicU32::new(0),
-            last: Mutex::default(),
+            last: LastLaunch::default(),
         }
     }
 
@@ -135,12 +160,28 @@ impl Context {
         }
     }
 
-    fn strikes(&self, kind: Injectable) -> bool {
-        self.settings.injection.as_ref().is_some_and(|injection| injection.strikes(kind))
+    /// Ends the context with the code of what went wrong.
+    pub fn fail(&self, code: u32) {
+        let _ = self.failure.compare_exchange(0, code, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Device memory filled with 0xFF.
-    pub fn allocate(&self, bytes: u64) -> Result<u64, Error> {
+    /// Counts a call; whether it is one that the settings want to fail.
+    fn strikes(&self, kind: Injectable) -> bool {
+        // Every injection counts, also behind one that strikes.
+        self.settings.injections.iter().filter(|injection| injection.strikes(kind)).count() > 0
+    }
+
+    /// Admits a call that does something with an event.
+    pub fn admit_event(&self) -> Result<(), Error> {
+        self.check()?;
+        if self.strikes(Injectable::Event) {
+            Err(Error::Injected("call on an event"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn admit_allocation(&self, bytes: u64) -> Result<(), Error> {
         self.check()?;
         if bytes == 0 {
             return Err(Error::InvalidValue("an allocation of 0 bytes".into()));
@@ -148,38 +189,117 @@ impl Context {
         if self.strikes(Injectable::Alloc) {
             return Err(Error::OutOfMemory("injected failure (CUDA_EMULATOR_FAIL)".into()));
         }
+        Ok(())
+    }
+
+    fn exhausted(&self, bytes: u64) -> Error {
         let free = self.memory.free_and_total().0;
-        self.memory
-            .allocate(bytes, None)
-            .ok_or_else(|| Error::OutOfMemory(format!("{bytes} bytes asked for, {free} left")))
+        Error::OutOfMemory(format!("{bytes} bytes asked for, {free} left"))
+    }
+
+    /// Device memory filled with 0xFF.
+    pub fn allocate(&self, bytes: u64) -> Result<u64, Error> {
+        self.admit_allocation(bytes)?;
+        self.memory.allocate(bytes, None).ok_or_else(|| self.exhausted(bytes))
+    }
+
+    /// An address for memory that `place` makes when a stream comes to it.
+    pub fn reserve(&self, bytes: u64) -> Result<u64, Error> {
+        self.admit_allocation(bytes)?;
+        self.memory.reserve(bytes).ok_or_else(|| self.exhausted(bytes))
+    }
+
+    /// Makes the memory of a reserved address.
+    pub fn place(&self, address: u64, bytes: u64) -> Result<(), Error> {
+        self.memory.place(address, bytes, None).map_err(|unplaced| match unplaced {
+            Unplaced::Live => Error::InvalidValue(format!(
+                "the graph allocates {bytes} bytes at {address:#x}, which an earlier launch of it \
+                 allocated and nobody freed"
+            )),
+            Unplaced::NoHostMemory => self.exhausted(bytes),
+        })
     }
 
     /// Frees what `allocate` gave.
     pub fn free(&self, address: u64) -> Result<(), Error> {
         self.check()?;
-        if self.memory.free(address) {
-            Ok(())
-        } else {
-            let place = self.memory.describe(address, 1);
-            Err(Error::InvalidValue(format!("free of {address:#x}: {place}")))
-        }
+        if self.memory.free(address) { Ok(()) } else { Err(self.not_allocated(address)) }
+    }
+
+    /// Admits a free that a stream does later.
+    pub fn admit_free(&self, address: u64) -> Result<(), Error> {
+        self.check()?;
+        if self.memory.starts(address) { Ok(()) } else { Err(self.not_allocated(address)) }
+    }
+
+    fn not_allocated(&self, address: u64) -> Error {
+        let place = self.memory.describe(address, 1);
+        Error::InvalidValue(format!("free of {address:#x}: {place}"))
     }
 
     fn range(&self, what: &str, address: u64, bytes: u64) -> Result<Arc<Allocation>, Error> {
-        self.memory.table().find(address, bytes).cloned().ok_or_else(|| {
-            let place = self.memory.describe(address, bytes);
-            Error::InvalidValue(format!("{what} of {bytes} bytes at {address:#x}: {place}"))
-        })
+        let found = self.memory.table().find(address, bytes).cloned();
+        found.ok_or_else(|| self.outside(what, address, bytes))
     }
 
-    fn begin_copy(&self) -> Result<(), Error> {
+    fn outside(&self, what: &str, address: u64, bytes: u64) -> Error {
+        let place = self.memory.describe(address, bytes);
+        Error::InvalidValue(format!("{what} of {bytes} bytes at {address:#x}: {place}"))
+    }
+
+    /// Admits a copy.
+    pub fn admit_copy(&self) -> Result<(), Error> {
         self.check()?;
-        if self.strikes(Injectable::Copy) { Err(Error::InjectedCopy) } else { Ok(()) }
+        if self.strikes(Injectable::Copy) { Err(Error::Injected("copy")) } else { Ok(()) }
+    }
+
+    /// Admits a memset of a count of elements of some bytes.
+    pub fn admit_fill(&self, address: u64, element: u64, count: u64) -> Result<(), Error> {
+        self.check()?;
+        if self.strikes(Injectable::Memset) {
+            return Err(Error::Injected("memset"));
+        }
+        if !address.is_multiple_of(element) {
+            return Err(Error::InvalidValue(format!("memset at {address:#x}: misaligned")));
+        }
+        self.admit_range("memset", address, element * count)
+    }
+
+    /// An error if an access is outside of live and of reserved allocations.
+    pub fn admit_range(&self, what: &str, address: u64, bytes: u64) -> Result<(), Error> {
+        if bytes == 0 || self.memory.holds(address, bytes) {
+            Ok(())
+        } else {
+            Err(self.outside(what, address, bytes))
+        }
     }
 
     /// Host to device.
     pub fn write(&self, address: u64, from: &[u8]) -> Result<(), Error> {
-        self.begin_copy()?;
+        self.admit_copy()?;
+        self.put(address, from)
+    }
+
+    /// Device to host.
+    pub fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Error> {
+        self.admit_copy()?;
+        self.get(address, to)
+    }
+
+    /// Device to device, also from another context.
+    pub fn copy_from(&self, to: u64, source: &Self, from: u64, bytes: u64) -> Result<(), Error> {
+        self.admit_copy()?;
+        self.transfer(to, source, from, bytes)
+    }
+
+    /// Repeats an element of 1, 2 or 4 bytes.
+    pub fn fill(&self, address: u64, element: &[u8], count: u64) -> Result<(), Error> {
+        self.admit_fill(address, element.len() as u64, count)?;
+        self.repeat(address, element, count)
+    }
+
+    /// Host to device, admitted before.
+    pub fn put(&self, address: u64, from: &[u8]) -> Result<(), Error> {
         if !from.is_empty() {
             let to = self.range("copy to the device", address, from.len() as u64)?;
             to.write(address - to.address, from);
@@ -187,9 +307,8 @@ impl Context {
         Ok(())
     }
 
-    /// Device to host.
-    pub fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Error> {
-        self.begin_copy()?;
+    /// Device to host, admitted before.
+    pub fn get(&self, address: u64, to: &mut [u8]) -> Result<(), Error> {
         if !to.is_empty() {
             let from = self.range("copy from the device", address, to.len() as u64)?;
             from.read(address - from.address, to);
@@ -197,9 +316,8 @@ impl Context {
         Ok(())
     }
 
-    /// Device to device, also from another context.
-    pub fn copy_from(&self, to: u64, source: &Self, from: u64, bytes: u64) -> Result<(), Error> {
-        self.begin_copy()?;
+    /// Device to device, admitted before.
+    pub fn transfer(&self, to: u64, source: &Self, from: u64, bytes: u64) -> Result<(), Error> {
         if bytes == 0 {
             return Ok(());
         }
@@ -209,15 +327,11 @@ impl Context {
         Ok(())
     }
 
-    /// Repeats an element of 1, 2 or 4 bytes.
-    pub fn fill(&self, address: u64, element: &[u8], count: u64) -> Result<(), Error> {
-        self.check()?;
+    /// Memset, admitted before.
+    pub fn repeat(&self, address: u64, element: &[u8], count: u64) -> Result<(), Error> {
         let bytes = element.len() as u64 * count;
         if bytes == 0 {
             return Ok(());
-        }
-        if !address.is_multiple_of(element.len() as u64) {
-            return Err(Error::InvalidValue(format!("memset at {address:#x}: misaligned")));
         }
         let to = self.range("memset", address, bytes)?;
         to.write(address - to.address, &element.repeat(count as usize));
@@ -226,8 +340,18 @@ impl Context {
 
     /// Loads PTX. Kernels that cannot be executed do not keep the others from it.
     pub fn load(&self, ptx: &str) -> Result<Module, Error> {
+        self.load_image(&Image { ptx: ptx.into(), registers: HashMap::new() })
+    }
+
+    /// Loads what an image has for the device.
+    pub fn load_image(&self, image: &Image) -> Result<Module, Error> {
         self.check()?;
-        let text: Arc<str> = ptx.into();
+        if self.strikes(Injectable::Load) {
+            return Err(Error::OutOfMemory(
+                "injected failure of a load (CUDA_EMULATOR_FAIL)".into(),
+            ));
+        }
+        let text: Arc<str> = image.ptx.as_str().into();
         let module = parser::parse(&text)?;
         let mut variables = HashMap::new();
         let mut addresses = HashMap::new();
@@ -253,8 +377,11 @@ impl Context {
             .iter()
             .map(|kernel| {
                 let approximation = self.settings.approximation;
-                let decoded =
-                    decode(&text, &module, kernel, &addresses, approximation).map(Arc::new);
+                let decoded = decode(&text, &module, kernel, &addresses, approximation);
+                let decoded = decoded.map(|mut decoded| {
+                    decoded.registers = image.registers.get(&decoded.name).copied();
+                    Arc::new(decoded)
+                });
                 (kernel.name.to_string(), decoded)
             })
             .collect();
@@ -275,9 +402,20 @@ impl Context {
         config: &LaunchConfig,
         parameters: &[u8],
     ) -> Result<Counters, Error> {
+        self.admit_launch(kernel, config, parameters)?;
+        self.execute(kernel, config, parameters, &self.last, &self.last)
+    }
+
+    /// Admits a launch.
+    pub fn admit_launch(
+        &self,
+        kernel: &Kernel,
+        config: &LaunchConfig,
+        parameters: &[u8],
+    ) -> Result<(), Error> {
         self.check()?;
         if self.strikes(Injectable::Launch) {
-            return Err(Error::InjectedLaunch);
+            return Err(Error::Injected("launch"));
         }
         self.check_geometry(kernel, config)?;
         if parameters.len() as u64 != kernel.parameter_bytes {
@@ -285,18 +423,28 @@ impl Context {
             let text = format!("{} bytes of parameters, {wanted} expected", parameters.len());
             return Err(Error::InvalidValue(text));
         }
+        Ok(())
+    }
+
+    /// Runs a kernel whose launch was admitted, behind another launch. `this` is for the next one.
+    pub fn execute(
+        &self,
+        kernel: &Kernel,
+        config: &LaunchConfig,
+        parameters: &[u8],
+        before: &LastLaunch,
+        this: &LastLaunch,
+    ) -> Result<Counters, Error> {
         let table = self.memory.table();
         let shadow = match self.settings.races {
             Races::Checked => Some(Arc::new(GlobalShadow::new(&kernel.name))),
             Races::Unchecked => None,
         };
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let predecessor = if config.programmatic { last.take() } else { None };
-        last.clone_from(&shadow);
-        drop(last);
+        let predecessor = if config.programmatic { before.shadow().take() } else { None };
+        this.shadow().clone_from(&shadow);
         let launch = Launch {
             kernel,
-            cluster: kernel.cluster.unwrap_or(config.cluster),
+            cluster: config.cluster_of(kernel),
             shadow,
             predecessor,
             touched: self.settings.report.as_ref().map(|_| Touched::new(&table)),
@@ -315,7 +463,7 @@ impl Context {
             stopped: AtomicBool::new(false),
         };
         let counters = launch.run().map_err(|report| {
-            self.failure.store(report.kind.code(), Ordering::Relaxed);
+            self.fail(report.kind.code());
             Error::Fault(Box::new(report))
         })?;
         if let Some(path) = &self.settings.report {
@@ -351,6 +499,15 @@ impl Context {
             let text = format!("{name}: {threads} threads, compiled for {most} at most");
             return Err(Error::LaunchTooLarge(text));
         }
+        if let Some(registers) = kernel.registers
+            && self.settings.model.blocks_by_registers(threads as u32, registers) == 0
+        {
+            return Err(Error::LaunchTooLarge(format!(
+                "{name}: {threads} threads of {registers} registers; a block has {} at most",
+                self.settings.model.registers
+            )));
+        }
+        self.check_cluster(kernel, config)?;
         let default = self.settings.model.shared_per_block as u64;
         let default = default.saturating_sub(kernel.static_shared_bytes);
         let allowed = config.max_dynamic_shared_bytes.unwrap_or(0).max(default);
@@ -360,6 +517,38 @@ impl Context {
                  CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)",
                 config.dynamic_shared_bytes
             )));
+        }
+        Ok(())
+    }
+
+    /// An error if neither device nor grid nor kernel allow the clusters of a launch.
+    pub fn check_cluster(&self, kernel: &Kernel, config: &LaunchConfig) -> Result<(), Error> {
+        let grid = config.grid;
+        let cluster = config.cluster_of(kernel);
+        let refuse = |why: String| {
+            Err(Error::ClusterSize(format!(
+                "{}: clusters of {cluster:?} blocks: {why}",
+                kernel.name
+            )))
+        };
+        if let Some(required) = kernel.cluster.filter(|required| *required != cluster) {
+            return refuse(format!("compiled for {required:?}"));
+        }
+        if cluster == [1; 3] {
+            return Ok(());
+        }
+        if self.settings.model.partitions.is_empty() {
+            return refuse(format!("{} has no clusters", self.settings.model.name));
+        }
+        let blocks = cluster.iter().map(|&n| u64::from(n)).product::<u64>();
+        let most = config.max_cluster_blocks;
+        if blocks == 0 || blocks > u64::from(most) {
+            return refuse(format!(
+                "{blocks} blocks, {most} at most (CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED)"
+            ));
+        }
+        if grid.iter().zip(cluster).any(|(grid, cluster)| grid % cluster != 0) {
+            return refuse(format!("the grid {grid:?} is no multiple"));
         }
         Ok(())
     }

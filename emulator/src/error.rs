@@ -1,5 +1,6 @@
 //! Errors of the emulated driver, with the codes of `CUresult`.
 
+use crate::capture::CaptureError;
 use crate::fatbin::FatbinError;
 use crate::fault::FaultReport;
 use crate::ptx::PtxError;
@@ -43,12 +44,33 @@ pub enum Error {
     /// The context has had a fault: nothing works on it any more.
     #[error("the context failed before, with code {0}")]
     Sticky(u32),
-    /// An injected launch failure.
-    #[error("injected failure of a launch (CUDA_EMULATOR_FAIL)")]
-    InjectedLaunch,
-    /// An injected copy failure.
-    #[error("injected failure of a copy (CUDA_EMULATOR_FAIL)")]
-    InjectedCopy,
+    /// An injected failure of a launch, a copy and so on.
+    #[error("injected failure of a {0} (CUDA_EMULATOR_FAIL)")]
+    Injected(&'static str),
+    /// What capturing forbids.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// Clusters that the device or the grid does not allow.
+    #[error("{0}")]
+    ClusterSize(String),
+    /// Peer access that is there already.
+    #[error("peer access is enabled already")]
+    PeerAccessEnabled,
+    /// Peer access that was not enabled.
+    #[error("peer access is not enabled")]
+    PeerAccessNotEnabled,
+    /// A host range that is pinned already.
+    #[error("{0:#x} is pinned already")]
+    AlreadyRegistered(usize),
+    /// A host range that is not pinned.
+    #[error("{0:#x} is not pinned memory")]
+    NotRegistered(usize),
+    /// A call from a function that a stream calls.
+    #[error("a function that a stream calls may not call the driver")]
+    NotPermitted,
+    /// Work is left: no failure.
+    #[error("not ready")]
+    NotReady,
     /// A call or an option that is not emulated.
     #[error("{0} is not emulated")]
     NotSupported(String),
@@ -74,7 +96,15 @@ impl Error {
             Self::LaunchTooLarge(_) => 701,
             Self::Fault(report) => report.kind.code(),
             Self::Sticky(code) => *code,
-            Self::InjectedLaunch | Self::InjectedCopy => 719,
+            Self::Injected(_) => 719,
+            Self::Capture(error) => error.code(),
+            Self::NotReady => 600,
+            Self::PeerAccessEnabled => 704,
+            Self::PeerAccessNotEnabled => 705,
+            Self::AlreadyRegistered(_) => 712,
+            Self::NotRegistered(_) => 713,
+            Self::NotPermitted => 800,
+            Self::ClusterSize(_) => 912,
             Self::NotSupported(_) => 801,
             Self::Panic(_) => 999,
         }
@@ -82,6 +112,6 @@ impl Error {
 
     /// Whether the user has to be told on stderr: what a driver would not explain.
     pub fn is_worth_a_line(&self) -> bool {
-        !matches!(self, Self::Sticky(_) | Self::NotFound(_) | Self::InvalidContext)
+        !matches!(self, Self::Sticky(_) | Self::NotFound(_) | Self::InvalidContext | Self::NotReady)
     }
 }

@@ -6,6 +6,7 @@
 //! [`memory`]. What goes wrong in a kernel is a [`fault`].
 #![deny(missing_docs)]
 
+pub mod capture;
 pub mod context;
 pub mod device;
 mod driver;
@@ -13,10 +14,12 @@ pub mod error;
 mod exec;
 pub mod fatbin;
 pub mod fault;
+pub mod graph;
 pub mod memory;
 mod ptx;
 pub mod report;
 pub mod settings;
+pub mod stream;
 
 pub use exec::approx;
 pub use ptx::PtxError;

@@ -4,7 +4,7 @@
 //! allocation, and a freed one is recognised for ever.
 
 use std::alloc::Layout;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -300,6 +300,11 @@ impl Table {
         self.position(address).map(|at| &self.live[at]).filter(|a| a.contains(address, bytes))
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Allocation> {
+        self.live.iter().map(AsRef::as_ref)
+    }
+
     /// By place.
     #[inline(always)]
     pub fn get(&self, position: usize) -> Option<&Allocation> {
@@ -318,10 +323,21 @@ struct Freed {
 struct State {
     /// Shared with launches in progress, which see the table as it was when they began.
     table: Arc<Table>,
+    /// Addresses that were given out before their memory is there: bytes by address.
+    reserved: BTreeMap<u64, u64>,
     freed: VecDeque<Freed>,
     next_address: u64,
     allocations: u64,
     live_bytes: u64,
+}
+
+/// Why an allocation cannot be made at its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unplaced {
+    /// It is there already.
+    Live,
+    /// The host has no memory left.
+    NoHostMemory,
 }
 
 /// Memory of one context.
@@ -336,6 +352,7 @@ impl Memory {
     pub fn new(base: u64, limit: u64) -> Self {
         let state = State {
             table: Arc::default(),
+            reserved: BTreeMap::new(),
             freed: VecDeque::new(),
             next_address: base + GUARD_BYTES,
             allocations: 0,
@@ -351,26 +368,63 @@ impl Memory {
 
     /// A fresh allocation full of 0xFF, or nothing if memory is exhausted.
     pub fn allocate(&self, bytes: u64, label: Option<String>) -> Option<u64> {
+        let address = self.reserve(bytes)?;
+        self.place(address, bytes, label).ok().map(|()| address)
+    }
+
+    /// An address for an allocation that `place` makes later, or nothing if memory is exhausted.
+    pub fn reserve(&self, bytes: u64) -> Option<u64> {
         let mut state = self.state();
-        if bytes > self.limit - state.live_bytes {
+        let reserved: u64 = state.reserved.values().sum();
+        if bytes > self.limit.saturating_sub(state.live_bytes + reserved) {
             return None;
         }
-        let backing = Backing::new(bytes)?;
         let address = state.next_address;
         state.next_address += bytes.next_multiple_of(ALIGN) + GUARD_BYTES;
+        state.reserved.insert(address, bytes);
+        Some(address)
+    }
+
+    /// Gives up what `reserve` gave.
+    pub fn cancel(&self, address: u64) {
+        self.state().reserved.remove(&address);
+    }
+
+    /// Makes the allocation at an address that was reserved once. A graph does so at each launch.
+    pub fn place(&self, address: u64, bytes: u64, label: Option<String>) -> Result<(), Unplaced> {
+        let backing = Backing::new(bytes).ok_or(Unplaced::NoHostMemory)?;
+        let mut state = self.state();
+        let at = state.table.position(address).map_or(0, |position| {
+            if state.table.live[position].address == address { usize::MAX } else { position + 1 }
+        });
+        if at == usize::MAX {
+            return Err(Unplaced::Live);
+        }
+        state.reserved.remove(&address);
+        state.freed.retain(|freed| freed.address != address);
         state.allocations += 1;
         state.live_bytes += bytes;
         let label = label.unwrap_or_else(|| format!("allocation {}", state.allocations));
-        let allocation = Arc::new(Allocation {
-            address,
-            bytes,
-            label,
-            backing,
-            written: zeroed_bits(bytes.div_ceil(64) as usize),
-        });
-        // Addresses grow, so the table stays sorted.
-        Arc::make_mut(&mut state.table).live.push(allocation);
-        Some(address)
+        let written = zeroed_bits(bytes.div_ceil(64) as usize);
+        let allocation = Arc::new(Allocation { address, bytes, label, backing, written });
+        Arc::make_mut(&mut state.table).live.insert(at, allocation);
+        Ok(())
+    }
+
+    /// Whether an access lies in a live allocation or in one that is reserved.
+    pub fn holds(&self, address: u64, bytes: u64) -> bool {
+        let state = self.state();
+        let reserved = state.reserved.range(..=address).next_back();
+        state.table.find(address, bytes).is_some()
+            || reserved
+                .is_some_and(|(&start, &size)| bytes <= size && address - start <= size - bytes)
+    }
+
+    /// Whether an allocation starts here, live or reserved.
+    pub fn starts(&self, address: u64) -> bool {
+        let state = self.state();
+        let live = state.table.position(address).map(|at| state.table.live[at].address);
+        live == Some(address) || state.reserved.contains_key(&address)
     }
 
     /// Frees the allocation that starts at an address; false if there is none.
@@ -402,7 +456,9 @@ impl Memory {
 
     /// Free and total bytes.
     pub fn free_and_total(&self) -> (u64, u64) {
-        (self.limit - self.state().live_bytes, self.limit)
+        let state = self.state();
+        let reserved: u64 = state.reserved.values().sum();
+        (self.limit.saturating_sub(state.live_bytes + reserved), self.limit)
     }
 
     /// Where an address lies relative to allocations, for reports.
@@ -410,6 +466,14 @@ impl Memory {
         let state = self.state();
         if address == 0 {
             return "a null pointer".into();
+        }
+        let reserved = state.reserved.range(..=address).next_back();
+        if let Some((start, size)) = reserved.filter(|(start, size)| address - *start < **size) {
+            return format!(
+                "{} bytes into {size} bytes at {start:#x} of a stream-ordered allocation that its \
+                 stream has not reached",
+                address - start
+            );
         }
         let inside = |start: u64, size: u64| address >= start && address < start + size.max(1);
         if let Some(freed) = state.freed.iter().rev().find(|f| inside(f.address, f.bytes)) {

@@ -79,6 +79,23 @@ pub enum Injectable {
     Launch,
     /// Copies between host and device, and within a device
     Copy,
+    /// Memsets
+    Memset,
+    /// Loading of modules
+    Load,
+    /// Creation and recording of events, and waiting for them on a stream
+    Event,
+}
+
+impl Injectable {
+    const NAMES: [(&'static str, Self); 6] = [
+        ("alloc", Self::Alloc),
+        ("launch", Self::Launch),
+        ("copy", Self::Copy),
+        ("memset", Self::Memset),
+        ("load", Self::Load),
+        ("event", Self::Event),
+    ];
 }
 
 /// Makes one call fail.
@@ -95,16 +112,21 @@ impl Injection {
         Self { kind, number, seen: AtomicU64::new(0) }
     }
 
-    /// `alloc:N`, `launch:N` or `copy:N`
+    /// A kind and a number, as in `alloc:3`.
     pub fn parse(text: &str) -> Option<Self> {
         let (kind, number) = text.split_once(':')?;
-        let kind = match kind {
-            "alloc" => Injectable::Alloc,
-            "launch" => Injectable::Launch,
-            "copy" => Injectable::Copy,
-            _ => return None,
-        };
+        let (_, kind) = Injectable::NAMES.into_iter().find(|(name, _)| *name == kind)?;
         number.parse().ok().map(|number| Self::new(kind, number))
+    }
+
+    /// Several, with commas between.
+    pub fn parse_list(text: &str) -> Option<Vec<Arc<Self>>> {
+        text.split(',').map(|one| Self::parse(one.trim()).map(Arc::new)).collect()
+    }
+
+    /// Counts from here.
+    pub fn restart(&self) {
+        self.seen.store(0, Ordering::Relaxed);
     }
 
     /// Counts a call; whether it is the one to fail.
@@ -148,6 +170,50 @@ impl Approximation {
     }
 }
 
+/// When the work of streams runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Streams {
+    /// In the call that submits it.
+    #[default]
+    InOrder,
+    /// When something waits for it.
+    Late,
+    /// At any time that its order allows, by a seed.
+    Shuffle(u64),
+}
+
+impl Streams {
+    /// `in-order`, `late` or `shuffle:SEED`
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "in-order" => Some(Self::InOrder),
+            "late" => Some(Self::Late),
+            _ => text.strip_prefix("shuffle:")?.parse().ok().map(Self::Shuffle),
+        }
+    }
+}
+
+/// What is done about things that were not given back when the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Leaks {
+    /// Nothing: the system takes them back.
+    #[default]
+    Ignored,
+    /// They are listed, and the process fails.
+    Fail,
+}
+
+impl Leaks {
+    /// `0` or `1`
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "0" => Some(Self::Ignored),
+            "1" => Some(Self::Fail),
+            _ => None,
+        }
+    }
+}
+
 /// How the emulator behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -157,8 +223,12 @@ pub struct Settings {
     pub order: Order,
     /// Where each launch is reported.
     pub report: Option<PathBuf>,
-    /// The call that fails.
-    pub injection: Option<Arc<Injection>>,
+    /// The calls that fail.
+    pub injections: Vec<Arc<Injection>>,
+    /// When the work of streams runs.
+    pub streams: Streams,
+    /// What is done about leaks.
+    pub leaks: Leaks,
     /// Instructions that a warp may execute.
     pub step_limit: u64,
     /// Host threads of a launch.
@@ -199,7 +269,9 @@ impl Default for Settings {
             model: &MODELS[MODELS.len() - 1],
             order: Order::Forward,
             report: None,
-            injection: None,
+            injections: Vec::new(),
+            streams: Streams::InOrder,
+            leaks: Leaks::Ignored,
             step_limit: 1_000_000_000,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             max_grid: i32::MAX,
@@ -239,8 +311,16 @@ impl Settings {
         if let Some(found) = read("CUDA_EMULATOR_APPROX", results, Approximation::parse)? {
             settings.approximation = found;
         }
-        let calls = "alloc:N, launch:N or copy:N";
-        settings.injection = read("CUDA_EMULATOR_FAIL", calls, Injection::parse)?.map(Arc::new);
+        let calls = "alloc:N, launch:N, copy:N, memset:N, load:N, event:N, or several with commas";
+        let injections = read("CUDA_EMULATOR_FAIL", calls, Injection::parse_list)?;
+        settings.injections = injections.unwrap_or_default();
+        let streams = "in-order, late or shuffle:SEED";
+        if let Some(streams) = read("CUDA_EMULATOR_STREAMS", streams, Streams::parse)? {
+            settings.streams = streams;
+        }
+        if let Some(leaks) = read("CUDA_EMULATOR_LEAKS", "0 or 1", Leaks::parse)? {
+            settings.leaks = leaks;
+        }
         if let Some(limit) = read("CUDA_EMULATOR_STEPS", "a number", |t| t.parse().ok())? {
             settings.step_limit = limit;
         }

@@ -5,6 +5,7 @@ mod common;
 use common::{Gpu, HEADER, kernel};
 use cuda_emulator::context::{Context, LaunchConfig};
 use cuda_emulator::error::Error;
+use cuda_emulator::fatbin::Image;
 use cuda_emulator::fault::{FaultKind, FaultReport};
 use cuda_emulator::settings::{Injectable, Injection, Order, Races, Settings};
 use std::sync::Arc;
@@ -283,8 +284,8 @@ fn copies_and_frees_are_checked() {
 #[test]
 fn the_chosen_call_fails_once() {
     let with = |kind, number| {
-        let injection = Some(Arc::new(Injection::new(kind, number)));
-        Gpu::with(&kernel(""), Settings { injection, ..Settings::default() })
+        let injections = vec![Arc::new(Injection::new(kind, number))];
+        Gpu::with(&kernel(""), Settings { injections, ..Settings::default() })
     };
     let gpu = with(Injectable::Alloc, 2);
     let codes: Vec<u32> =
@@ -292,11 +293,11 @@ fn the_chosen_call_fails_once() {
     assert_eq!(codes, [0, 2, 0]);
     let gpu = with(Injectable::Launch, 1);
     let error = gpu.launch(&LaunchConfig::linear(1, 1), &[0]).unwrap_err();
-    assert_eq!((error.code(), &error), (719, &Error::InjectedLaunch));
+    assert_eq!((error.code(), &error), (719, &Error::Injected("launch")));
     gpu.launch(&LaunchConfig::linear(1, 1), &[0]).unwrap();
     let gpu = with(Injectable::Copy, 1);
     let out = gpu.context.allocate(4).unwrap();
-    assert_eq!(gpu.context.write(out, &[0; 4]).unwrap_err(), Error::InjectedCopy);
+    assert_eq!(gpu.context.write(out, &[0; 4]).unwrap_err(), Error::Injected("copy"));
     gpu.context.write(out, &[0; 4]).unwrap();
 }
 
@@ -357,4 +358,31 @@ fn launches_are_reported() {
     ] {
         assert!(lines[0].contains(part), "{part} is missing in {}", lines[0]);
     }
+}
+
+#[test]
+fn a_kernel_that_was_compiled_for_clusters_has_no_others() {
+    let gpu = Gpu::new(&kernel("").replace(")\n{", ") .reqnctapercluster 2, 1, 1\n{"));
+    let out = gpu.context.allocate(128).unwrap();
+    let of = |cluster: [u32; 3], blocks| {
+        let config = LaunchConfig { cluster, ..LaunchConfig::linear(blocks, 1) };
+        gpu.launch(&config, &[out]).map_err(|error| error.code()).err()
+    };
+    assert_eq!(of([1, 1, 1], 4), None, "a launch that names none has the kernel's");
+    assert_eq!(of([2, 1, 1], 4), None);
+    assert_eq!(of([4, 1, 1], 4), Some(912));
+    assert_eq!(of([1, 1, 1], 5), Some(912), "the grid is no multiple");
+}
+
+#[test]
+fn a_block_of_too_many_registers_is_refused() {
+    let gpu = Gpu::new("");
+    let ptx = format!("{HEADER}{}", kernel(""));
+    let registers = [("k".to_string(), 72)].into();
+    let module = gpu.context.load_image(&Image { ptx, registers }).unwrap();
+    let kernel = module.kernel("k").unwrap().unwrap();
+    let of = |threads| gpu.context.launch(&kernel, &LaunchConfig::linear(1, threads), &[0; 8]);
+    of(896).unwrap();
+    // 2304 registers a warp, 29 warps checked as if they were 32.
+    assert_eq!(of(897).unwrap_err().code(), 701);
 }

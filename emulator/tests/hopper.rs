@@ -503,7 +503,7 @@ fn small_copies_tell_an_mbarrier() {
         xor.b32 %r5, %r4, 16; ld.shared.u32 %r6, [%r5]; st.global.u32 [%rd2+2048], %r6;";
     let one = LaunchConfig::linear(1, 32);
     let expected = |at: usize| match at {
-        512..640 if at % 4 == 0 => (at as u32 - 512) ^ 4,
+        512..640 if at.is_multiple_of(4) => (at as u32 - 512) ^ 4,
         _ => at as u32,
     };
     gives(body, &one, expected);

@@ -472,17 +472,27 @@ fn another_context(ordinal: usize) -> Result<(), String> {
         ("saved softmax", |b, other| b.saved = other.saved),
         ("workspace", |b, other| b.workspace = other.workspace),
     ];
+    // cudarc frees a buffer in the null stream of whichever context is current, and that stream does
+    // not wait for the buffer's own: nothing may be left to do on either when buffers are mixed.
+    let settle = || {
+        let home = &Rig::here().context;
+        home.synchronize().and_then(|()| other.synchronize()).map_err(|e| format!("{:?}", e.0))
+    };
     for (buffer, replace) in foreign {
-        let mut buffers = Buffers::new();
-        replace(&mut buffers, Buffers::on(&other));
+        let (mut buffers, of_other) = (Buffers::new(), Buffers::on(&other));
+        settle()?;
+        replace(&mut buffers, of_other);
         expect(buffer, buffers.call(LossConfig::default(), SHAPE), expected(buffer))?;
     }
     let stream = other.default_stream();
-    let found = Buffers::new().workspace.take_status(&stream);
+    let mut buffers = Buffers::new();
+    settle()?;
+    let found = buffers.workspace.take_status(&stream);
     // Here the workspace is at home and the stream is not.
     expect("status", found, expected("stream"))?;
 
     let mut buffers = Buffers::new();
+    settle()?;
     let kernels = Kernels::load(&Rig::here().context).map_err(|error| error.to_string())?;
     let found = loss::forward_backward(
         &kernels,

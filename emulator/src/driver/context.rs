@@ -1,9 +1,11 @@
 //! `cuCtx*`.
 
 use super::state::{
-    current, current_entry, current_handle, objects, pop_current, push_current, set_current,
+    current, current_entry, current_handle, end_context, objects, pop_current, push_current,
+    scheduler, set_current, settings, uncaptured,
 };
 use super::{Handle, Out, Result, api};
+use crate::context::Context;
 use crate::error::Error;
 
 /// `CU_LIMIT_STACK_SIZE`, `CU_LIMIT_PRINTF_FIFO_SIZE`, `CU_LIMIT_MALLOC_HEAP_SIZE`: what a driver
@@ -32,6 +34,13 @@ fn create(context: &Out<Handle>, device: i32) -> Result {
     context.set(handle)
 }
 
+fn synchronize(context: &Context) -> Result {
+    scheduler()?.permit_wait(context.id())?;
+    uncaptured()?;
+    scheduler()?.wait_context(context.id());
+    context.check()
+}
+
 api! {
     fn cuCtxCreate_v2(context: Out<Handle>, _flags: u32, device: i32) {
         create(&context, device)
@@ -52,7 +61,7 @@ api! {
     }
 
     fn cuCtxDestroy_v2(context: Handle) {
-        objects().end_context(context)?;
+        end_context(context)?;
         if current_handle() == context {
             pop_current();
         }
@@ -95,7 +104,67 @@ api! {
     }
 
     fn cuCtxSynchronize() {
-        current()?.check()
+        synchronize(&*current()?)
+    }
+
+    fn cuCtxSynchronize_v2(context: Handle) {
+        let context = {
+            let handle = if context == 0 { current_handle() } else { context };
+            objects().contexts.get(&handle).ok_or(Error::InvalidContext)?.context.clone()
+        };
+        synchronize(&context)
+    }
+
+    // Both devices are the same model, and each may read and write the other's memory.
+    fn cuCtxEnablePeerAccess(peer: Handle, flags: u32) {
+        if flags != 0 {
+            return Err(Error::InvalidValue(format!("flags {flags}")));
+        }
+        let mut objects = objects();
+        let device = objects.contexts.get(&peer).ok_or(Error::InvalidContext)?.device;
+        let entry = objects.contexts.get_mut(&current_handle()).ok_or(Error::InvalidContext)?;
+        if entry.device == device {
+            return Err(Error::InvalidDevice(device));
+        }
+        if entry.peers.contains(&peer) {
+            return Err(Error::PeerAccessEnabled);
+        }
+        entry.peers.push(peer);
+        Ok(())
+    }
+
+    fn cuCtxDisablePeerAccess(peer: Handle) {
+        let mut objects = objects();
+        let entry = objects.contexts.get_mut(&current_handle()).ok_or(Error::InvalidContext)?;
+        let at = entry.peers.iter().position(|other| *other == peer);
+        entry.peers.swap_remove(at.ok_or(Error::PeerAccessNotEnabled)?);
+        Ok(())
+    }
+
+    // Memory banks of four bytes, as on all devices now.
+    fn cuCtxGetSharedMemConfig(config: Out<i32>) {
+        current()?;
+        config.set(1)
+    }
+
+    fn cuCtxSetSharedMemConfig(_config: i32) {
+        current().map(|_| ())
+    }
+
+    fn cuCtxResetPersistingL2Cache() {
+        current().map(|_| ())
+    }
+
+    // Profilers see nothing of an emulated device. Where a program says that what matters begins,
+    // calls that are to fail are counted anew.
+    fn cuProfilerStart() {
+        current()?;
+        settings()?.injections.iter().for_each(|injection| injection.restart());
+        Ok(())
+    }
+
+    fn cuProfilerStop() {
+        current().map(|_| ())
     }
 
     fn cuCtxGetLimit(value: Out<usize>, number: i32) {

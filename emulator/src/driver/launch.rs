@@ -4,26 +4,69 @@ use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 
 use super::module::function;
-use super::state::stream_context;
-use super::{Handle, Result, api};
+use super::state::{self, Function, scheduler};
+use super::{Callback, Handle, IN_CALLBACK, Result, api};
 use crate::context::LaunchConfig;
 use crate::error::Error;
 use crate::ptx::ir::Kernel;
+use crate::stream::{Kind, Work};
 
 /// `CUlaunchConfig`
 #[repr(C)]
-struct CuLaunchConfig {
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared_bytes: u32,
+pub struct CuLaunchConfig {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub shared_bytes: u32,
     stream: Handle,
     attributes: *const CuLaunchAttribute,
     attribute_count: u32,
 }
 
+/// What attributes of a launch ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    pub cluster: [u32; 3],
+    pub programmatic: bool,
+}
+
+impl Asked {
+    const NOTHING: Self = Self { cluster: [1; 3], programmatic: false };
+}
+
+impl CuLaunchConfig {
+    /// # Safety
+    /// The configuration has as many attributes as it counts.
+    pub unsafe fn asked(&self) -> Result<Asked> {
+        let mut asked = Asked::NOTHING;
+        for at in 0..self.attribute_count as usize {
+            // SAFETY: as the caller of this function promises.
+            let attribute = unsafe { &*self.attributes.add(at) };
+            let value = attribute.value;
+            match attribute.id {
+                // IGNORE; L2's access policy, the order in which clusters are placed, priorities,
+                // memory synchronisation domains and the shared-memory carveout change speed alone.
+                0 | 1 | 5 | 8 | 9 | 10 | 14 => {}
+                // COOPERATIVE
+                2 if value[0] as u32 == 0 => {}
+                2 => return Err(Error::NotSupported("a cooperative launch".into())),
+                // CLUSTER_DIMENSION: three sizes in the first twelve bytes.
+                4 => {
+                    asked.cluster = [value[0] as u32, (value[0] >> 32) as u32, value[1] as u32];
+                }
+                // PROGRAMMATIC_STREAM_SERIALIZATION
+                6 => asked.programmatic = value[0] as u32 != 0,
+                7 => return Err(Error::NotSupported("a launch that triggers an event".into())),
+                11 => return Err(Error::NotSupported("a preferred cluster size".into())),
+                id => return Err(Error::NotSupported(format!("launch attribute {id}"))),
+            }
+        }
+        Ok(asked)
+    }
+}
+
 /// `CUlaunchAttribute`
 #[repr(C)]
-struct CuLaunchAttribute {
+pub struct CuLaunchAttribute {
     id: u32,
     pad: u32,
     value: [u64; 8],
@@ -49,16 +92,34 @@ fn parameters(kernel: &Kernel, from: *const *const c_void) -> Result<Vec<u8>> {
     Ok(space)
 }
 
-fn launch(
-    handle: Handle,
+/// The geometry of a launch of this function.
+pub fn geometry(
+    function: &Function,
     grid: [u32; 3],
     block: [u32; 3],
     shared_bytes: u32,
+    asked: Asked,
+) -> LaunchConfig {
+    LaunchConfig {
+        grid,
+        block,
+        cluster: asked.cluster,
+        max_cluster_blocks: function.max_cluster_blocks.load(Ordering::Relaxed),
+        programmatic: asked.programmatic,
+        dynamic_shared_bytes: u64::from(shared_bytes),
+        max_dynamic_shared_bytes: Some(function.max_dynamic_shared_bytes.load(Ordering::Relaxed)),
+    }
+}
+
+fn launch(
+    handle: Handle,
+    geometry: impl FnOnce(&Function) -> LaunchConfig,
     stream: Handle,
     arguments: *const *const c_void,
     extra: usize,
 ) -> Result {
-    let context = stream_context(stream)?;
+    let stream = state::stream(stream)?;
+    let context = stream.context();
     let function = function(handle)?;
     if function.context.id() != context.id() {
         return Err(Error::InvalidHandle("function of this context"));
@@ -67,26 +128,43 @@ fn launch(
         return Err(Error::NotSupported("a launch with `extra`".into()));
     }
     let kernel = function.kernel.as_ref().map_err(|error| Error::InvalidPtx(error.clone()))?;
-    let config = LaunchConfig {
-        grid,
-        block,
-        cluster: [1; 3],
-        programmatic: false,
-        dynamic_shared_bytes: u64::from(shared_bytes),
-        max_dynamic_shared_bytes: Some(function.max_dynamic_shared_bytes.load(Ordering::Relaxed)),
-    };
-    match context.launch(kernel, &config, &parameters(kernel, arguments)?) {
-        Ok(_) => Ok(()),
-        // A GPU would still be running: the error comes with the next call on the context.
+    let config = geometry(&function);
+    let parameters = parameters(kernel, arguments)?;
+    context.admit_launch(kernel, &config, &parameters)?;
+    let (on, kernel) = (context.clone(), kernel.clone());
+    let (this, before) = stream.next_launch();
+    let work = Work::new(Kind::Kernel, context, move || {
+        on.execute(&kernel, &config, &parameters, &before, &this).map(|_| ())
+    });
+    let submitted = scheduler()?.submit(&stream, work);
+    let result = settle(submitted);
+    if is_blocking() && scheduler()?.captured_graph(&stream).is_none() {
+        scheduler()?.wait_stream(&stream)?;
+    }
+    result
+}
+
+fn is_blocking() -> bool {
+    std::env::var_os("CUDA_LAUNCH_BLOCKING").is_some_and(|value| value == "1")
+}
+
+/// What a call says of a kernel's fault: on a GPU the kernel would still be running, so that the
+/// error comes with the next call on the context.
+pub fn settle(result: Result) -> Result {
+    match result {
         Err(Error::Fault(report)) => {
             eprintln!("cuda-emulator: {report}");
-            if std::env::var_os("CUDA_LAUNCH_BLOCKING").is_some_and(|value| value == "1") {
-                return Err(Error::Sticky(report.kind.code()));
-            }
-            Ok(())
+            if is_blocking() { Err(Error::Sticky(report.kind.code())) } else { Ok(()) }
         }
-        Err(error) => Err(error),
+        other => other,
     }
+}
+
+/// Calls a function of the program, which may not call the driver.
+pub fn callback(function: impl FnOnce()) {
+    let before = IN_CALLBACK.replace(Callback::Inside);
+    function();
+    IN_CALLBACK.set(before);
 }
 
 api! {
@@ -105,7 +183,10 @@ api! {
     ) {
         let grid = [grid_x, grid_y, grid_z];
         let block = [block_x, block_y, block_z];
-        launch(function, grid, block, shared_bytes, stream, arguments, extra)
+        let config = |function: &Function| {
+            geometry(function, grid, block, shared_bytes, Asked::NOTHING)
+        };
+        launch(function, config, stream, arguments, extra)
     }
 
     fn cuLaunchKernelEx(
@@ -119,43 +200,26 @@ api! {
         }
         // SAFETY: the caller gives a launch configuration, checked not to be null.
         let config = unsafe { &*config };
-        for at in 0..config.attribute_count as usize {
-            // SAFETY: the configuration gives as many attributes as it counts.
-            let attribute = unsafe { &*config.attributes.add(at) };
-            match attribute.id {
-                // IGNORE; stream priority and the shared-memory carveout are hints.
-                0 | 8 | 14 => {}
-                // CLUSTER_DIMENSION: three sizes in the first twelve bytes.
-                4 if attribute.value[0] == 1 << 32 | 1 && attribute.value[1] as u32 == 1 => {}
-                4 => return Err(Error::NotSupported("a launch with clusters".into())),
-                id => return Err(Error::NotSupported(format!("launch attribute {id}"))),
-            }
-        }
-        launch(
-            function,
-            config.grid,
-            config.block,
-            config.shared_bytes,
-            config.stream,
-            arguments,
-            extra,
-        )
+        // SAFETY: the caller's configuration has as many attributes as it counts.
+        let asked = unsafe { config.asked() }?;
+        let CuLaunchConfig { grid, block, shared_bytes, stream, .. } = *config;
+        let config = |function: &Function| geometry(function, grid, block, shared_bytes, asked);
+        launch(function, config, stream, arguments, extra)
     }
 
     fn cuLaunchHostFunc(
         stream: Handle,
         function: Option<unsafe extern "C" fn(*mut c_void)>,
-        data: *mut c_void,
+        data: usize,
     ) {
-        stream_context(stream)?.check()?;
-        match function {
-            Some(function) => {
-                // SAFETY: the caller gives a function that may be called once with `data`; all
-                // work before it on the stream is done.
-                unsafe { function(data) };
-                Ok(())
-            }
-            None => Err(Error::InvalidValue("no host function".into())),
-        }
+        let stream = state::stream(stream)?;
+        let function = function.ok_or_else(|| Error::InvalidValue("no host function".into()))?;
+        let work = Work::new(Kind::Host, stream.context(), move || {
+            // SAFETY: the caller gives a function that may be called with `data` each time that the
+            // stream comes to it.
+            callback(|| unsafe { function(data as *mut c_void) });
+            Ok(())
+        });
+        settle(scheduler()?.submit(&stream, work))
     }
 }

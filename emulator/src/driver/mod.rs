@@ -2,19 +2,24 @@
 //!
 //! Each is one `api!` entry: arguments as in `cuda.h`, a body that returns a Rust result. The macro
 //! turns that into a `CUresult`, prints what a driver would not explain, and keeps panics from
-//! crossing into C. Everything executes before the call returns, so streams and events only check
-//! that they are used as CUDA demands.
+//! crossing into C. Work goes to the scheduler of `stream.rs`, which decides when it runs.
 
 mod context;
 mod device;
 mod errors;
+mod graph;
 mod launch;
+mod leaks;
+mod library;
 mod memory;
 mod module;
+mod occupancy;
+mod procedure;
 mod state;
 mod stream;
 mod unsupported;
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -30,6 +35,13 @@ type Handle = usize;
 struct Out<T>(*mut T);
 
 impl<T> Out<T> {
+    /// Where nobody wants a result.
+    const NOWHERE: Self = Self(std::ptr::null_mut());
+
+    fn is_null(&self) -> bool {
+        self.0.is_null()
+    }
+
     fn set(&self, value: T) -> Result {
         if self.0.is_null() {
             return Err(Error::InvalidValue("a null pointer for a result".into()));
@@ -62,37 +74,26 @@ impl Text {
     }
 }
 
-/// Host memory that the C caller lets a call read or write.
-#[repr(transparent)]
-struct Host(*mut u8);
+thread_local! {
+    /// Whether this thread is in a function that a stream calls.
+    static IN_CALLBACK: Cell<Callback> = const { Cell::new(Callback::Outside) };
+}
 
-impl Host {
-    fn as_slice(&self, bytes: usize) -> Result<&[u8]> {
-        if bytes == 0 {
-            return Ok(&[]);
-        }
-        if self.0.is_null() {
-            return Err(Error::InvalidValue("a null pointer for host memory".into()));
-        }
-        // SAFETY: only C callers make a `Host`, and the driver API has them pass memory of at
-        // least the size that they give.
-        Ok(unsafe { std::slice::from_raw_parts(self.0, bytes) })
-    }
-
-    fn as_slice_mut(&mut self, bytes: usize) -> Result<&mut [u8]> {
-        if bytes == 0 {
-            return Ok(&mut []);
-        }
-        if self.0.is_null() {
-            return Err(Error::InvalidValue("a null pointer for host memory".into()));
-        }
-        // SAFETY: as in `as_slice`; nobody else may use memory that a call writes.
-        Ok(unsafe { std::slice::from_raw_parts_mut(self.0, bytes) })
-    }
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Callback {
+    Inside,
+    Outside,
 }
 
 /// Runs the body of a call.
 fn call(name: &str, body: impl FnOnce() -> Result) -> u32 {
+    let body = || {
+        // Asking what an error means is no work for the device.
+        if IN_CALLBACK.get() == Callback::Inside && !name.starts_with("cuGetError") {
+            return Err(Error::NotPermitted);
+        }
+        body()
+    };
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()));
@@ -111,8 +112,13 @@ fn call(name: &str, body: impl FnOnce() -> Result) -> u32 {
 
 /// Defines exported functions.
 macro_rules! api {
-    ($(fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {
+    ($($(#[$note:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {
+        /// Name and address of each function, for `cuGetProcAddress`.
+        pub(super) fn functions() -> Vec<(&'static str, usize)> {
+            vec![$((stringify!($name), $name as *const () as usize)),*]
+        }
         $(
+            $(#[$note])*
             #[unsafe(no_mangle)]
             unsafe extern "C" fn $name($($argument: $type),*) -> u32 {
                 $crate::driver::call(stringify!($name), move || -> $crate::driver::Result {

@@ -1,31 +1,77 @@
-//! `cuModule*`, `cuFunc*`, `cuOccupancy*`.
+//! `cuModule*`, `cuFunc*`.
 
 use std::ffi::{CString, c_char, c_void};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::state::{Function, Module, current, objects};
+use super::state::{Function, Module, current, objects, scheduler, uncaptured};
 use super::{Handle, Out, Result, Text, api};
+use crate::context::{MOST_CLUSTER_BLOCKS, PORTABLE_CLUSTER_BLOCKS};
 use crate::error::Error;
 use crate::fatbin;
 
 fn load(module: &Out<Handle>, image: *const c_void) -> Result {
+    module.set(load_image(image)?)
+}
+
+/// A module of the current context.
+pub fn load_image(image: *const c_void) -> Result<Handle> {
+    uncaptured()?;
     if image.is_null() {
         return Err(Error::InvalidValue("a null pointer for the image".into()));
     }
     let context = current()?;
     // SAFETY: the driver API has callers pass a fatbin, cubin or text that ends with a zero byte.
-    let ptx = unsafe { fatbin::ptx_of_image(image, context.model().architecture) }?;
-    add(module, &ptx)
-}
-
-fn add(module: &Out<Handle>, ptx: &str) -> Result {
-    let context = current()?;
-    let loaded = context.load(ptx)?;
+    let image = unsafe { fatbin::image_at(image, context.model().architecture) }?;
+    let loaded = context.load_image(&image)?;
     let mut objects = objects();
     let handle = objects.fresh();
     objects.modules.insert(handle, Module { context, loaded });
-    module.set(handle)
+    Ok(handle)
+}
+
+/// Work that may use the module is done before.
+pub fn unload(module: Handle) -> Result {
+    uncaptured()?;
+    let context = {
+        let objects = objects();
+        let found = objects.modules.get(&module).ok_or(Error::InvalidHandle("module"))?;
+        found.context.id()
+    };
+    scheduler()?.wait_context(context);
+    let mut objects = objects();
+    let found = objects.modules.remove(&module).ok_or(Error::InvalidHandle("module"))?;
+    objects.functions.retain(|_, function| function.module != module);
+    found.context.unload(&found.loaded);
+    Ok(())
+}
+
+/// A function of a module: the same handle for each request.
+pub fn get_function(module: Handle, name: &str) -> Result<Handle> {
+    let mut objects = objects();
+    let known = objects.functions.iter().find(|(_, function)| {
+        function.module == module && function.name.as_bytes() == name.as_bytes()
+    });
+    if let Some((handle, _)) = known {
+        return Ok(*handle);
+    }
+    let found = objects.modules.get(&module).ok_or(Error::InvalidHandle("module"))?;
+    let entry = Function {
+        name: CString::new(name).unwrap_or_default(),
+        module,
+        context: found.context.clone(),
+        kernel: found.loaded.kernel(name)?,
+        max_dynamic_shared_bytes: AtomicU64::new(0),
+        max_cluster_blocks: AtomicU32::new(PORTABLE_CLUSTER_BLOCKS),
+    };
+    let default = found.context.model().shared_per_block as u64;
+    if let Ok(kernel) = &entry.kernel {
+        let left = default.saturating_sub(kernel.static_shared_bytes);
+        entry.max_dynamic_shared_bytes.store(left, Ordering::Relaxed);
+    }
+    let handle = objects.fresh();
+    objects.functions.insert(handle, Arc::new(entry));
+    Ok(handle)
 }
 
 pub fn function(handle: Handle) -> Result<Arc<Function>> {
@@ -33,9 +79,10 @@ pub fn function(handle: Handle) -> Result<Arc<Function>> {
 }
 
 /// `CUfunction_attribute` by its number.
-fn attribute(function: &Function, number: i32) -> Result<i32> {
+pub fn attribute(function: &Function, number: i32) -> Result<i32> {
     let kernel = function.kernel.as_ref().map_err(|error| Error::InvalidPtx(error.clone()))?;
     let architecture = function.context.model().architecture as i32;
+    let required = kernel.cluster.unwrap_or([0; 3]);
     Ok(match number {
         // MAX_THREADS_PER_BLOCK
         0 => {
@@ -48,60 +95,52 @@ fn attribute(function: &Function, number: i32) -> Result<i32> {
         1 => kernel.static_shared_bytes as i32, // SHARED_SIZE_BYTES
         2 => 0,                                 // CONST_SIZE_BYTES
         3 => kernel.local_bytes as i32,         // LOCAL_SIZE_BYTES
-        // NUM_REGS is ptxas's business; a number that fits every block.
-        4 => 64,
+        // NUM_REGS; without machine code for the device a number that fits every block.
+        4 => kernel.registers.unwrap_or(64) as i32,
         5 | 6 => architecture, // PTX_VERSION, BINARY_VERSION
         7 => 0,                // CACHE_MODE_CA
         8 => function.max_dynamic_shared_bytes.load(Ordering::Relaxed) as i32,
-        9 => -1,      // PREFERRED_SHARED_MEMORY_CARVEOUT: default
-        10..=15 => 0, // clusters
+        9 => -1, // PREFERRED_SHARED_MEMORY_CARVEOUT: default
+        10 => 0, // CLUSTER_SIZE_MUST_BE_SET
+        11..=13 => required[number as usize - 11] as i32, // REQUIRED_CLUSTER_WIDTH, _HEIGHT, _DEPTH
+        // NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+        14 => {
+            let most = function.max_cluster_blocks.load(Ordering::Relaxed);
+            i32::from(most > PORTABLE_CLUSTER_BLOCKS)
+        }
+        15 => 0, // CLUSTER_SCHEDULING_POLICY_PREFERENCE: default
         _ => return Err(Error::NotSupported(format!("function attribute {number}"))),
     })
 }
 
-fn resident_blocks(function: &Function, threads: i32, dynamic: usize) -> Result<i32> {
-    let kernel = function.kernel.as_ref().map_err(|error| Error::InvalidPtx(error.clone()))?;
-    let shared = kernel.static_shared_bytes + dynamic as u64;
-    Ok(function.context.model().resident_blocks(u32::try_from(threads).unwrap_or(0), shared))
-}
-
-/// The block size with the most resident threads, the largest among equals.
-fn best_block(
-    function: &Function,
-    shared: impl Fn(i32) -> usize,
-    limit: i32,
-) -> Result<(i32, i32)> {
-    let most = attribute(function, 0)?;
-    let most = if limit > 0 { most.min(limit) } else { most };
-    let mut best = (0, 0);
-    for threads in (32..=most).step_by(32) {
-        let blocks = resident_blocks(function, threads, shared(threads))?;
-        if blocks * threads >= best.0 * best.1 && blocks > 0 {
-            best = (blocks, threads);
+/// Sets an attribute by its number.
+pub fn set_attribute(function: &Function, number: i32, value: i32) -> Result {
+    match number {
+        // MAX_DYNAMIC_SHARED_SIZE_BYTES
+        8 => {
+            let opt_in = function.context.model().shared_per_block_opt_in;
+            let fixed = attribute(function, 1)?;
+            if value < 0 || value + fixed > opt_in {
+                return Err(Error::InvalidValue(format!(
+                    "{value} dynamic shared bytes: with {fixed} static ones at most {opt_in}"
+                )));
+            }
+            function.max_dynamic_shared_bytes.store(value as u64, Ordering::Relaxed);
+            Ok(())
         }
+        // PREFERRED_SHARED_MEMORY_CARVEOUT, CLUSTER_SCHEDULING_POLICY_PREFERENCE: hints
+        9 | 15 => Ok(()),
+        // NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+        14 => {
+            let most = if value == 0 { PORTABLE_CLUSTER_BLOCKS } else { MOST_CLUSTER_BLOCKS };
+            function.max_cluster_blocks.store(most, Ordering::Relaxed);
+            Ok(())
+        }
+        10..=13 => Err(Error::NotSupported(format!(
+            "setting function attribute {number}, a cluster size that kernels are compiled for,"
+        ))),
+        _ => Err(Error::NotSupported(format!("setting function attribute {number}"))),
     }
-    Ok((best.0 * function.context.model().multiprocessors, best.1))
-}
-
-/// `CUoccupancyB2DSize`
-type SharedBytesOfBlock = Option<unsafe extern "C" fn(i32) -> usize>;
-
-fn potential_block(
-    grid: &Out<i32>,
-    block: &Out<i32>,
-    handle: Handle,
-    of_block: SharedBytesOfBlock,
-    shared: usize,
-    limit: i32,
-) -> Result {
-    let shared = |threads| match of_block {
-        // SAFETY: the caller gives a function that may be called with any block size.
-        Some(of_block) => unsafe { of_block(threads) },
-        None => shared,
-    };
-    let (blocks, threads) = best_block(&*function(handle)?, shared, limit)?;
-    grid.set(blocks)?;
-    block.set(threads)
 }
 
 api! {
@@ -133,32 +172,61 @@ api! {
     }
 
     fn cuModuleUnload(module: Handle) {
-        let mut objects = objects();
-        let found = objects.modules.remove(&module).ok_or(Error::InvalidHandle("module"))?;
-        objects.functions.retain(|_, function| function.module != module);
-        found.context.unload(&found.loaded);
-        Ok(())
+        unload(module)
     }
 
     fn cuModuleGetFunction(function: Out<Handle>, module: Handle, name: Text) {
-        let name = name.get()?;
-        let mut objects = objects();
+        function.set(get_function(module, name.get()?)?)
+    }
+
+    fn cuModuleGetFunctionCount(count: Out<u32>, module: Handle) {
+        let objects = objects();
         let found = objects.modules.get(&module).ok_or(Error::InvalidHandle("module"))?;
-        let entry = Function {
-            name: CString::new(name).unwrap_or_default(),
-            module,
-            context: found.context.clone(),
-            kernel: found.loaded.kernel(name)?,
-            max_dynamic_shared_bytes: AtomicU64::new(0),
+        count.set(found.loaded.kernel_names().count() as u32)
+    }
+
+    fn cuModuleEnumerateFunctions(to: *mut Handle, count: u32, module: Handle) {
+        let mut names: Vec<String> = {
+            let objects = objects();
+            let found = objects.modules.get(&module).ok_or(Error::InvalidHandle("module"))?;
+            found.loaded.kernel_names().map(str::to_string).collect()
         };
-        let default = found.context.model().shared_per_block as u64;
-        if let Ok(kernel) = &entry.kernel {
-            let left = default.saturating_sub(kernel.static_shared_bytes);
-            entry.max_dynamic_shared_bytes.store(left, Ordering::Relaxed);
+        names.sort_unstable();
+        for (at, name) in names.iter().take(count as usize).enumerate() {
+            let handle = get_function(module, name)?;
+            // SAFETY: the caller gives room for `count` functions.
+            unsafe { to.add(at).write(handle) };
         }
-        let handle = objects.fresh();
-        objects.functions.insert(handle, Arc::new(entry));
-        function.set(handle)
+        Ok(())
+    }
+
+    // CU_MODULE_EAGER_LOADING
+    fn cuModuleGetLoadingMode(mode: Out<i32>) {
+        mode.set(1)
+    }
+
+    fn cuFuncLoad(handle: Handle) {
+        function(handle).map(|_| ())
+    }
+
+    // CU_FUNCTION_LOADING_STATE_LOADED
+    fn cuFuncIsLoaded(state: Out<i32>, handle: Handle) {
+        function(handle)?;
+        state.set(1)
+    }
+
+    fn cuFuncGetParamInfo(
+        handle: Handle,
+        number: usize,
+        offset: Out<usize>,
+        bytes: Out<usize>,
+    ) {
+        let function = function(handle)?;
+        let kernel = function.kernel.as_ref().map_err(|error| Error::InvalidPtx(error.clone()))?;
+        let found = kernel.parameters.get(number);
+        let found = found.ok_or_else(|| Error::InvalidValue(format!("parameter {number}")))?;
+        offset.set(found.offset as usize)?;
+        bytes.set_if_wanted(found.bytes as usize)
     }
 
     fn cuModuleGetGlobal_v2(address: Out<u64>, bytes: Out<usize>, module: Handle, name: Text) {
@@ -183,84 +251,11 @@ api! {
     }
 
     fn cuFuncSetAttribute(handle: Handle, number: i32, value: i32) {
-        let function = function(handle)?;
-        match number {
-            // MAX_DYNAMIC_SHARED_SIZE_BYTES
-            8 => {
-                let opt_in = function.context.model().shared_per_block_opt_in;
-                let fixed = attribute(&function, 1)?;
-                if value < 0 || value + fixed > opt_in {
-                    return Err(Error::InvalidValue(format!(
-                        "{value} dynamic shared bytes: with {fixed} static ones at most {opt_in}"
-                    )));
-                }
-                function.max_dynamic_shared_bytes.store(value as u64, Ordering::Relaxed);
-                Ok(())
-            }
-            // PREFERRED_SHARED_MEMORY_CARVEOUT: a hint
-            9 => Ok(()),
-            _ => Err(Error::NotSupported(format!("setting function attribute {number}"))),
-        }
+        set_attribute(&*function(handle)?, number, value)
     }
 
     // A hint.
     fn cuFuncSetCacheConfig(handle: Handle, _config: i32) {
         function(handle).map(|_| ())
-    }
-
-    fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
-        blocks: Out<i32>,
-        handle: Handle,
-        threads: i32,
-        shared: usize,
-    ) {
-        blocks.set(resident_blocks(&*function(handle)?, threads, shared)?)
-    }
-
-    fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-        blocks: Out<i32>,
-        handle: Handle,
-        threads: i32,
-        shared: usize,
-        _flags: u32,
-    ) {
-        blocks.set(resident_blocks(&*function(handle)?, threads, shared)?)
-    }
-
-    fn cuOccupancyAvailableDynamicSMemPerBlock(
-        bytes: Out<usize>,
-        handle: Handle,
-        blocks: i32,
-        _threads: i32,
-    ) {
-        let function = function(handle)?;
-        let model = function.context.model();
-        let fixed = attribute(&function, 1)? + model.shared_reserved_per_block;
-        let each = model.shared_per_multiprocessor / blocks.max(1) / 128 * 128;
-        let left = (each - fixed).clamp(0, model.shared_per_block_opt_in - attribute(&function, 1)?);
-        bytes.set(left as usize)
-    }
-
-    fn cuOccupancyMaxPotentialBlockSize(
-        grid: Out<i32>,
-        block: Out<i32>,
-        handle: Handle,
-        of_block: SharedBytesOfBlock,
-        shared: usize,
-        limit: i32,
-    ) {
-        potential_block(&grid, &block, handle, of_block, shared, limit)
-    }
-
-    fn cuOccupancyMaxPotentialBlockSizeWithFlags(
-        grid: Out<i32>,
-        block: Out<i32>,
-        handle: Handle,
-        of_block: SharedBytesOfBlock,
-        shared: usize,
-        limit: i32,
-        _flags: u32,
-    ) {
-        potential_block(&grid, &block, handle, of_block, shared, limit)
     }
 }

@@ -1,20 +1,22 @@
-//! What the process has made: contexts, modules, functions, streams, events, pinned memory.
+//! What the process has made: contexts, modules, functions, streams, events, graphs, pinned memory.
 
 use std::alloc::Layout;
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
 
 use super::{Handle, Result};
+use crate::capture::CaptureMode;
 use crate::context::{self, Context};
 use crate::device::COUNT;
 use crate::error::Error;
+use crate::graph::{Executable, Graph};
 use crate::ptx::PtxError;
 use crate::ptx::ir::Kernel;
 use crate::settings::Settings;
+use crate::stream::{self, Blocking, Scheduler};
 
 /// A kernel as `cuModuleGetFunction` gives it.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct Function {
     pub kernel: Result<Arc<Kernel>, PtxError>,
     /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`
     pub max_dynamic_shared_bytes: AtomicU64,
+    /// Blocks that a cluster may have: `CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED` raises it.
+    pub max_cluster_blocks: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -36,16 +40,25 @@ pub struct Module {
 
 #[derive(Debug, Clone)]
 pub struct Stream {
-    pub context: Arc<Context>,
+    pub stream: Arc<stream::Stream>,
     pub flags: u32,
     pub priority: i32,
 }
 
 #[derive(Debug, Clone)]
 pub struct Event {
+    pub event: Arc<stream::Event>,
     pub context: Arc<Context>,
     pub timed: bool,
-    pub recorded: Option<Instant>,
+}
+
+/// Pinned host memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Pinned {
+    pub bytes: usize,
+    /// How the emulator allocated it; nothing if the program did and registered it.
+    pub layout: Option<Layout>,
+    pub flags: u32,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -59,6 +72,10 @@ pub struct Primary {
 pub struct ContextEntry {
     pub context: Arc<Context>,
     pub device: i32,
+    /// Its null stream.
+    pub legacy: Arc<stream::Stream>,
+    /// Contexts whose memory it may use.
+    pub peers: Vec<Handle>,
 }
 
 /// Everything by handle.
@@ -70,7 +87,15 @@ pub struct Objects {
     pub functions: HashMap<Handle, Arc<Function>>,
     pub streams: HashMap<Handle, Stream>,
     pub events: HashMap<Handle, Event>,
-    pub pinned: HashMap<usize, Layout>,
+    pub graphs: HashMap<Handle, Arc<Mutex<Graph>>>,
+    pub executables: HashMap<Handle, Arc<Executable>>,
+    /// Graph and number of a node.
+    pub nodes: HashMap<Handle, (Handle, usize)>,
+    pub libraries: HashMap<Handle, Handle>,
+    /// By their first address.
+    pub pinned: BTreeMap<usize, Pinned>,
+    /// Device memory from `cuMemAllocAsync`.
+    pub stream_ordered: HashSet<u64>,
     pub primary: [Primary; COUNT as usize],
 }
 
@@ -85,21 +110,30 @@ impl Objects {
     pub fn new_context(&mut self, device: i32) -> Result<Handle> {
         let handle = self.fresh();
         let context = Arc::new(Context::new(settings()?.clone()));
-        self.contexts.insert(handle, ContextEntry { context, device });
+        let legacy = Arc::new(scheduler()?.stream(&context, Blocking::Legacy));
+        self.contexts.insert(handle, ContextEntry { context, device, legacy, peers: Vec::new() });
         Ok(handle)
     }
 
-    /// Ends a context and all that belongs to it.
-    pub fn end_context(&mut self, handle: Handle) -> Result {
+    /// Forgets a context that has ended, and all that belongs to it.
+    fn remove_context(&mut self, handle: Handle) {
         let Some(entry) = self.contexts.remove(&handle) else {
-            return Err(Error::InvalidContext);
+            return;
         };
         let id = entry.context.id();
         self.modules.retain(|_, module| module.context.id() != id);
         self.functions.retain(|_, function| function.context.id() != id);
-        self.streams.retain(|_, stream| stream.context.id() != id);
+        self.libraries.retain(|_, module| self.modules.contains_key(module));
+        self.streams.retain(|_, stream| stream.stream.context().id() != id);
         self.events.retain(|_, event| event.context.id() != id);
-        Ok(())
+        self.stream_ordered.retain(|&address| Context::id_of_address(address) != id);
+    }
+
+    /// Pinned memory that holds all of a range, and where it starts.
+    pub fn pinned_range(&self, start: usize, bytes: usize) -> Option<(usize, Pinned)> {
+        let (&first, &pinned) = self.pinned.range(..=start).next_back()?;
+        (start - first < pinned.bytes && bytes <= pinned.bytes - (start - first))
+            .then_some((first, pinned))
     }
 
     /// The context that an address belongs to.
@@ -109,12 +143,28 @@ impl Objects {
     }
 }
 
+/// Ends a context, after its work.
+pub fn end_context(handle: Handle) -> Result {
+    let id = {
+        let objects = objects();
+        objects.contexts.get(&handle).ok_or(Error::InvalidContext)?.context.id()
+    };
+    scheduler()?.forget_context(id);
+    objects().remove_context(handle);
+    Ok(())
+}
+
 static OBJECTS: OnceLock<Mutex<Objects>> = OnceLock::new();
+static SCHEDULER: OnceLock<Scheduler> = OnceLock::new();
 static SETTINGS: OnceLock<Result<Settings, String>> = OnceLock::new();
 
 thread_local! {
     /// Contexts of this thread, the current one last; 0 for none.
     static STACK: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
+    /// This thread's own default stream in each context, by the context's number.
+    static OWN_STREAMS: RefCell<HashMap<u64, Arc<stream::Stream>>> = RefCell::default();
+    /// What captures may forbid this thread.
+    static CAPTURE_MODE: Cell<CaptureMode> = const { Cell::new(CaptureMode::Global) };
 }
 
 pub fn objects() -> MutexGuard<'static, Objects> {
@@ -128,6 +178,12 @@ pub fn settings() -> Result<&'static Settings> {
         Ok(settings) => Ok(settings),
         Err(text) => Err(Error::NotInitialised(text.clone())),
     }
+}
+
+/// Orders the work of all streams of the process.
+pub fn scheduler() -> Result<&'static Scheduler> {
+    let settings = settings()?;
+    Ok(SCHEDULER.get_or_init(|| Scheduler::new(settings.streams)))
 }
 
 pub fn check_device(device: i32) -> Result<usize> {
@@ -168,13 +224,34 @@ pub fn current() -> Result<Arc<Context>> {
     current_entry().map(|entry| entry.context)
 }
 
-/// The context of a stream; null and CUDA's two special handles mean the current one.
-pub fn stream_context(stream: Handle) -> Result<Arc<Context>> {
-    if stream <= 2 {
-        return current();
+/// A stream by its handle. CUDA's special handles belong to the current context: 0 and 1 are its
+/// legacy stream, 2 is the calling thread's own.
+pub fn stream(handle: Handle) -> Result<Arc<stream::Stream>> {
+    match handle {
+        0 | 1 => Ok(current_entry()?.legacy),
+        2 => {
+            let context = current()?;
+            let scheduler = scheduler()?;
+            OWN_STREAMS.with_borrow_mut(|own| {
+                let make = || Arc::new(scheduler.stream(&context, Blocking::WithLegacy));
+                Ok(own.entry(context.id()).or_insert_with(make).clone())
+            })
+        }
+        _ => {
+            let objects = objects();
+            let found = objects.streams.get(&handle).map(|stream| stream.stream.clone());
+            found.ok_or(Error::InvalidHandle("stream"))
+        }
     }
-    let objects = objects();
-    objects.streams.get(&stream).map(|s| s.context.clone()).ok_or(Error::InvalidHandle("stream"))
+}
+
+/// Keeps a call whose effect a graph would not have away from captures in progress.
+pub fn uncaptured() -> Result {
+    scheduler()?.permit_unsafe(CAPTURE_MODE.get())
+}
+
+pub fn exchange_capture_mode(mode: CaptureMode) -> CaptureMode {
+    CAPTURE_MODE.replace(mode)
 }
 
 /// The context that holds an address, else the current one, whose error says what is wrong.

@@ -5,6 +5,10 @@ use crate::error::Error;
 
 macro_rules! unsupported {
     ($($name:ident)*) => {
+        /// As in `api!`. A program that asks for them may well do without them.
+        pub(super) fn functions() -> Vec<(&'static str, usize)> {
+            vec![$((stringify!($name), $name as *const () as usize)),*]
+        }
         $(
             // The caller's arguments stay where the C calling convention put them.
             #[unsafe(no_mangle)]
@@ -34,55 +38,39 @@ unsupported! {
     cuCoredumpSetAttributeGlobal
     cuCtxAttach
     cuCtxDetach
-    cuCtxDisablePeerAccess
-    cuCtxEnablePeerAccess
     cuCtxFromGreenCtx
     cuCtxGetDevResource
     cuCtxGetDevice_v2
     cuCtxGetExecAffinity
-    cuCtxGetSharedMemConfig
     cuCtxRecordEvent
-    cuCtxResetPersistingL2Cache
-    cuCtxSetSharedMemConfig
-    cuCtxSynchronize_v2
     cuCtxWaitEvent
     cuDestroyExternalMemory
     cuDestroyExternalSemaphore
     cuDevResourceGenerateDesc
     cuDevSmResourceSplit
     cuDevSmResourceSplitByCount
-    cuDeviceGetByPCIBusId
     cuDeviceGetCliqueCount
     cuDeviceGetCliqueInfo
     cuDeviceGetDevResource
-    cuDeviceGetExecAffinitySupport
     cuDeviceGetFabricClusterUuid
     cuDeviceGetGraphMemAttribute
     cuDeviceGetHostAtomicCapabilities
     cuDeviceGetLuid
     cuDeviceGetP2PAtomicCapabilities
-    cuDeviceGetP2PAttribute
-    cuDeviceGetPCIBusId
     cuDeviceGetProperties
     cuDeviceGetTexture1DLinearMaxWidth
     cuDeviceGraphMemTrim
     cuDeviceRegisterAsyncNotification
     cuDeviceSetGraphMemAttribute
-    cuDeviceSetMemPool
     cuDeviceUnregisterAsyncNotification
     cuExternalMemoryGetMappedBuffer
     cuExternalMemoryGetMappedMipmappedArray
     cuFlushGPUDirectRDMAWrites
     cuFuncGetParamCount
-    cuFuncGetParamInfo
-    cuFuncIsLoaded
-    cuFuncLoad
     cuFuncSetBlockShape
     cuFuncSetSharedMemConfig
     cuFuncSetSharedSize
     cuGetExportTable
-    cuGetProcAddress
-    cuGetProcAddress_v2
     cuGraphAddBatchMemOpNode
     cuGraphAddChildGraphNode
     cuGraphAddDependencies
@@ -105,11 +93,8 @@ unsupported! {
     cuGraphBatchMemOpNodeGetParams
     cuGraphBatchMemOpNodeSetParams
     cuGraphChildGraphNodeGetGraph
-    cuGraphClone
     cuGraphConditionalHandleCreate
-    cuGraphCreate
     cuGraphDebugDotPrint
-    cuGraphDestroy
     cuGraphDestroyNode
     cuGraphEventRecordNodeGetEvent
     cuGraphEventRecordNodeSetEvent
@@ -117,7 +102,6 @@ unsupported! {
     cuGraphEventWaitNodeSetEvent
     cuGraphExecBatchMemOpNodeSetParams
     cuGraphExecChildGraphNodeSetParams
-    cuGraphExecDestroy
     cuGraphExecEventRecordNodeSetEvent
     cuGraphExecEventWaitNodeSetEvent
     cuGraphExecExternalSemaphoresSignalNodeSetParams
@@ -139,13 +123,8 @@ unsupported! {
     cuGraphGetEdges
     cuGraphGetEdges_v2
     cuGraphGetId
-    cuGraphGetNodes
-    cuGraphGetRootNodes
     cuGraphHostNodeGetParams
     cuGraphHostNodeSetParams
-    cuGraphInstantiateWithFlags
-    cuGraphInstantiateWithParams
-    cuGraphInstantiate_v2
     cuGraphKernelNodeCopyAttributes
     cuGraphKernelNodeGetAttribute
     cuGraphKernelNodeGetParams
@@ -153,7 +132,6 @@ unsupported! {
     cuGraphKernelNodeSetAttribute
     cuGraphKernelNodeSetParams
     cuGraphKernelNodeSetParams_v2
-    cuGraphLaunch
     cuGraphMemAllocNodeGetParams
     cuGraphMemFreeNodeGetParams
     cuGraphMemcpyNodeGetParams
@@ -162,7 +140,6 @@ unsupported! {
     cuGraphMemsetNodeSetParams
     cuGraphNodeFindInClone
     cuGraphNodeGetContainingGraph
-    cuGraphNodeGetDependencies
     cuGraphNodeGetDependencies_v2
     cuGraphNodeGetDependentNodes
     cuGraphNodeGetDependentNodes_v2
@@ -170,7 +147,6 @@ unsupported! {
     cuGraphNodeGetLocalId
     cuGraphNodeGetParams
     cuGraphNodeGetToolsId
-    cuGraphNodeGetType
     cuGraphNodeSetEnabled
     cuGraphNodeSetParams
     cuGraphNodeSetParams_v2
@@ -178,7 +154,6 @@ unsupported! {
     cuGraphRemoveDependencies
     cuGraphRemoveDependencies_v2
     cuGraphRetainUserObject
-    cuGraphUpload
     cuGraphicsMapResources
     cuGraphicsResourceGetMappedMipmappedArray
     cuGraphicsResourceGetMappedPointer_v2
@@ -200,14 +175,8 @@ unsupported! {
     cuIpcGetMemHandle
     cuIpcOpenEventHandle
     cuIpcOpenMemHandle_v2
-    cuKernelGetAttribute
-    cuKernelGetFunction
-    cuKernelGetLibrary
-    cuKernelGetName
     cuKernelGetParamCount
     cuKernelGetParamInfo
-    cuKernelSetAttribute
-    cuKernelSetCacheConfig
     cuLaunch
     cuLaunchCooperativeKernel
     cuLaunchCooperativeKernelMultiDevice
@@ -215,15 +184,8 @@ unsupported! {
     cuLaunchGridAsync
     cuLaunchHostFunc_v2
     cuLibraryEnumerateKernels
-    cuLibraryGetGlobal
-    cuLibraryGetKernel
-    cuLibraryGetKernelCount
     cuLibraryGetManaged
-    cuLibraryGetModule
     cuLibraryGetUnifiedFunction
-    cuLibraryLoadData
-    cuLibraryLoadFromFile
-    cuLibraryUnload
     cuLinkAddData_v2
     cuLinkAddFile_v2
     cuLinkComplete
@@ -251,7 +213,6 @@ unsupported! {
     cuMemAdvise
     cuMemAdvise_v2
     cuMemAllocManaged
-    cuMemAllocPitch_v2
     cuMemBatchDecompressAsync
     cuMemCreate
     cuMemDiscardAndPrefetchBatchAsync
@@ -264,10 +225,6 @@ unsupported! {
     cuMemGetHandleForAddressRange
     cuMemGetLocationInfo
     cuMemGetMemPool
-    cuMemHostGetDevicePointer_v2
-    cuMemHostGetFlags
-    cuMemHostRegister_v2
-    cuMemHostUnregister
     cuMemImportFromShareableHandle
     cuMemMap
     cuMemMapArrayAsync
@@ -276,7 +233,6 @@ unsupported! {
     cuMemPoolExportPointer
     cuMemPoolExportToShareableHandle
     cuMemPoolGetAccess
-    cuMemPoolGetAttribute
     cuMemPoolImportFromShareableHandle
     cuMemPoolImportPointer
     cuMemPoolSetAccess
@@ -290,10 +246,6 @@ unsupported! {
     cuMemSetAccess
     cuMemSetMemPool
     cuMemUnmap
-    cuMemcpy
-    cuMemcpy2DAsync_v2
-    cuMemcpy2DUnaligned_v2
-    cuMemcpy2D_v2
     cuMemcpy3DAsync_v2
     cuMemcpy3DBatchAsync
     cuMemcpy3DBatchAsync_v2
@@ -301,7 +253,6 @@ unsupported! {
     cuMemcpy3DPeerAsync
     cuMemcpy3DWithAttributesAsync
     cuMemcpy3D_v2
-    cuMemcpyAsync
     cuMemcpyAtoA_v2
     cuMemcpyAtoD_v2
     cuMemcpyAtoHAsync_v2
@@ -312,20 +263,11 @@ unsupported! {
     cuMemcpyHtoAAsync_v2
     cuMemcpyHtoA_v2
     cuMemcpyWithAttributesAsync
-    cuMemsetD2D16Async
-    cuMemsetD2D16_v2
-    cuMemsetD2D32Async
-    cuMemsetD2D32_v2
-    cuMemsetD2D8Async
-    cuMemsetD2D8_v2
     cuMipmappedArrayCreate
     cuMipmappedArrayDestroy
     cuMipmappedArrayGetLevel
     cuMipmappedArrayGetMemoryRequirements
     cuMipmappedArrayGetSparseProperties
-    cuModuleEnumerateFunctions
-    cuModuleGetFunctionCount
-    cuModuleGetLoadingMode
     cuModuleGetSurfRef
     cuModuleGetTexRef
     cuMulticastAddDevice
@@ -336,38 +278,26 @@ unsupported! {
     cuMulticastCreate
     cuMulticastGetGranularity
     cuMulticastUnbind
-    cuOccupancyMaxActiveClusters
-    cuOccupancyMaxPotentialClusterSize
     cuParamSetSize
     cuParamSetTexRef
     cuParamSetf
     cuParamSeti
     cuParamSetv
-    cuPointerGetAttributes
     cuPointerSetAttribute
     cuProfilerInitialize
-    cuProfilerStart
-    cuProfilerStop
     cuSignalExternalSemaphoresAsync
-    cuStreamAddCallback
     cuStreamAttachMemAsync
     cuStreamBatchMemOp
     cuStreamBatchMemOp_v2
     cuStreamBeginCaptureToCig
     cuStreamBeginCaptureToGraph
-    cuStreamBeginCapture_v2
     cuStreamBeginRecaptureToGraph
     cuStreamCopyAttributes
-    cuStreamEndCapture
     cuStreamEndCaptureToCig
     cuStreamGetAttribute
-    cuStreamGetCaptureInfo
-    cuStreamGetCaptureInfo_v3
     cuStreamGetCtx_v2
     cuStreamGetDevResource
-    cuStreamGetDevice
     cuStreamGetGreenCtx
-    cuStreamGetId
     cuStreamSetAttribute
     cuStreamUpdateCaptureDependencies
     cuStreamUpdateCaptureDependencies_v2

@@ -206,6 +206,14 @@ fn strong(order: MemoryOrder, reads: bool, writes: bool) -> Option<Strong> {
     }
 }
 
+impl Strong {
+    /// The same of an atomic, once its outcome is known: a failed comparison writes nothing.
+    fn of(self, op: AtomicOp, old: u64, [expected, _]: [u64; 2]) -> Self {
+        let writes = op != AtomicOp::CompareExchange || old == expected;
+        Self { writes, release: self.release && writes, ..self }
+    }
+}
+
 /// One lane's access, as its checks need it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lane {
@@ -806,11 +814,6 @@ impl Warp {
                         cluster
                             .race_global(place.offset, wide, Touch::Write, atomic.order, by)
                             .map_err(refuse)?;
-                        if let (Some(points), Some(strong), Some(races)) =
-                            (&mut points, strong, &mut cluster.races)
-                        {
-                            races.synchronise_global(points, place.offset, by.thread, strong);
-                        }
                     }
                     let allocation = cluster.checked_global(place.offset, wide).map_err(refuse)?;
                     let offset = place.offset - allocation.address;
@@ -820,7 +823,7 @@ impl Warp {
                     }
                     allocation.mark(offset, wide);
                     let new = |old| combine(atomic.op, atomic.kind, old, sources, Space::Global);
-                    match bytes {
+                    let old = match bytes {
                         2 => {
                             u64::from(allocation.update(offset, |x: u16| new(u64::from(x)) as u16))
                         }
@@ -828,7 +831,14 @@ impl Warp {
                             u64::from(allocation.update(offset, |x: u32| new(u64::from(x)) as u32))
                         }
                         _ => allocation.update(offset, new),
+                    };
+                    if let (Some(points), Some(strong), Some(races)) =
+                        (&mut points, strong, &mut cluster.races)
+                    {
+                        let strong = strong.of(atomic.op, old, sources);
+                        races.synchronise_global(points, place.offset, by.thread, strong);
                     }
+                    old
                 }
                 Space::Shared => {
                     let rank = place.rank as usize;
@@ -842,11 +852,12 @@ impl Warp {
                         let text = "no byte of it was written by this block".to_string();
                         return Err(refuse((FaultKind::UninitialisedShared, text)));
                     }
-                    if let (Some(strong), Some(races)) = (strong, &mut cluster.races) {
-                        races.synchronise_shared((place.rank, place.offset), by.thread, strong);
-                    }
                     let memory = &mut cluster.blocks[rank].shared.bytes;
                     let old = read_word(memory, place.offset, bytes);
+                    if let (Some(strong), Some(races)) = (strong, &mut cluster.races) {
+                        let strong = strong.of(atomic.op, old, sources);
+                        races.synchronise_shared((place.rank, place.offset), by.thread, strong);
+                    }
                     let new = combine(atomic.op, atomic.kind, old, sources, Space::Shared);
                     write_word(memory, place.offset, bytes, new);
                     old

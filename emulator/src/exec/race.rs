@@ -63,11 +63,23 @@ fn join(into: &mut Clocks, from: &Clocks) {
     }
 }
 
+/// Whether `all` knows whatever `part` knows.
+fn is_part(part: &HashMap<u32, Clocks>, all: &HashMap<u32, Clocks>) -> bool {
+    let known = |clocks: &Clocks, of: &Clocks| {
+        Arc::ptr_eq(clocks, of)
+            || clocks.iter().enumerate().all(|(actor, &clock)| at(of, actor as u32) >= clock)
+    };
+    part.len() <= all.len()
+        && part.iter().all(|(cluster, clocks)| all.get(cluster).is_some_and(|of| known(clocks, of)))
+}
+
 fn join_world(into: &mut World, from: &World) {
     match (&mut *into, from) {
         (_, None) => {}
         (None, Some(from)) => *into = Some(from.clone()),
         (Some(own), Some(from)) if Arc::ptr_eq(own, from) => {}
+        // One map for both where one of them says it all: the next time they are the same.
+        (Some(own), Some(from)) if is_part(own, from) => *own = from.clone(),
         (Some(own), Some(from)) => {
             let own = Arc::make_mut(own);
             for (cluster, clocks) in from.iter() {
@@ -281,7 +293,7 @@ struct ThreadState {
     /// Its clock now.
     clock: u32,
     /// What its last fence published, by scope.
-    fenced: [Option<Knowledge>; 3],
+    fenced: [World; 3],
     /// What its relaxed reads met, by scope: an acquire fence will take it in.
     pending: [World; 3],
 }
@@ -655,6 +667,14 @@ impl<'l> Races<'l> {
         all
     }
 
+    /// The same, as others take it in.
+    fn published_by(&mut self, thread: u32) -> World {
+        let all = self.all_of(thread);
+        let mut world = all.others.as_deref().cloned().unwrap_or_default();
+        world.insert(self.cluster, all.own);
+        Some(Arc::new(world))
+    }
+
     /// A fence of a thread: it takes in what its relaxed reads met, and what it did so far is published
     /// by its later strong writes.
     pub fn fence(&mut self, thread: u32, scope: Scope) {
@@ -664,10 +684,10 @@ impl<'l> Races<'l> {
             let pending = state.pending[reach].take();
             state.knows.join_released(&pending, cluster);
         }
-        let all = self.all_of(thread);
+        let all = self.published_by(thread);
         let state = &mut self.threads[thread as usize];
         for reach in 0..=scope as usize {
-            state.fenced[reach] = Some(all.clone());
+            state.fenced[reach] = all.clone();
         }
         state.clock += 1;
     }
@@ -715,18 +735,14 @@ impl<'l> Races<'l> {
             if !access.reads {
                 point.released.clear();
             }
-            let all = if access.release { Some(self.all_of(thread)) } else { None };
+            let all = if access.release { self.published_by(thread) } else { None };
             for &scope in scopes {
                 let state = &self.threads[thread as usize];
-                let Some(published) = all.as_ref().or(state.fenced[scope as usize].as_ref()) else {
+                let published = if all.is_some() { &all } else { &state.fenced[scope as usize] };
+                let world = published.clone();
+                if world.is_none() {
                     continue;
-                };
-                let mut world = published
-                    .others
-                    .clone()
-                    .map_or_else(HashMap::new, |others| HashMap::clone(&others));
-                world.insert(self.cluster, published.own.clone());
-                let world = Some(Arc::new(world));
+                }
                 let domain = self.domain(thread, scope);
                 let entry = point.released.iter_mut().find(|(s, d, _)| *s == scope && *d == domain);
                 match entry {

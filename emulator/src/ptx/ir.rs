@@ -43,6 +43,8 @@ pub struct Kernel {
     pub cluster: Option<[u32; 3]>,
     /// Whether it starts asynchronous copies.
     pub copies: bool,
+    /// Registers of a thread, where the image has machine code for the device.
+    pub registers: Option<u32>,
     /// Slots of the files of 32-bit registers, 64-bit registers and predicates.
     pub slots: SlotCounts,
     /// Registers that hold immediates.

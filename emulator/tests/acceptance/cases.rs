@@ -22,12 +22,14 @@ pub struct Case {
     pub runs: fn() -> Vec<Run>,
 }
 
+type Check = dyn Fn(&Rig) -> Result<(), Failure>;
+
 /// One shape of a kernel.
 pub struct Run {
     /// The shape in words.
     pub name: String,
     /// Launches it and compares the result.
-    pub check: Box<dyn Fn(&Rig) -> Result<(), Failure>>,
+    pub check: Box<Check>,
 }
 
 impl Run {
@@ -278,7 +280,9 @@ fn warp_exchange() -> Vec<Run> {
                 let config = LaunchConfig::linear(n.div_ceil(threads), threads);
                 rig.launch("warp_exchange", &config, &parameters)?;
                 let of = |at: usize| {
-                    (1..=rounds as usize).map(|k| values[at / 32 * 32 + (at % 32 ^ k % 32)]).sum()
+                    (1..=rounds as usize)
+                        .map(|k| values[at / 32 * 32 + ((at % 32) ^ (k % 32))])
+                        .sum()
                 };
                 let expected: Vec<i32> = (0..n as usize).map(of).collect();
                 rig.expect("output", output, &expected)

@@ -127,6 +127,7 @@ pub fn decode(
         local_bytes: local_bytes.next_multiple_of(16),
         max_threads: kernel.max_threads,
         cluster: kernel.cluster,
+        registers: None,
         slots: decoder.operands.slots,
         constants32: decoder.operands.constants32.iter().map(|(&v, &s)| (s, v)).collect(),
         constants64: decoder.operands.constants64.iter().map(|(&v, &s)| (s, v)).collect(),
