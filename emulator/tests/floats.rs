@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::check;
+use common::{check, evaluate_with};
+use cuda_emulator::settings::{Approximation, Choice, Settings};
 
 const NAN: u64 = 0x7FC0_0001;
 
@@ -216,5 +217,52 @@ fn eight_bits_survive_the_way_to_halves_and_back() {
             };
             assert_eq!(found, expected << 8 | expected, "{format} {byte:#x}");
         }
+    }
+}
+
+#[test]
+fn perturbed_approximations_are_functions_of_seed_and_operand() {
+    let perturbed = |choice| Settings {
+        approximation: Approximation::Perturbed(choice),
+        ..Settings::default()
+    };
+    let f = |x: f32| u64::from(x.to_bits());
+    // Lanes 0 and 32 have the same operand, in two warps.
+    let rows: Vec<[u64; 3]> = (0..64).map(|i| [f((i % 32) as f32 * 0.37 - 3.0), 0, 0]).collect();
+    for body in ["ex2.approx.ftz.f32 %r7, %r4", "sin.approx.f32 %r7, %r4"] {
+        let exact = evaluate_with(Settings::default(), body, &rows);
+        let one = evaluate_with(perturbed(Choice::Seed(1)), body, &rows);
+        assert_eq!(one, evaluate_with(perturbed(Choice::Seed(1)), body, &rows), "{body}");
+        assert_eq!(one[..32], one[32..], "{body}");
+        assert_ne!(one, evaluate_with(perturbed(Choice::Seed(2)), body, &rows), "{body}");
+        assert_ne!(one, exact, "{body}");
+    }
+    // Two steps below and above 2.
+    for (choice, expected) in [(Choice::Least, 0x3FFF_FFFE), (Choice::Greatest, 0x4000_0002)] {
+        let body = "ex2.approx.f32 %r7, %r4";
+        assert_eq!(evaluate_with(perturbed(choice), body, &[[f(1.0), 0, 0]]), [expected]);
+        assert_eq!(evaluate_with(perturbed(choice), body, &[[f(0.0), 0, 0]]), [f(1.0)]);
+    }
+    // Exact instructions stay.
+    let body = "fma.rn.f32 %r7, %r4, %r4, %r4";
+    assert_eq!(
+        evaluate_with(perturbed(Choice::Greatest), body, &rows),
+        evaluate_with(Settings::default(), body, &rows)
+    );
+}
+
+#[test]
+fn approximation_settings() {
+    let perturbed = |choice| Some(Approximation::Perturbed(choice));
+    for (text, expected) in [
+        ("exact", Some(Approximation::Exact)),
+        ("perturb:7", perturbed(Choice::Seed(7))),
+        ("perturb:least", perturbed(Choice::Least)),
+        ("perturb:greatest", perturbed(Choice::Greatest)),
+        ("perturb", None),
+        ("perturb:", None),
+        ("7", None),
+    ] {
+        assert_eq!(Approximation::parse(text), expected, "{text}");
     }
 }

@@ -195,3 +195,68 @@ pub fn csv(device: &str, capability: u32, comparisons: &[Comparison]) -> String 
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Comparison, csv, distance};
+    use crate::classes::{self, Class, Value};
+
+    fn class(instruction: &str) -> Class {
+        classes::all().into_iter().find(|class| class.instruction == instruction).expect("a class")
+    }
+
+    #[test]
+    fn distances_cross_zero_and_stop_at_nan() {
+        assert_eq!(distance(Value::F32, 32, 0x8000_0001, 1), 2);
+        assert_eq!(distance(Value::F32, 32, 0x8000_0000, 0), 0);
+        assert_eq!(distance(Value::F32, 32, 0x7FC0_0000, 0x7FFF_FFFF), 0);
+        assert_eq!(distance(Value::F32, 32, 0x7FC0_0000, 1), u64::MAX);
+        assert_eq!(distance(Value::Bits, 64, 5, 9), 1);
+        assert_eq!(distance(Value::F64, 64, 1 << 63 | 1, 1), 2);
+    }
+
+    #[test]
+    fn exact_classes_may_not_differ() {
+        let add = class("add.f32");
+        let rows = [[0x3F80_0000, 0x3F80_0000, 0]; 2];
+        let good = Comparison::new(&add, &rows, &[0x4000_0000; 2], &[0x4000_0000; 2]);
+        assert!(good.agrees());
+        let bad = Comparison::new(&add, &rows, &[0x4000_0000, 0x4000_0003], &[0x4000_0000; 2]);
+        assert!(!bad.agrees());
+        assert!(bad.to_string().contains("FAILED 1 of 2 differ; most at"), "{bad}");
+        assert!(bad.to_string().contains("3 ulp, 0x40000003 for 0x40000000"), "{bad}");
+        // The other NaN is as wrong, but where the manual leaves it open.
+        let nan = [0x7FC0_0000];
+        assert!(!Comparison::new(&add, &rows[..1], &nan, &[0x7FFF_FFFF]).agrees());
+        assert!(Comparison::new(&class("neg.f32"), &rows[..1], &nan, &[0x7FFF_FFFF]).agrees());
+    }
+
+    #[test]
+    fn approximate_classes_keep_to_the_documented_error() {
+        let ex2 = class("ex2.approx.f32");
+        let of = |operand: u64, found: u64, expected: u64| {
+            Comparison::new(&ex2, &[[operand, 0, 0]], &[found], &[expected])
+        };
+        assert!(of(0x3F80_0000, 0x4000_0002, 0x4000_0000).agrees());
+        assert!(!of(0x3F80_0000, 0x4000_0003, 0x4000_0000).agrees());
+        // The manual tabulates 2^0 and 2^inf.
+        assert!(!of(0, 0x3F80_0001, 0x3F80_0000).agrees());
+        assert!(!of(0x7F80_0000, 0x7F7F_FFFF, 0x7F80_0000).agrees());
+        let sin = class("sin.approx.f32");
+        // 2^20 radians: any result will do.
+        assert!(Comparison::new(&sin, &[[0x4980_0000, 0, 0]], &[0], &[0x3F00_0000]).agrees());
+    }
+
+    #[test]
+    fn a_record_has_a_line_for_each_instruction() {
+        let add = class("add.f32");
+        let one = Comparison::new(&add, &[[0; 3]], &[1], &[0]);
+        let text = csv("NVIDIA H200, 141 GB", 90, &[one]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(
+            lines[1],
+            "NVIDIA H200  141 GB,90,\"add.f32\",exact,differs,1,1,1,1,,0x0,0x0,0x0,0x1,0x0"
+        );
+    }
+}

@@ -395,7 +395,7 @@ pub enum CarryOp {
 /// An `.approx` instruction in a process that perturbs them.
 #[derive(Debug)]
 pub struct Perturbed {
-    /// The instruction, an `Alu32` or `Alu64`.
+    /// The instruction, an `Alu32`.
     pub exact: Op,
     /// Which of the results that the documented error allows.
     pub choice: Choice,

@@ -77,6 +77,11 @@ pub fn kernel(body: &str) -> String {
 /// Runs `body` once for each row: a, b, c lie in %rd4.., %r4.. and %h4..; the result is what it
 /// leaves in %rd7, %h7, %p7 or %r7, whichever it names first in this order.
 pub fn evaluate(body: &str, rows: &[[u64; 3]]) -> Vec<u64> {
+    evaluate_with(Settings::default(), body, rows)
+}
+
+/// The same on an emulator with other settings.
+pub fn evaluate_with(settings: Settings, body: &str, rows: &[[u64; 3]]) -> Vec<u64> {
     let result = if body.contains("%rd7") {
         ""
     } else if body.contains("%h7") {
@@ -86,7 +91,7 @@ pub fn evaluate(body: &str, rows: &[[u64; 3]]) -> Vec<u64> {
     } else {
         "cvt.u64.u32 %rd7, %r7;"
     };
-    let gpu = Gpu::new(&format!(
+    let ptx = format!(
         ".visible .entry k(.param .u64 in, .param .u64 out)\n{{\n\
          .reg .pred %p<16>;\n.reg .b16 %h<16>;\n.reg .b32 %r<32>;\n.reg .b64 %rd<32>;\n\
          ld.param.u64 %rd1, [in];\nld.param.u64 %rd2, [out];\nmov.u32 %r1, %tid.x;\n\
@@ -96,7 +101,8 @@ pub fn evaluate(body: &str, rows: &[[u64; 3]]) -> Vec<u64> {
          cvt.u32.u64 %r4, %rd4;\ncvt.u32.u64 %r5, %rd5;\ncvt.u32.u64 %r6, %rd6;\n\
          cvt.u16.u64 %h4, %rd4;\ncvt.u16.u64 %h5, %rd5;\ncvt.u16.u64 %h6, %rd6;\n\
          {body};\n{result}\nst.global.u64 [%rd2], %rd7;\nret;\n}}\n"
-    ));
+    );
+    let gpu = Gpu::with(&ptx, settings);
     let flat: Vec<u64> = rows.iter().flatten().copied().collect();
     let input = gpu.upload(&flat);
     let output = gpu.context.allocate(8 * rows.len() as u64).expect("memory");
