@@ -33,15 +33,24 @@ const GOLDEN_SUITE: &str = "device";
 const GOLDEN_PREFIX: &str = "golden::";
 
 /// The emulated devices beside the default one, with an order of blocks and a limit of the grid that
-/// make blocks do what they do on a full GPU: come in any order, and take more than one row.
+/// make blocks do what they do on a full GPU: come in any order, and take more than one row. Races do not
+/// depend on the order: they are looked for once, on the default device.
 const MODELS: [(&str, &[(&str, &str)]); 2] = [
-    ("sm_75, reverse", &[("CUDA_EMULATOR_DEVICE", "sm_75"), ("CUDA_EMULATOR_ORDER", "reverse")]),
+    (
+        "sm_75, reverse",
+        &[
+            ("CUDA_EMULATOR_DEVICE", "sm_75"),
+            ("CUDA_EMULATOR_ORDER", "reverse"),
+            ("CUDA_EMULATOR_RACES", "0"),
+        ],
+    ),
     (
         "sm_80, shuffled, grids of 2",
         &[
             ("CUDA_EMULATOR_DEVICE", "sm_80"),
             ("CUDA_EMULATOR_ORDER", "shuffle:1"),
             ("CUDA_EMULATOR_MAX_GRID", "2"),
+            ("CUDA_EMULATOR_RACES", "0"),
         ],
     ),
 ];
