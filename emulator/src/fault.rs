@@ -29,6 +29,8 @@ pub enum FaultKind {
     StepLimit,
     /// `trap`
     Trap,
+    /// `assert` in a kernel does not hold.
+    Assert,
 }
 
 impl FaultKind {
@@ -48,6 +50,7 @@ impl FaultKind {
             | Self::Deadlock
             | Self::Trap => 719,
             Self::StepLimit => 702,
+            Self::Assert => 710,
         }
     }
 
@@ -66,6 +69,7 @@ impl FaultKind {
             Self::Deadlock => "deadlock",
             Self::StepLimit => "instruction limit exceeded",
             Self::Trap => "trap",
+            Self::Assert => "assertion",
         }
     }
 }

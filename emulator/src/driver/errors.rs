@@ -41,6 +41,7 @@ const TABLE: &[(u32, &CStr, &CStr)] = &[
         c"CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
         c"pointer does not correspond to a registered memory region",
     ),
+    (710, c"CUDA_ERROR_ASSERT", c"device-side assert triggered"),
     (716, c"CUDA_ERROR_MISALIGNED_ADDRESS", c"misaligned address"),
     (719, c"CUDA_ERROR_LAUNCH_FAILED", c"unspecified launch failure"),
     (800, c"CUDA_ERROR_NOT_PERMITTED", c"operation not permitted"),

@@ -778,6 +778,34 @@ impl Warp {
         }
     }
 
+    /// What `assert` says: message, file, line and function, whose places in local memory are given.
+    pub(super) fn failed_assertion(
+        &self,
+        cluster: &Cluster<'_>,
+        arguments: &[u64; 4],
+        lane: usize,
+    ) -> String {
+        let each = (self.local.len() / LANES) as u64;
+        let word = |offset: u64, bytes| read_word(&self.local, each * lane as u64 + offset, bytes);
+        let text = |offset: u64| {
+            let address = word(offset, 8);
+            let characters = (address..address + 300).map_while(|at| {
+                let allocation = cluster.launch.table.find(at, 1)?;
+                let byte: u8 = allocation.load(at - allocation.address);
+                (byte != 0).then_some(byte)
+            });
+            String::from_utf8_lossy(&characters.collect::<Vec<u8>>()).into_owned()
+        };
+        let [message, file, line, function] = arguments;
+        let line = word(*line, 4);
+        format!(
+            "`{}` does not hold, {}:{line}, in {}",
+            text(*message),
+            text(*file),
+            text(*function)
+        )
+    }
+
     /// Place in `self.local` of a lane's local address.
     fn local_place(&self, offset: u64, bytes: u64, lane: usize) -> Result<u64, Refusal> {
         let each = (self.local.len() / LANES) as u64;

@@ -351,6 +351,11 @@ impl Warp {
                     let lane = mask.trailing_zeros();
                     return Err(Fault { kind: FaultKind::Trap, pc, lane, detail });
                 }
+                Op::AssertFail(arguments) => {
+                    let lane = mask.trailing_zeros();
+                    let detail = self.failed_assertion(cluster, arguments, lane as usize);
+                    return Err(Fault { kind: FaultKind::Assert, pc, lane, detail });
+                }
                 Op::Shuffle(_)
                 | Op::Vote { .. }
                 | Op::Match(_)

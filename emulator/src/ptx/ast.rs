@@ -10,6 +10,8 @@ pub struct Module<'a> {
     pub variables: Vec<Variable<'a>>,
     /// Kernels.
     pub kernels: Vec<Kernel<'a>>,
+    /// Functions that kernels call.
+    pub functions: Vec<Function<'a>>,
     /// Names of the files of `.loc`, by number.
     pub files: Vec<(u32, &'a str)>,
 }
@@ -27,6 +29,19 @@ pub struct Kernel<'a> {
     pub cluster: Option<[u32; 3]>,
     /// The statements.
     pub body: Vec<Statement<'a>>,
+}
+
+/// A `.func`.
+#[derive(Debug)]
+pub struct Function<'a> {
+    /// Symbol.
+    pub name: &'a str,
+    /// What it returns, and its parameters.
+    pub results: Vec<Variable<'a>>,
+    /// See `results`.
+    pub parameters: Vec<Variable<'a>>,
+    /// The statements; none for one that the driver provides, or that is defined later.
+    pub body: Option<Vec<Statement<'a>>>,
 }
 
 /// Where a variable lives.

@@ -209,6 +209,8 @@ pub enum Op {
     Exit,
     /// `trap`
     Trap,
+    /// A call of `__assertfail`: local offsets of message, file, line and function.
+    AssertFail(Box<[u64; 4]>),
     /// Load.
     Load(Box<Access>),
     /// Store.
@@ -365,6 +367,7 @@ impl Op {
             | Self::BranchIndexed { .. }
             | Self::Exit
             | Self::Trap
+            | Self::AssertFail(_)
             | Self::Nothing => Class::Control,
         }
     }

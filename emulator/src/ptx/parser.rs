@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::PtxError;
-use super::ast::{Instruction, Kernel, Location, Module, Operand, StateSpace, Statement, Variable};
+use super::ast::{
+    Function, Instruction, Kernel, Location, Module, Operand, StateSpace, Statement, Variable,
+};
 use super::lexer::{Kind, Token, line_of, tokens};
 
 /// Parses a whole module.
@@ -191,17 +193,11 @@ impl<'a> Parser<'a> {
                 module.kernels.push(kernel);
                 Ok(())
             }
-            // A function that is called: the decoder refuses `call`, so its body is not needed.
             ".func" => {
-                while !self.is_punct(b'{') {
-                    if self.accept(b';') {
-                        return Ok(());
-                    }
-                    if self.next().kind == Kind::End {
-                        return self.error("the body of a function expected");
-                    }
-                }
-                self.skip_braces()
+                self.at += 1;
+                let function = self.function()?;
+                module.functions.push(function);
+                Ok(())
             }
             ".global" | ".const" | ".shared" => {
                 let declared = self.variables(is_extern)?;
@@ -212,8 +208,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn kernel(&mut self) -> Result<Kernel<'a>> {
-        let name = self.word()?;
+    /// `(.param .type name, ...)`, or nothing.
+    fn parameters(&mut self) -> Result<Vec<Variable<'a>>> {
         let mut parameters = Vec::new();
         if self.accept(b'(') {
             while !self.accept(b')') {
@@ -224,6 +220,23 @@ impl<'a> Parser<'a> {
                 self.accept(b',');
             }
         }
+        Ok(parameters)
+    }
+
+    /// `(results) name (parameters) .noreturn;`, or a body in place of the semicolon.
+    fn function(&mut self) -> Result<Function<'a>> {
+        let results = self.parameters()?;
+        let name = self.word()?;
+        let parameters = self.parameters()?;
+        while self.accept_word(".noreturn") {}
+        self.location = None;
+        let body = if self.accept(b';') { None } else { Some(self.block()?) };
+        Ok(Function { name, results, parameters, body })
+    }
+
+    fn kernel(&mut self) -> Result<Kernel<'a>> {
+        let name = self.word()?;
+        let parameters = self.parameters()?;
         let mut max_threads = 0;
         let mut cluster = None;
         while !self.is_punct(b'{') {
@@ -531,8 +544,7 @@ impl<'a> Parser<'a> {
                 }
                 Ok(Operand::Vector(parts))
             }
-            // Results and arguments of `call`, which the decoder refuses by name: other kernels of
-            // the module must not suffer.
+            // Results and arguments of `call`.
             Kind::Punct(b'(') => {
                 self.at += 1;
                 let mut parts = Vec::new();

@@ -6,7 +6,7 @@ use super::super::operands::clock_bits;
 use super::integer::{CarryIn, CarryOut};
 use super::{Decoded, Decoder, Modifiers, Type, UNKNOWN_TYPE};
 
-impl<'a> Decoder<'a> {
+impl<'a> Decoder<'a, '_> {
     pub(super) fn mov(&mut self, inst: &Instruction<'a>, m: &mut Modifiers<'a>) -> Decoded {
         Self::expect_operands(inst, 2)?;
         let ty = m.ty()?;

@@ -11,7 +11,7 @@ struct Comparison {
     ftz: bool,
 }
 
-impl<'a> Decoder<'a> {
+impl<'a> Decoder<'a, '_> {
     fn comparison(m: &mut Modifiers<'a>) -> Decoded<Comparison> {
         let relation = m.need_one(
             "comparison",

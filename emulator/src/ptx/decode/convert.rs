@@ -4,7 +4,7 @@ use super::super::ast::{Instruction, Operand};
 use super::super::ir::*;
 use super::{Decoded, Decoder, Modifiers, Type, UNKNOWN_TYPE};
 
-impl<'a> Decoder<'a> {
+impl<'a> Decoder<'a, '_> {
     /// `cvt.pack.sat`
     fn cvt_pack(&mut self, inst: &Instruction<'a>, m: &mut Modifiers<'a>) -> Decoded {
         let sat = m.take("sat");

@@ -7,7 +7,7 @@ use super::{Decoded, Decoder, Modifiers, UNKNOWN_TYPE};
 
 const COMPLETE_TX: &str = "mbarrier::complete_tx::bytes";
 
-impl<'a> Decoder<'a> {
+impl<'a> Decoder<'a, '_> {
     pub(super) fn copy(&mut self, inst: &Instruction<'a>, m: &mut Modifiers<'a>) -> Decoded {
         if !m.take("async") {
             return Err("unknown instruction: only `cp.async` is supported".into());

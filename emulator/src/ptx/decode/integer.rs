@@ -22,7 +22,7 @@ fn sign_of(ty: Type) -> Sign {
     if ty.is_signed() { Sign::Signed } else { Sign::Unsigned }
 }
 
-impl<'a> Decoder<'a> {
+impl<'a> Decoder<'a, '_> {
     /// `addc`, `subc`, `madc`, all with or without `.cc`
     pub(super) fn reading_carry(
         &mut self,

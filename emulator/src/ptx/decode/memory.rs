@@ -4,7 +4,7 @@ use super::super::ast::{Instruction, Operand};
 use super::super::ir::*;
 use super::{Decoded, Decoder, Modifiers, Type, UNKNOWN_TYPE};
 
-impl<'a> Decoder<'a> {
+impl<'a> Decoder<'a, '_> {
     /// A load or store with its register operand and its address at these places.
     pub(super) fn access(
         &mut self,
@@ -16,7 +16,10 @@ impl<'a> Decoder<'a> {
         m.skip_cache_hints();
         let policy = m.cache_policy();
         Self::expect_operands(inst, 2 + policy)?;
-        let space = m.space();
+        let mut space = m.space();
+        if space == Space::Param && self.is_own(inst.operands.get(address)) {
+            space = Space::Local;
+        }
         let count = m.take_one(&[("v2", 2), ("v4", 4)]).unwrap_or(1);
         let ty = m.ty()?;
         m.finish()?;

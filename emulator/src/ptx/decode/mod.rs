@@ -4,6 +4,7 @@
 //! that the emulator does not know, and an error. So nothing is approximated silently.
 
 mod arithmetic;
+mod calls;
 mod compare;
 mod convert;
 mod copies;
@@ -39,6 +40,9 @@ pub fn decode(
         guard: (ALWAYS, 0),
         approximation,
         origin: Origin { span: 0..0, location: None },
+        module,
+        local_bytes: 0,
+        calls: Vec::new(),
     };
     for (name, address) in addresses {
         if let Some(variable) = module.variables.iter().find(|v| v.name == name) {
@@ -58,6 +62,11 @@ pub fn decode(
     let mut names = HashSet::new();
     let mut variables = Vec::new();
     collect(&kernel.body, &mut names, &mut variables);
+    if names.contains(calls::CALLS) {
+        for body in module.functions.iter().filter_map(|function| function.body.as_ref()) {
+            collect(body, &mut names, &mut variables);
+        }
+    }
     let shared: Vec<&Variable<'_>> = module
         .variables
         .iter()
@@ -70,13 +79,6 @@ pub fn decode(
     }
     for variable in shared.iter().filter(|v| v.is_extern) {
         decoder.operands.define_symbol(variable.name, layout.dynamic_offset);
-    }
-
-    let mut local_bytes = 0_u64;
-    for variable in variables.iter().filter(|v| v.space == StateSpace::Local) {
-        let offset = local_bytes.next_multiple_of(variable.align);
-        decoder.operands.define_symbol(variable.name, LOCAL_WINDOW + offset);
-        local_bytes = offset + variable.bytes;
     }
 
     let files: Arc<[(u32, String)]> =
@@ -124,7 +126,7 @@ pub fn decode(
         shared: places,
         has_dynamic_shared: layout.has_dynamic,
         static_shared_bytes: layout.static_bytes,
-        local_bytes: local_bytes.next_multiple_of(16),
+        local_bytes: decoder.local_bytes.next_multiple_of(16),
         max_threads: kernel.max_threads,
         cluster: kernel.cluster,
         registers: None,
@@ -220,6 +222,9 @@ fn collect<'a, 'b>(
     for statement in body {
         match statement {
             Statement::Instruction(instruction) => {
+                if instruction.opcode == calls::CALLS {
+                    names.insert(calls::CALLS);
+                }
                 instruction.operands.iter().for_each(|operand| operand_names(operand, names));
             }
             Statement::Variable(variable) => variables.push(variable),
@@ -425,7 +430,7 @@ impl<'a> Modifiers<'a> {
     }
 }
 
-struct Decoder<'a> {
+struct Decoder<'a, 'm> {
     operands: Operands<'a>,
     code: Vec<Inst>,
     origins: Vec<Origin>,
@@ -437,11 +442,16 @@ struct Decoder<'a> {
     approximation: Approximation,
     /// The instruction that is being decoded.
     origin: Origin,
+    module: &'m Module<'a>,
+    /// Local memory of a thread so far.
+    local_bytes: u64,
+    /// The functions that are being inlined, outermost first.
+    calls: Vec<calls::Call<'a>>,
 }
 
 type Decoded<T = ()> = Result<T, String>;
 
-impl<'a> Decoder<'a> {
+impl<'a> Decoder<'a, '_> {
     fn emit(&mut self, op: Op) {
         let op = match self.approximation {
             Approximation::Perturbed(choice) if is_approximate(&op) => {
@@ -457,6 +467,8 @@ impl<'a> Decoder<'a> {
     fn block(&mut self, statements: &[Statement<'a>]) -> Decoded {
         self.operands.open_scope();
         let first_pending = self.pending.len();
+        // What names of this block's variables meant outside.
+        let mut hidden = Vec::new();
         let mut labels = HashMap::new();
         // A list of branch targets may stand after the branch that uses it.
         for statement in statements {
@@ -489,6 +501,13 @@ impl<'a> Decoder<'a> {
                     };
                     self.instruction(instruction)?;
                 }
+                // Arguments and results of calls are the thread's own too.
+                Statement::Variable(variable)
+                    if matches!(variable.space, StateSpace::Local | StateSpace::Param) =>
+                {
+                    hidden.push((variable.name, self.operands.symbol(variable.name)));
+                    self.place(variable);
+                }
                 // Placed before the first instruction is decoded.
                 Statement::Variable(_) | Statement::BranchTargets(..) => {}
             }
@@ -506,6 +525,11 @@ impl<'a> Decoder<'a> {
             }
         }
         self.operands.close_scope();
+        for (name, place) in hidden {
+            if let Some(place) = place {
+                self.operands.define_symbol(name, place);
+            }
+        }
         Ok(())
     }
 
@@ -751,11 +775,17 @@ impl<'a> Decoder<'a> {
                 }
                 self.emit(Op::BranchIndexed { index, targets: vec![0; labels.len()].into() });
             }
+            "ret" if !self.calls.is_empty() => {
+                m.take("uni");
+                m.finish()?;
+                self.leave();
+            }
             "ret" | "exit" => {
                 m.take("uni");
                 m.finish()?;
                 self.emit(Op::Exit);
             }
+            calls::CALLS => self.call(inst, &mut m)?,
             "trap" => {
                 m.finish()?;
                 self.emit(Op::Trap);

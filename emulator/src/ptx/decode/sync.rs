@@ -4,7 +4,7 @@ use super::super::ast::{Instruction, Operand};
 use super::super::ir::*;
 use super::{Decoded, Decoder, Modifiers, Type, UNKNOWN_TYPE};
 
-impl<'a> Decoder<'a> {
+impl<'a> Decoder<'a, '_> {
     pub(super) fn collective(&mut self, inst: &Instruction<'a>, m: &mut Modifiers<'a>) -> Decoded {
         if inst.opcode == "activemask" {
             m.take("b32");
