@@ -276,7 +276,8 @@ impl<'l> Cluster<'l> {
 
     /// Whether a suspended wait that starts now ends at once, without success: by seed.
     pub(super) fn gives_up(&mut self) -> bool {
-        matches!(self.launch.order, Order::Shuffle(_)) && split_mix(&mut self.patience) % 2 == 0
+        matches!(self.launch.order, Order::Shuffle(_))
+            && split_mix(&mut self.patience).is_multiple_of(2)
     }
 
     /// All threads have exited.
