@@ -49,6 +49,23 @@ fn out_of_bounds_by_one_element() {
 }
 
 #[test]
+fn shared_addresses_at_the_end_of_all_addresses() {
+    for instruction in [
+        "ld.shared.u32 %r3, [%rd2+12];",
+        "st.shared.v4.u32 [%rd2], {%r1, %r1, %r1, %r1};",
+        "atom.shared.add.u64 %rd3, [%rd2+8], 1;",
+        "mbarrier.init.shared.b64 [%rd2+8], 1;",
+        "cp.async.ca.shared.global [%rd2], [%rd1], 16;",
+    ] {
+        let body = format!(".shared .align 16 .b8 data[128]; mov.u64 %rd2, -16; {instruction}");
+        let gpu = Gpu::new(&kernel(&body));
+        let out = gpu.upload(&[0_u64; 2]);
+        let report = gpu.fault(&LaunchConfig::linear(1, 1), &[out]);
+        says(&report, FaultKind::IllegalAddress, 700, &["past the end of shared data"]);
+    }
+}
+
+#[test]
 fn null_and_host_pointers() {
     let report = fault_of("mov.u64 %rd1, 0; ld.global.u32 %r2, [%rd1];");
     says(&report, FaultKind::IllegalAddress, 700, &["null pointer"]);
@@ -144,6 +161,17 @@ fn deadlock_between_warps() {
     let report = gpu.fault(&LaunchConfig::linear(1, 64), &[0]);
     let parts = ["nobody can go on", "barrier 1, 32 of 64 came", "barrier 2, 32 of 64 came"];
     says(&report, FaultKind::Deadlock, 719, &parts);
+}
+
+#[test]
+fn a_last_warp_that_is_not_full_counts_as_a_whole_one() {
+    let gpu = Gpu::new(&kernel(
+        "setp.lt.u32 %p1, %r1, 48; bar.sync 1, 64; barrier.cta.red.and.pred %p2, 2, 64, %p1;\
+         selp.u32 %r2, 1, 0, %p2; mad.wide.u32 %rd2, %r1, 4, %rd1; st.global.u32 [%rd2], %r2;",
+    ));
+    let out = gpu.upload(&[0_u32; 48]);
+    gpu.launch(&LaunchConfig::linear(1, 48), &[out]).unwrap();
+    assert_eq!(gpu.download32(out, 48), [1; 48]);
 }
 
 #[test]

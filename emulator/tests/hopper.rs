@@ -273,7 +273,16 @@ fn what_goes_wrong_in_a_cluster() {
     );
     // A relaxed arrival brings no writes along.
     let relaxed = RING.replace("arrive.aligned", "arrive.relaxed.aligned");
-    faults(&relaxed, &four, &gone, "begun");
+    faults(&relaxed, &four, &gone, "nothing orders it after the write");
+    // But what a fence published before, and that the peer has begun.
+    gives(
+        &relaxed.replace(
+            "barrier.cluster.arrive.relaxed",
+            "fence.acq_rel.cluster; barrier.cluster.arrive.relaxed",
+        ),
+        &four,
+        |at| if at < 4 { 50 + (at as u32 + 1) % 4 } else { at as u32 },
+    );
 }
 
 #[test]
@@ -386,6 +395,52 @@ fn a_bulk_store_reads_what_a_proxy_fence_made_visible() {
 }
 
 #[test]
+fn a_fence_of_initialisations_covers_nothing_else() {
+    // The idiom of kernels with clusters: the fence, and a relaxed arrival.
+    let body = ".shared .align 8 .b64 full; .shared .align 4 .u32 cell; mov.u32 %r2, full; mov.u32 %r6, cell;\
+        mov.u32 %r3, %cluster_ctarank; xor.b32 %r4, %r3, 1;\
+        mbarrier.init.shared.b64 [%r2], 1; st.shared.u32 [%r6], 9; fence.mbarrier_init.release.cluster;\
+        barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.aligned;\
+        mapa.shared::cluster.u32 %r5, %r2, %r4; mapa.shared::cluster.u32 %r7, %r6, %r4;\
+        mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r5];\
+        WAIT: mbarrier.try_wait.parity.shared.b64 %p3, [%r2], 0; @!%p3 bra WAIT;\
+        barrier.cluster.arrive; barrier.cluster.wait;";
+    let two = cluster(2, 1);
+    gives(body, &two, |at| at as u32);
+    let no_fence = body.replace("fence.mbarrier_init.release.cluster;", "");
+    faults(&no_fence, &two, &[FaultKind::Race], "nothing orders it after the write by thread");
+    let other =
+        body.replace("mbarrier.arrive.r", "ld.shared::cluster.u32 %r8, [%r7]; mbarrier.arrive.r");
+    faults(&other, &two, &[FaultKind::Race], "nothing orders it after the write by thread");
+    faults(
+        &BULK_STORE.replace("fence.proxy.async.shared::cta", "fence.mbarrier_init.release.cluster"),
+        &LaunchConfig::linear(1, 32),
+        &[FaultKind::Race],
+        "no fence.proxy.async makes visible",
+    );
+}
+
+#[test]
+fn waits_for_mbarriers_may_end_without_success() {
+    let one = LaunchConfig::linear(1, 1);
+    let init = ".shared .align 8 .b64 full; mov.u32 %r2, full;\
+        setp.eq.u32 %p1, %r1, 0; @%p1 mbarrier.init.shared.b64 [%r2], 1; bar.sync 0;";
+    let wait = "WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [%r2], 0; @!%p2 bra WAIT;";
+    // A look at a phase that only this thread completes.
+    let peek = "mbarrier.try_wait.parity.shared.b64 %p3, [%r2], 0;";
+    let arrive = "mbarrier.arrive.shared.b64 _, [%r2];";
+    gives(&format!("{init} {peek} {arrive} {wait}"), &one, |at| at as u32);
+    // A warp polls while the other one works for long.
+    let polls = format!(
+        "{init} setp.lt.u32 %p4, %r1, 32; @%p4 bra WORK; {} ret;\
+         WORK: mov.u32 %r3, 0; STEP: add.u32 %r3, %r3, 1; setp.lt.u32 %p4, %r3, 100000; @%p4 bra STEP;\
+         @%p1 {arrive}",
+        wait.replace("try_wait", "test_wait")
+    );
+    gives(&polls, &LaunchConfig::linear(1, 64), |at| at as u32);
+}
+
+#[test]
 fn groups_of_small_copies() {
     // Each thread copies 4 numbers; the last copy reads 8 of its 16 bytes.
     let body = ".shared .align 16 .b8 data[512]; mov.u32 %r2, data; mad.lo.s32 %r3, %r1, 16, %r2;\
@@ -446,6 +501,29 @@ fn a_dependent_launch_waits_before_it_reads() {
     let report = hasty.fault(&dependent, &[out]);
     assert_eq!(report.kind, FaultKind::Race, "{report}");
     assert!(report.text.contains("has not executed griddepcontrol.wait"), "{report}");
+    // Copies read as well: 16 bytes, and more than a page of the shadow of which the last are written.
+    let small = ".shared .align 16 .b8 data[16]; mov.u32 %r2, data;\
+        cp.async.ca.shared.global [%r2], [%rd1], 16; cp.async.wait_all;";
+    let bulk =
+        BULK.replace("256", "1024").replace("st.global.u32 [%rd4]", "st.global.u32 [%rd1+1020]");
+    for copy in [small.to_string(), bulk] {
+        let hasty = gpu(
+            &format!("{copy} griddepcontrol.wait; st.global.u32 [%rd1+1020], 0;"),
+            Order::Forward,
+        );
+        let out = hasty.upload(&[5_u64; 128]);
+        let last = LaunchConfig { programmatic: true, ..one };
+        hasty.launch(&one, &[out]).unwrap();
+        if copy.contains("bulk") {
+            let report = hasty.fault(&last, &[out]);
+            assert_eq!(report.kind, FaultKind::Race, "{report}");
+            assert!(report.text.contains("has not executed griddepcontrol.wait"), "{report}");
+        } else {
+            hasty.launch(&last, &[out]).unwrap();
+            let report = hasty.fault(&last, &[out + 1008]);
+            assert!(report.text.contains("has not executed griddepcontrol.wait"), "{report}");
+        }
+    }
 }
 
 #[test]
@@ -556,4 +634,20 @@ fn clusters_number_their_blocks() {
             _ => y % 2,
         }
     });
+}
+
+#[test]
+fn a_wait_without_a_loop_is_too_short() {
+    // Warp 1 arrives late: in some order the wait of warp 0 ends before.
+    let body = ".shared .align 8 .b64 full; .shared .align 4 .u32 cell; mov.u32 %r2, full;\
+        setp.eq.u32 %p1, %r1, 0; @%p1 mbarrier.init.shared.b64 [%r2], 1; bar.sync 0;\
+        setp.eq.u32 %p2, %r1, 32; @%p2 bra WRITE; @!%p1 ret;\
+        WAIT: mbarrier.try_wait.parity.shared.b64 %p3, [%r2], 0; @!%p3 bra WAIT;\
+        ld.shared.u32 %r3, [cell]; ret;\
+        WRITE: st.shared.u32 [cell], 5; mbarrier.arrive.shared.b64 _, [%r2];";
+    let two = LaunchConfig::linear(1, 64);
+    gives(body, &two, |at| at as u32);
+    let once = body.replace("@!%p3 bra WAIT;", "");
+    let mut seeds = (1..=32).map(Order::Shuffle);
+    assert!(seeds.any(|order| run(&once, order, &two).is_err()), "nothing found in {once}");
 }

@@ -167,6 +167,54 @@ fn atomics_do_not_race_with_each_other_and_do_with_plain_accesses() {
 }
 
 #[test]
+fn who_reads_a_sum_has_to_know_all_who_added() {
+    // The last block is the last to add in each order of blocks: only the others are unknown to it.
+    let body = "red.global.add.u32 [%rd1], 1; membar.gl; atom.global.inc.u32 %r3, [%rd1+64], 1;\
+        fence.acq_rel.gpu; setp.ne.u32 %p1, %r3, 1; @%p1 ret; ld.global.u32 %r4, [%rd1];";
+    is_ordered_by(body, "membar.gl;", &LaunchConfig::linear(2, 1));
+}
+
+#[test]
+fn an_atomic_hides_no_plain_access_before_it() {
+    let two_warps = LaunchConfig::linear(1, 64);
+    races(
+        "setp.ne.u32 %p1, %r1, 0; @!%p1 st.global.u32 [%rd1], 0; red.global.add.u32 [%rd1], 1;",
+        &two_warps,
+    );
+    races(
+        "setp.ne.u32 %p1, %r1, 0; @!%p1 ld.global.u32 %r3, [%rd1];\
+         @!%p1 ld.volatile.global.u32 %r3, [%rd1]; @%p1 red.global.add.u32 [%rd1], 1;",
+        &two_warps,
+    );
+}
+
+#[test]
+fn each_thread_may_fence_before_the_barrier() {
+    // Fences are sequentially consistent with each other, so that they need not be the ticket's own.
+    let body = "mov.u32 %r2, %ctaid.x; mad.lo.s32 %r2, %r2, 2, %r1; mad.wide.u32 %rd2, %r2, 4, %rd1;\
+        st.global.u32 [%rd2], 5; membar.gl; bar.sync 0; setp.ne.u32 %p2, %r1, 0; @%p2 ret;\
+        atom.global.inc.u32 %r3, [%rd1+64], 1; membar.gl; setp.ne.u32 %p1, %r3, 1; @%p1 ret;\
+        ld.global.u32 %r4, [%rd1+4]; ld.global.u32 %r5, [%rd1+12];";
+    let two = LaunchConfig::linear(2, 2);
+    is_ordered_by(body, "membar.gl;", &two);
+    races(&body.replacen("membar.gl", "membar.cta", 1), &two);
+    races(&body.replacen("membar.gl", "fence.acq_rel.gpu", 1), &two);
+    let late =
+        body.replace("membar.gl; bar.sync 0;", "membar.gl; st.global.u32 [%rd2], 6; bar.sync 0;");
+    races(&late, &two);
+}
+
+#[test]
+fn lanes_may_meet_at_two_places() {
+    let body = ".shared .align 4 .b8 b[128]; mov.u32 %r2, b; mad.lo.s32 %r3, %r1, 4, %r2;\
+        setp.lt.u32 %p1, %r1, 16; @%p1 bra LOW;\
+        st.shared.u32 [%r3], 1; bar.warp.sync -1; bra BOTH;\
+        LOW: st.shared.u32 [%r3], 2; bar.warp.sync -1;\
+        BOTH: xor.b32 %r4, %r3, 64; ld.shared.u32 %r5, [%r4];";
+    is_clean(body, &LaunchConfig::linear(1, 32));
+}
+
+#[test]
 fn named_barriers_order_those_who_take_part() {
     let body = ".shared .align 4 .u32 box; setp.ge.u32 %p1, %r1, 32; @%p1 bra READ;\
          setp.ne.u32 %p2, %r1, 0; @%p2 bra GO; st.shared.u32 [box], 77;\

@@ -366,34 +366,37 @@ impl Cluster<'_> {
         use super::race::Agent;
         let threads = self.launch.threads_per_block();
         let agent = self.races.as_ref().and_then(|races| races.agent_of(event.actor()));
-        if let (Some(agent), true) = (agent, event.cluster == self.number) {
-            return match agent {
-                Agent::Mbarrier(_, offset) => {
-                    format!("a bulk copy that completes on the mbarrier at {offset:#x}")
-                }
-                Agent::Copies(_) => "a cp.async".into(),
-                Agent::BulkReads(_) | Agent::BulkWrites(_) => "a bulk copy of a bulk group".into(),
-                Agent::Predecessor => "the launch before".into(),
-            };
-        }
+        let agent = agent.filter(|_| event.cluster == self.number);
+        let actor = match agent {
+            Some(Agent::Mbarrier(_, offset)) => {
+                return format!("a bulk copy that completes on the mbarrier at {offset:#x}");
+            }
+            Some(Agent::Copies(_)) => return "a cp.async".into(),
+            Some(Agent::BulkReads(_) | Agent::BulkWrites(_)) => {
+                return "a bulk copy of a bulk group".into();
+            }
+            Some(Agent::Predecessor) => return "the launch before".into(),
+            Some(Agent::Initialisations(thread)) => thread,
+            None => event.actor(),
+        };
         let clusters: [u32; 3] =
             std::array::from_fn(|axis| self.launch.grid[axis] / self.launch.cluster[axis]);
         let size = self.launch.cluster;
         let [x, y, _] = clusters;
         let n = event.cluster;
         let index = [n % x, n / x % y, n / (x * y)];
-        let rank = event.actor() / threads;
+        let rank = actor / threads;
         if rank >= self.blocks.len() as u32 {
             return format!("an asynchronous copy of cluster {index:?}");
         }
         let within = [rank % size[0], rank / size[0] % size[1], rank / (size[0] * size[1])];
         let block: [u32; 3] = std::array::from_fn(|axis| index[axis] * size[axis] + within[axis]);
-        let thread = event.actor() % threads;
+        let thread = actor % threads;
         let place = self.thread_index(thread / LANES as u32, thread % LANES as u32);
         format!("thread {place:?} of block {block:?}")
     }
 
-    /// Checks a global access for races, and for the launch before this one.
+    /// Checks a global access for races, with the launch before this one too.
     pub(super) fn race_global(
         &mut self,
         address: u64,
@@ -402,19 +405,32 @@ impl Cluster<'_> {
         order: MemoryOrder,
         by: Lane,
     ) -> Result<(), Refusal> {
+        self.check_predecessor(address, bytes, touch, by)?;
         let Some(races) = &mut self.races else { return Ok(()) };
-        if let Some((kernel, event, touched)) = races.predecessor(address, bytes, by.thread, touch)
-        {
-            let verb = if touched == Touch::Read { "reads" } else { "writes" };
-            let text = format!(
-                "the launch of {kernel} before this one {verb} it (its instruction {}), and this thread \
-                 has not executed griddepcontrol.wait",
-                event.pc
-            );
-            return Err((FaultKind::Race, text));
-        }
         let touched = races.touch_global(address, bytes, by.thread, touch, strength(order), by.pc);
         touched.map_err(|conflict| self.conflict(conflict))
+    }
+
+    /// Whether the launch before this one is known to be done with these bytes.
+    pub(super) fn check_predecessor(
+        &mut self,
+        address: u64,
+        bytes: u64,
+        touch: Touch,
+        by: Lane,
+    ) -> Result<(), Refusal> {
+        let Some(races) = &mut self.races else { return Ok(()) };
+        let Some((kernel, event, touched)) = races.predecessor(address, bytes, by.thread, touch)
+        else {
+            return Ok(());
+        };
+        let verb = if touched == Touch::Read { "reads" } else { "writes" };
+        let text = format!(
+            "the launch of {kernel} before this one {verb} it (its instruction {}), and this thread \
+             has not executed griddepcontrol.wait",
+            event.pc
+        );
+        Err((FaultKind::Race, text))
     }
 
     /// What a warp's accesses cost, if somebody wants to know.
@@ -870,13 +886,16 @@ impl Warp {
                 }
                 Space::Shared => {
                     let rank = place.rank as usize;
-                    let read = cluster.blocks.get(rank).is_some_and(|block| {
-                        block.shared.check_written(place.offset, wide).is_err()
+                    // In bounds before anything is looked up there; as a write, it would count as
+                    // written afterwards.
+                    let unwritten = cluster.blocks.get_mut(rank).is_some_and(|block| {
+                        block.shared.check(place.offset, wide).is_ok()
+                            && block.shared.check_written(place.offset, wide).is_err()
                     });
                     cluster
                         .checked_shared(place, wide, Touch::Write, atomic.order, by)
                         .map_err(refuse)?;
-                    if read && atomic.op != AtomicOp::Exchange {
+                    if unwritten && atomic.op != AtomicOp::Exchange {
                         let text = "no byte of it was written by this block".to_string();
                         return Err(refuse((FaultKind::UninitialisedShared, text)));
                     }
@@ -1039,7 +1058,7 @@ impl SharedMemory {
         match before {
             Some(variable) => format!(
                 "reaching {} bytes past the end of shared {} ({} bytes)",
-                (offset + bytes).saturating_sub(variable.offset + variable.bytes),
+                offset.saturating_add(bytes).saturating_sub(variable.offset + variable.bytes),
                 variable.name,
                 variable.bytes
             ),

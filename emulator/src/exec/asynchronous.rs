@@ -258,6 +258,7 @@ impl Cluster<'_> {
                 touched.mark_all(self.launch.table, address, bytes, touch);
             }
         }
+        self.check_predecessor(address, bytes, touch, by)?;
         if let Some(races) = &mut self.races {
             let touched = races.copy_global(address, bytes, by.thread, actor, touch, by.pc);
             touched.map_err(|conflict| self.conflict(conflict))?;
@@ -335,6 +336,11 @@ impl Warp {
                     MemoryOrder::Weak,
                     by,
                 )?;
+                if let Some(races) = &mut cluster.races {
+                    let at = (rank, offset, MBARRIER_BYTES);
+                    let touched = races.initialised(at, by.thread, by.pc);
+                    touched.map_err(|conflict| cluster.conflict(conflict))?;
+                }
                 cluster.blocks[rank as usize].mbarriers.push((offset, state));
             }
             MbarrierKind::Invalidate => {
@@ -411,8 +417,10 @@ impl Warp {
                     Phase::Parity(slot) => state.is_past_parity(warp.slot32(slot, lane)),
                 };
                 let past = is_past(cluster.mbarrier(place, by, User::Thread)?, self);
+                let timed_out = self.timed_out >> lane & 1 == 1;
+                self.timed_out &= !(1 << lane);
                 if !past {
-                    if suspends {
+                    if suspends && !timed_out && !cluster.gives_up() {
                         return Ok(false);
                     }
                     cluster.idle += 1;
@@ -477,10 +485,14 @@ impl Warp {
                     ));
                 }
                 self.cluster_arrived |= mask;
-                if let (true, Some(races)) = (releases, &mut cluster.races) {
+                if let Some(races) = &mut cluster.races {
                     let launch = cluster.launch;
                     let threads = lanes(mask).map(|lane| self.thread(launch, lane));
-                    races.release(&mut cluster.gathering, threads);
+                    if releases {
+                        races.release(&mut cluster.gathering, threads);
+                    } else {
+                        threads.for_each(|t| races.arrive_relaxed(&mut cluster.gathering, t));
+                    }
                 }
                 Ok(mask)
             }
@@ -555,7 +567,9 @@ impl Warp {
         for thread in lanes(mask).map(|lane| self.thread(launch, lane)) {
             match op {
                 Fence::Threads(scope) => races.fence(thread, scope),
-                Fence::AsyncProxy | Fence::MbarrierInit => races.proxy_fence(thread),
+                Fence::Sequential(scope) => races.sequential_fence(thread, scope),
+                Fence::AsyncProxy => races.proxy_fence(thread),
+                Fence::MbarrierInit => races.fence_initialisations(thread),
                 Fence::Nothing => {}
             }
         }

@@ -35,6 +35,8 @@ pub struct SharedMemory {
 struct BarrierState {
     /// Threads that have arrived.
     arrived: u32,
+    /// Of those, how many are not there: they fill the last warp up.
+    absent: u32,
     /// Threads it waits for, if the instruction says how many.
     expected: Option<u32>,
     /// Arrived threads whose predicate is true (`bar.red`).
@@ -82,11 +84,16 @@ pub struct Cluster<'l> {
     pub published: Gathered,
     /// An mbarrier or the cluster's barrier has let somebody go on.
     pub changed: bool,
-    /// Waits without suspension that found nothing new since anything changed.
+    /// Waits without suspension that found nothing new since anything changed, or a warp did anything
+    /// else.
     pub idle: u32,
+    /// Times that all suspended waits ended without success since an mbarrier changed.
+    timeouts: u32,
     /// The last race, which a store of the value that is there already is not.
     pub last_conflict: Option<Conflict>,
     random: u64,
+    /// The same for suspended waits.
+    patience: u64,
 }
 
 /// A fault and the warp that it happened in, counted through the cluster.
@@ -94,6 +101,9 @@ pub type WarpFault = Box<(u32, Fault)>;
 
 /// Waits without suspension that find nothing new before they count as a deadlock.
 const IDLE_LIMIT: u32 = 1_000_000;
+/// Times that all suspended waits end without success, and nothing comes of it, before they count as
+/// one.
+const TIMEOUT_LIMIT: u32 = 8;
 
 impl<'l> Cluster<'l> {
     /// Memory for the clusters that one worker runs.
@@ -136,8 +146,10 @@ impl<'l> Cluster<'l> {
             published: Gathered::default(),
             changed: false,
             idle: 0,
+            timeouts: 0,
             last_conflict: None,
             random: 0,
+            patience: 0,
         }
     }
 
@@ -171,8 +183,10 @@ impl<'l> Cluster<'l> {
         self.published = Gathered::default();
         self.changed = false;
         self.idle = 0;
+        self.timeouts = 0;
         if let Order::Shuffle(seed) = self.launch.order {
             self.random = seed.wrapping_add(number << 20);
+            self.patience = !self.random;
         }
         for warp in warps.iter_mut() {
             warp.start(self);
@@ -213,7 +227,12 @@ impl<'l> Cluster<'l> {
                 }
                 progress = true;
                 let turn = self.turn();
+                let idle = self.idle;
                 let result = warps[at].run(self, turn);
+                if self.idle == idle {
+                    // This warp does something else than wait: what the others wait for may come.
+                    self.idle = 0;
+                }
                 let result = result.and_then(|()| self.check_divergence(&warps[at], warps));
                 result.map_err(|fault| Box::new((at as u32, fault)))?;
                 self.release_barriers(warps);
@@ -228,7 +247,7 @@ impl<'l> Cluster<'l> {
                 }
                 progress = self.release_waiting(warps);
             }
-            if !progress {
+            if !progress && !self.time_out(warps) {
                 return Err(self.deadlock(warps));
             }
             if self.idle > IDLE_LIMIT {
@@ -236,6 +255,29 @@ impl<'l> Cluster<'l> {
             }
         }
         self.end(warps)
+    }
+
+    /// Nobody can go on unless suspended waits for mbarriers end without success, as they may at any
+    /// time: whether they do. Who only waits again shall not do so for ever.
+    fn time_out(&mut self, warps: &mut [Warp]) -> bool {
+        if self.timeouts == TIMEOUT_LIMIT {
+            return false;
+        }
+        self.timeouts += 1;
+        let mut some = false;
+        for warp in warps.iter_mut() {
+            let suspended = warp.lanes_at_mbarriers();
+            warp.timed_out |= suspended;
+            warp.release(suspended);
+            some |= suspended != 0;
+        }
+        some
+    }
+
+    /// Whether a suspended wait that starts now ends at once, without success: by seed.
+    pub(super) fn gives_up(&mut self) -> bool {
+        matches!(self.launch.order, Order::Shuffle(_))
+            && split_mix(&mut self.patience).is_multiple_of(2)
     }
 
     /// All threads have exited.
@@ -308,10 +350,9 @@ impl<'l> Cluster<'l> {
         if self.changed {
             self.changed = false;
             self.idle = 0;
+            self.timeouts = 0;
             for warp in warps.iter_mut() {
-                let again = lanes(warp.waiting & warp.alive)
-                    .filter(|&lane| matches!(warp.wait[lane], Wait::Mbarrier { .. }))
-                    .fold(0, |mask, lane| mask | 1 << lane);
+                let again = warp.lanes_at_mbarriers();
                 // They look again, and wait again where it was not theirs.
                 warp.release(again);
                 released |= again != 0;
@@ -377,7 +418,11 @@ impl<'l> Cluster<'l> {
                         warp.regs.write32(d, own, &[state.votes; LANES]);
                     }
                     BarrierKind::And { d, .. } => {
-                        warp.regs.write_pred(d, own, spread(state.votes == state.arrived));
+                        warp.regs.write_pred(
+                            d,
+                            own,
+                            spread(state.votes == state.arrived - state.absent),
+                        );
                     }
                     BarrierKind::Or { d, .. } => {
                         warp.regs.write_pred(d, own, spread(state.votes != 0));
@@ -432,7 +477,10 @@ impl<'l> Cluster<'l> {
         let stuck = stuck.or_else(|| warps.iter().position(|warp| warp.alive != 0)).unwrap_or(0);
         let waiting = waits(&warps[stuck]);
         let lane = if waiting != 0 { waiting } else { warps[stuck].alive }.trailing_zeros();
-        let collective = matches!(warps[stuck].wait[lane as usize & 31], Wait::Collective(_));
+        let collective = matches!(
+            warps[stuck].wait[lane as usize & 31],
+            Wait::Collective(_) | Wait::WarpSync(_)
+        );
         let fault = Fault {
             kind: if collective { FaultKind::AbsentLane } else { FaultKind::Deadlock },
             pc: warps[stuck].pc[lane as usize & 31],
@@ -470,7 +518,7 @@ impl<'l> Cluster<'l> {
                             None => format!("barrier {id}"),
                         }
                     }
-                    Wait::Collective(mask) => format!("lanes {mask:#010x}"),
+                    Wait::Collective(mask) | Wait::WarpSync(mask) => format!("lanes {mask:#010x}"),
                     Wait::Mbarrier { offset } => {
                         let block = &self.blocks[warp.rank as usize];
                         let found = block.mbarriers.iter().find(|(at, _)| *at == offset);
@@ -504,9 +552,18 @@ impl Warp {
     /// Whether lanes that wait for a collective could go on (because others exited).
     pub(super) fn collective_is_complete(&self) -> bool {
         lanes(self.waiting & self.alive).any(|lane| match self.wait[lane] {
-            Wait::Collective(members) => members & self.alive & !self.same_collective(lane) == 0,
+            Wait::Collective(members) | Wait::WarpSync(members) => {
+                members & self.alive & !self.same_collective(lane) == 0
+            }
             _ => false,
         })
+    }
+
+    /// Lanes that wait for a phase of an mbarrier.
+    fn lanes_at_mbarriers(&self) -> u32 {
+        lanes(self.waiting & self.alive)
+            .filter(|&lane| matches!(self.wait[lane], Wait::Mbarrier { .. }))
+            .fold(0, |mask, lane| mask | 1 << lane)
     }
 
     /// Lanes arrive at a barrier. Whether they have to wait there.
@@ -545,7 +602,16 @@ impl Warp {
             return Err(refuse(text));
         }
         state.expected = expected;
-        state.arrived += mask.count_ones();
+        // Thread counts are in whole warps: the last warp of a block counts for one, even if it is not
+        // full.
+        let is_last = launch.threads_per_block() / LANES as u32 == self.index;
+        let absent = if is_last && expected.is_some() && mask == self.alive {
+            LANES as u32 - launch.threads_per_block() % LANES as u32
+        } else {
+            0
+        };
+        state.absent += absent;
+        state.arrived += mask.count_ones() + absent;
         if let Some(count) = expected
             && state.arrived > count
         {

@@ -44,19 +44,27 @@ impl Warp {
                 let text = format!("lane {lane} is not in the mask {mask:#010x} that it gives");
                 return Err(absent(pc, lane, text));
             }
+            let synchronises = matches!(op, Op::WarpSync { .. });
             if mask & self.alive & !group != 0 {
-                self.hold(group, pc, Wait::Collective(mask));
+                let wait = if synchronises { Wait::WarpSync(mask) } else { Wait::Collective(mask) };
+                self.hold(group, pc, wait);
                 continue;
             }
-            // `bar.warp.sync` alone orders memory; the manual promises nothing of the other collectives.
-            if let (Op::WarpSync { .. }, Some(races)) = (op, &mut cluster.races) {
-                let launch = cluster.launch;
-                races.meet(lanes(group).map(|lane| self.thread(launch, lane)));
+            if synchronises {
+                self.meet(cluster, group);
             }
             self.execute_collective(op, group, pc)?;
             done |= group;
         }
         Ok(done)
+    }
+
+    /// `bar.warp.sync` alone orders memory; the manual promises nothing of the other collectives.
+    pub(super) fn meet(&self, cluster: &mut Cluster<'_>, group: u32) {
+        let launch = cluster.launch;
+        if let Some(races) = &mut cluster.races {
+            races.meet(lanes(group).map(|lane| self.thread(launch, lane)));
+        }
     }
 
     fn execute_collective(&mut self, op: &Op, group: u32, pc: u32) -> Result<(), Fault> {

@@ -12,7 +12,7 @@
 //! their completion reached. Bulk copies work through another proxy, so that they see a thread's writes
 //! only when a proxy fence stands between.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::ptx::ir::Scope;
@@ -30,7 +30,7 @@ const SHARD_STRIDE: u64 = 4096;
 type Clocks = Arc<Vec<u32>>;
 
 /// What a thread knows of all clusters.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default, Clone)]
 struct Knowledge {
     /// Of its own cluster.
     own: Clocks,
@@ -38,6 +38,9 @@ struct Knowledge {
     proxied: Clocks,
     /// Of other clusters.
     others: World,
+    /// What sequentially consistent fences published that come before, by scope: of its own, and of
+    /// threads that it met since.
+    sequenced: [World; 3],
 }
 
 /// Clocks by cluster.
@@ -94,6 +97,21 @@ fn join_world(into: &mut World, from: &World) {
     }
 }
 
+fn join_worlds(into: &mut [World; 3], from: &[World; 3]) {
+    for (into, from) in into.iter_mut().zip(from) {
+        join_world(into, from);
+    }
+}
+
+/// An actor is known up to a clock at least.
+fn raise(clocks: &mut Clocks, actor: u32, clock: u32) {
+    if at(clocks, actor) < clock {
+        let clocks = Arc::make_mut(clocks);
+        clocks.resize(clocks.len().max(actor as usize + 1), 0);
+        clocks[actor as usize] = clock;
+    }
+}
+
 impl Knowledge {
     /// Takes in a location's releases, which may come from any cluster.
     fn join_released(&mut self, released: &World, own_cluster: u32) {
@@ -132,6 +150,9 @@ pub struct Event {
 
 const STRENGTH_SHIFT: u32 = 28;
 
+/// The clock of a thread of which no more is known than that it has begun: it has done nothing yet.
+const BEGUN: u32 = 1;
+
 impl Event {
     /// The actor's place among the threads and agents of its cluster.
     pub fn actor(self) -> u32 {
@@ -142,11 +163,21 @@ impl Event {
     fn strength(self) -> u32 {
         self.actor >> STRENGTH_SHIFT
     }
+
+    /// Which of two events of one actor a location has to remember: the weaker, if whoever knows one knows
+    /// the other.
+    fn or_weaker(self, earlier: Self) -> Self {
+        let alike = |event: Self| (event.cluster, event.actor(), event.clock);
+        let hidden = alike(self) == alike(earlier) && earlier.strength() < self.strength();
+        if hidden { earlier } else { self }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Cell {
-    write: Event,
+    /// The last write, and a strong one before it that its thread did not know of: who comes later has
+    /// to know both.
+    writes: [Event; 2],
     /// Two readers since the write that are not ordered with each other.
     reads: [Event; 2],
 }
@@ -261,14 +292,24 @@ impl GlobalShadow {
 
     /// Who last touched bytes in a way that an access of this kind meets, for a launch that follows.
     fn last(&self, address: u64, bytes: u64, touch: Touch) -> Option<(Event, Touch)> {
-        let mut shard = self.shard(address);
-        let page = shard.get_mut(&(address / GLOBAL_PAGE))?;
-        let cells = page.cells(address % GLOBAL_PAGE, bytes, GLOBAL_PAGE);
-        cells.iter().find_map(|cell| match touch {
-            _ if cell.write.clock > 0 => Some((cell.write, Touch::Write)),
-            Touch::Write if cell.reads[0].clock > 0 => Some((cell.reads[0], Touch::Read)),
-            _ => None,
-        })
+        let mut start = address;
+        while start < address + bytes {
+            let end = (address + bytes).min((start / GLOBAL_PAGE + 1) * GLOBAL_PAGE);
+            let mut shard = self.shard(start);
+            if let Some(page) = shard.get_mut(&(start / GLOBAL_PAGE)) {
+                let cells = page.cells(start % GLOBAL_PAGE, end - start, GLOBAL_PAGE);
+                let found = cells.iter().find_map(|cell| match touch {
+                    _ if cell.writes[0].clock > 0 => Some((cell.writes[0], Touch::Write)),
+                    Touch::Write if cell.reads[0].clock > 0 => Some((cell.reads[0], Touch::Read)),
+                    _ => None,
+                });
+                if found.is_some() {
+                    return found;
+                }
+            }
+            start = end;
+        }
+        None
     }
 }
 
@@ -283,6 +324,8 @@ pub enum Agent {
     BulkReads(u32),
     /// What a thread's bulk copies write.
     BulkWrites(u32),
+    /// A thread, as far as it initialises mbarriers: a fence of their own publishes that.
+    Initialisations(u32),
     /// The launch before this one.
     Predecessor,
 }
@@ -315,6 +358,8 @@ pub struct Races<'l> {
     memo: Option<(Clocks, Clocks, Clocks)>,
     /// Clocks of accesses to the shared memory of other blocks, by rank of the owner.
     visits: Vec<HashMap<u32, Event>>,
+    /// Device memory where this cluster released something.
+    released_at: HashSet<u64>,
 }
 
 impl<'l> Races<'l> {
@@ -340,19 +385,21 @@ impl<'l> Races<'l> {
             shared_sync: HashMap::new(),
             memo: None,
             visits: (0..blocks).map(|_| HashMap::new()).collect(),
+            released_at: HashSet::new(),
         }
     }
 
     /// A cluster begins: nobody knows anything. Shadows of shared memory stay: events of another
     /// cluster count for nothing there.
     pub fn begin(&mut self, cluster: u32) {
+        self.forget_own_releases();
         self.cluster = cluster;
-        let nothing = Clocks::default();
+        let nothing = Knowledge::default();
         let count = self.shared.len() * self.threads_per_block as usize;
         self.threads.clear();
         self.threads.extend((0..count).map(|_| ThreadState {
-            knows: Knowledge { own: nothing.clone(), proxied: nothing.clone(), others: None },
-            clock: 1,
+            knows: nothing.clone(),
+            clock: BEGUN + 1,
             fenced: [None, None, None],
             pending: [None, None, None],
         }));
@@ -361,6 +408,23 @@ impl<'l> Races<'l> {
         self.shared_sync.clear();
         self.memo = None;
         self.visits.iter_mut().for_each(HashMap::clear);
+    }
+
+    /// The cluster has ended: nobody can take in any more what it released to itself alone.
+    fn forget_own_releases(&mut self) {
+        if self.released_at.is_empty() {
+            return;
+        }
+        let blocks = self.shared.len() as u32;
+        let mut points = self.global.sync();
+        for address in self.released_at.drain() {
+            let Some(point) = points.get_mut(&address) else { continue };
+            point.released.retain(|(scope, domain, _)| match scope {
+                Scope::Block => domain / blocks != self.cluster,
+                Scope::Cluster => *domain != self.cluster,
+                Scope::Device => true,
+            });
+        }
     }
 
     fn agent(&mut self, agent: Agent) -> u32 {
@@ -411,25 +475,36 @@ impl<'l> Races<'l> {
         proxied: bool,
         local: bool,
     ) -> Result<(), Conflict> {
+        let is_own = |event: &Event| {
+            event.cluster == self.cluster && [thread, now.actor()].contains(&event.actor())
+        };
         for cell in cells {
-            if local && cell.write.cluster != self.cluster {
-                cell.write.clock = 0;
+            if local && cell.writes[0].cluster != self.cluster {
+                cell.writes = [Event::default(); 2];
             }
             if local && cell.reads[0].cluster != self.cluster {
                 cell.reads = [Event::default(); 2];
             }
-            self.check(cell.write, now, thread, Touch::Write, proxied)?;
+            self.check(cell.writes[0], now, thread, Touch::Write, proxied)?;
+            self.check(cell.writes[1], now, thread, Touch::Write, proxied)?;
             match touch {
                 Touch::Write => {
                     self.check(cell.reads[0], now, thread, Touch::Read, false)?;
                     self.check(cell.reads[1], now, thread, Touch::Read, false)?;
-                    *cell = Cell { write: now, reads: [Event::default(); 2] };
+                    let mut writes = [now.or_weaker(cell.writes[0]), Event::default()];
+                    if now.strength() > 0 {
+                        let unknown = |event: &Event| {
+                            event.clock > 0 && !is_own(event) && !self.knows(thread, *event)
+                        };
+                        writes[1] = cell.writes.into_iter().find(unknown).unwrap_or_default();
+                    }
+                    *cell = Cell { writes, reads: [Event::default(); 2] };
                 }
                 Touch::Read => {
                     let first = cell.reads[0];
                     let same = first.actor() == now.actor() && first.cluster == now.cluster;
                     if first.clock == 0 || same || self.knows(thread, first) {
-                        cell.reads[0] = now;
+                        cell.reads[0] = now.or_weaker(first);
                     } else {
                         cell.reads[1] = now;
                     }
@@ -451,8 +526,9 @@ impl<'l> Races<'l> {
         if event.clock == 0 {
             return Ok(());
         }
-        let by_thread = (event.actor() as usize) < self.threads.len();
-        if proxied && by_thread && event.cluster == self.cluster {
+        let by_thread =
+            || matches!(self.agent_of(event.actor()), None | Some(Agent::Initialisations(_)));
+        if proxied && event.cluster == self.cluster && by_thread() {
             // Only what a proxy fence made visible is seen, even if the thread itself wrote it.
             let state = &self.threads[thread as usize];
             if at(&state.knows.proxied, event.actor()) < event.clock {
@@ -579,12 +655,7 @@ impl<'l> Races<'l> {
     }
 
     fn learn(&mut self, thread: u32, actor: u32, clock: u32) {
-        let own = &mut self.threads[thread as usize].knows.own;
-        if at(own, actor) < clock {
-            let own = Arc::make_mut(own);
-            own.resize(own.len().max(actor as usize + 1), 0);
-            own[actor as usize] = clock;
-        }
+        raise(&mut self.threads[thread as usize].knows.own, actor, clock);
     }
 
     /// Threads publish what they did and know.
@@ -603,6 +674,7 @@ impl<'l> Races<'l> {
                     }
                     join(&mut known.proxied, &state.knows.proxied);
                     join_world(&mut known.others, &state.knows.others);
+                    join_worlds(&mut known.sequenced, &state.knows.sequenced);
                 }
             }
             if let Some(known) = &mut into.known {
@@ -617,14 +689,44 @@ impl<'l> Races<'l> {
     /// What an agent did up to a clock becomes part of what is published.
     pub fn release_agent(&mut self, into: &mut Gathered, agent: Agent, clock: u32) {
         let actor = self.agent(agent);
-        let known = into.known.get_or_insert_with(|| Knowledge {
-            own: Clocks::default(),
-            proxied: Clocks::default(),
-            others: None,
-        });
-        let own = Arc::make_mut(&mut known.own);
-        own.resize(own.len().max(actor as usize + 1), 0);
-        own[actor as usize] = own[actor as usize].max(clock);
+        raise(&mut into.known.get_or_insert_default().own, actor, clock);
+    }
+
+    /// A thread arrives and publishes nothing but that it has begun, and what its fences published.
+    pub fn arrive_relaxed(&mut self, into: &mut Gathered, thread: u32) {
+        let initialisations = self.agents.get(&Agent::Initialisations(thread));
+        let state = &self.threads[thread as usize];
+        let known = into.known.get_or_insert_default();
+        raise(&mut known.own, thread, BEGUN);
+        if let Some(&actor) = initialisations {
+            let clock = at(&state.knows.proxied, actor);
+            raise(&mut known.own, actor, clock);
+            raise(&mut known.proxied, actor, clock);
+        }
+        known.join_released(&state.fenced[Scope::Cluster as usize], self.cluster);
+    }
+
+    /// A thread has initialised an mbarrier, which was its last access there.
+    pub fn initialised(
+        &mut self,
+        place: (u32, u64, u64),
+        thread: u32,
+        pc: u32,
+    ) -> Result<(), Conflict> {
+        let actor = self.agent(Agent::Initialisations(thread));
+        let clock = self.threads[thread as usize].clock;
+        self.learn(thread, actor, clock);
+        let now = Event { cluster: self.cluster, actor, clock, pc };
+        self.touch_shared_as(place, thread, now, Touch::Write, false)
+    }
+
+    /// The mbarriers that a thread has initialised become visible to bulk copies, and to threads that
+    /// wait for its relaxed arrival at the cluster's barrier. Nothing else does.
+    pub fn fence_initialisations(&mut self, thread: u32) {
+        if let Some(&actor) = self.agents.get(&Agent::Initialisations(thread)) {
+            let Knowledge { own, proxied, .. } = &mut self.threads[thread as usize].knows;
+            raise(proxied, actor, at(own, actor));
+        }
     }
 
     /// A thread takes in what was published.
@@ -646,6 +748,7 @@ impl<'l> Races<'l> {
         }
         join(&mut state.knows.proxied, &known.proxied);
         join_world(&mut state.knows.others, &known.others);
+        join_worlds(&mut state.knows.sequenced, &known.sequenced);
     }
 
     /// Threads that meet: each knows afterwards what all did before.
@@ -690,6 +793,17 @@ impl<'l> Races<'l> {
             state.fenced[reach] = all.clone();
         }
         state.clock += 1;
+    }
+
+    /// The same by a fence that stands in one order with all others of its kind. So it covers not only
+    /// this thread's later strong writes, but also those of threads that meet it at a barrier: whoever
+    /// reads one of these and fences cannot have fenced before.
+    pub fn sequential_fence(&mut self, thread: u32, scope: Scope) {
+        self.fence(thread, scope);
+        let state = &mut self.threads[thread as usize];
+        for reach in 0..=scope as usize {
+            state.knows.sequenced[reach] = state.fenced[reach].clone();
+        }
     }
 
     /// What a thread knows so far becomes visible to bulk copies.
@@ -738,8 +852,11 @@ impl<'l> Races<'l> {
             let all = if access.release { self.published_by(thread) } else { None };
             for &scope in scopes {
                 let state = &self.threads[thread as usize];
-                let published = if all.is_some() { &all } else { &state.fenced[scope as usize] };
-                let world = published.clone();
+                let mut world = all.clone();
+                if world.is_none() {
+                    world = state.fenced[scope as usize].clone();
+                    join_world(&mut world, &state.knows.sequenced[scope as usize]);
+                }
                 if world.is_none() {
                     continue;
                 }
@@ -771,7 +888,11 @@ impl<'l> Races<'l> {
         thread: u32,
         access: Strong,
     ) {
-        self.synchronise(points.entry(address).or_default(), thread, access);
+        let point = points.entry(address).or_default();
+        self.synchronise(point, thread, access);
+        if access.writes && !point.released.is_empty() {
+            self.released_at.insert(address);
+        }
     }
 
     /// Device memory's shadow.

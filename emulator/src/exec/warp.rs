@@ -22,6 +22,8 @@ pub enum Wait {
     Running,
     /// For the other lanes of a collective's mask.
     Collective(u32),
+    /// The same at a `bar.warp.sync`, where the others may stand at another one.
+    WarpSync(u32),
     /// At a barrier of the block.
     Barrier {
         /// Which.
@@ -59,6 +61,8 @@ pub struct Warp {
     pub cluster_arrived: u32,
     /// Lanes whose phase of the cluster's barrier is complete, and that have not waited for it yet.
     pub cluster_passed: u32,
+    /// Lanes whose suspended wait for an mbarrier ends without success.
+    pub timed_out: u32,
     /// Local memory, one stretch for each lane.
     pub local: Vec<u8>,
     steps: u64,
@@ -114,6 +118,7 @@ impl Warp {
             waiting: 0,
             cluster_arrived: 0,
             cluster_passed: 0,
+            timed_out: 0,
             local: vec![0; kernel.local_bytes as usize * LANES],
             steps: 0,
             give_way: false,
@@ -131,6 +136,7 @@ impl Warp {
         self.waiting = 0;
         self.cluster_arrived = 0;
         self.cluster_passed = 0;
+        self.timed_out = 0;
         self.steps = 0;
         self.give_way = false;
         self.local.fill(0xFF);
@@ -204,20 +210,29 @@ impl Warp {
 
     /// Lanes that wait for the same collective as `lane`.
     pub fn same_collective(&self, lane: usize) -> u32 {
+        let anywhere = matches!(self.wait[lane], Wait::WarpSync(_));
         lanes(self.waiting & self.alive)
-            .filter(|&other| self.pc[other] == self.pc[lane] && self.wait[other] == self.wait[lane])
+            .filter(|&other| anywhere || self.pc[other] == self.pc[lane])
+            .filter(|&other| self.wait[other] == self.wait[lane])
             .fold(0, |mask, other| mask | 1 << other)
     }
 
-    /// Releases collectives for which all lanes have come (or exited).
-    fn release_collectives(&mut self) {
+    /// Releases collectives for which all lanes have come (or exited). They execute them then, but for
+    /// `bar.warp.sync`, which is over.
+    fn release_collectives(&mut self, cluster: &mut Cluster<'_>) {
         for lane in lanes(self.waiting & self.alive) {
-            if let Wait::Collective(members) = self.wait[lane] {
-                let present = self.same_collective(lane);
-                if members & self.alive & !present == 0 {
-                    self.release(present);
-                }
+            let (Wait::Collective(members) | Wait::WarpSync(members)) = self.wait[lane] else {
+                continue;
+            };
+            let present = self.same_collective(lane);
+            if members & self.alive & !present != 0 {
+                continue;
             }
+            if let Wait::WarpSync(_) = self.wait[lane] {
+                self.meet(cluster, present);
+                lanes(present).for_each(|lane| self.pc[lane] += 1);
+            }
+            self.release(present);
         }
     }
 
@@ -226,7 +241,7 @@ impl Warp {
         let mut turn = turn;
         loop {
             if self.waiting != 0 {
-                self.release_collectives();
+                self.release_collectives(cluster);
             }
             let runnable = self.runnable();
             if runnable == 0 || turn == 0 {

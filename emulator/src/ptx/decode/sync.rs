@@ -234,14 +234,16 @@ impl<'a> Decoder<'a, '_> {
             self.emit(Op::Fence(Fence::MbarrierInit));
             return Ok(());
         }
-        // All are taken for acq_rel: an interpreter shows no order that sc forbids.
-        m.take_one(&[("sc", ()), ("acq_rel", ()), ("acquire", ()), ("release", ())]);
+        // One-sided fences are taken for acq_rel. `membar` is a synonym of `fence.sc`.
+        let sequential = m.take("sc") || inst.opcode == "membar";
+        m.take_one(&[("acq_rel", ()), ("acquire", ()), ("release", ())]);
         let Some(scope) = m.scope() else {
             return Err("unknown instruction: no known scope".into());
         };
         m.finish()?;
         Self::expect_operands(inst, 0)?;
-        self.emit(Op::Fence(Fence::Threads(scope)));
+        let fence = if sequential { Fence::Sequential(scope) } else { Fence::Threads(scope) };
+        self.emit(Op::Fence(fence));
         Ok(())
     }
 

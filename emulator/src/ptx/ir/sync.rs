@@ -7,6 +7,8 @@ use super::{Address, Register, Scope, Slot, Space};
 pub enum Fence {
     /// Accesses of threads.
     Threads(Scope),
+    /// The same, and in one order with all other such fences.
+    Sequential(Scope),
     /// Accesses of threads before those of asynchronous bulk copies.
     AsyncProxy,
     /// Initialisations of mbarriers before their use by other blocks and bulk copies.
