@@ -1,10 +1,9 @@
 //! What a warp does with mbarriers, clusters and asynchronous copies.
 
-use super::access::{
-    Lane, Place, Refusal, check_alignment, check_initialised, combine, fault, read_word, write_word,
-};
+use super::access::{combine, read_word, write_word};
 use super::alu::LANES;
 use super::block::Cluster;
+use super::checks::{Lane, Place, Refusal, check_alignment, check_initialised, fault};
 use super::copy::{Copy, End, Told};
 use super::mbarrier::{MBARRIER_BYTES, State, refuse};
 use super::race::{Agent, Claim, Touch};
@@ -641,7 +640,7 @@ impl Warp {
                 due,
             })?;
         }
-        cluster.counters.global_sectors_read += super::access::footprint(&from, reading).1;
+        cluster.counters.global_sectors_read += super::traffic::footprint(&from, reading).1;
         Ok(())
     }
 

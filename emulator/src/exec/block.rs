@@ -1,34 +1,20 @@
 //! Blocks and clusters: their warps, shared memory and barriers.
 
-use super::access::Recent;
 use super::alu::LANES;
+use super::checks::Recent;
 use super::copy::{Copies, End, Told};
 use super::launch::Launch;
 use super::mbarrier;
 use super::race::{Conflict, Gathered, Races};
+use super::shared::SharedMemory;
 use super::warp::{TURN, Wait, Warp, lanes};
 use crate::fault::{Fault, FaultKind};
-use crate::ptx::ir::{Barrier, BarrierKind, Op, SharedVariable};
+use crate::ptx::ir::{Barrier, BarrierKind, Op};
 use crate::report::Counters;
 use crate::settings::{Order, split_mix};
 
 /// Barriers of a block.
 const BARRIERS: usize = 16;
-
-/// Shared memory of a block, and which of its bytes were written.
-#[derive(Debug)]
-pub struct SharedMemory {
-    /// The bytes, 0xFF until they are written.
-    pub bytes: Vec<u8>,
-    /// One bit for each byte.
-    pub written: Vec<u64>,
-    /// One bit for each byte that a copy under way reads or writes; empty if the kernel starts none.
-    pub busy: Vec<u64>,
-    /// What lies where.
-    pub variables: Vec<SharedVariable>,
-    /// The variable of the last access.
-    pub recent: usize,
-}
 
 /// One of the block's barriers.
 #[derive(Debug, Default)]

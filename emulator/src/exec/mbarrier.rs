@@ -3,7 +3,7 @@
 //! What a kernel sees of one are 64 opaque bits of shared memory. Its state is kept beside them, so that
 //! an access that is no mbarrier operation can be told from one that is.
 
-use super::access::Refusal;
+use super::checks::Refusal;
 use super::race::Gathered;
 use crate::fault::FaultKind;
 
