@@ -437,7 +437,7 @@ impl Context {
     ) -> Result<Counters, Error> {
         let table = self.memory.table();
         let shadow = match self.settings.races {
-            Races::Checked => Some(Arc::new(GlobalShadow::new(&kernel.name))),
+            Races::Checked => Some(Arc::new(GlobalShadow::new(&kernel.name, &kernel.source))),
             Races::Unchecked => None,
         };
         let predecessor = if config.programmatic { before.shadow().take() } else { None };

@@ -246,7 +246,7 @@ pub struct Settings {
 /// Whether accesses are checked for races.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Races {
-    /// They are, at about half as much time again.
+    /// They are, which takes a third to three quarters more time.
     #[default]
     Checked,
     /// They are not.

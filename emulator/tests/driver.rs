@@ -21,11 +21,11 @@ const CHILD: &str = "CUDA_EMULATOR_TEST_CHILD";
 fn driver() -> PathBuf {
     let program = env::current_exe().expect("a program");
     let built = program.with_file_name("libcuda_emulator.so");
-    let folder = env::temp_dir().join(format!("cuda-emulator-{}", std::process::id()));
-    fs::create_dir_all(&folder).expect("a temporary folder");
+    let folder = program.with_file_name("emulated-driver");
+    fs::create_dir_all(&folder).expect("a folder for tests");
     let link = folder.join("libcuda.so.1");
     if !link.exists() {
-        // Another test of this process may have been faster.
+        // Another test may have been faster.
         let _ = std::os::unix::fs::symlink(&built, &link);
     }
     assert!(fs::metadata(&link).is_ok(), "no emulated driver at {}", built.display());

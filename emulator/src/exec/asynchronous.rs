@@ -4,7 +4,7 @@ use super::access::{combine, read_word, write_word};
 use super::alu::LANES;
 use super::block::Cluster;
 use super::checks::{Lane, Place, Refusal, check_alignment, check_initialised, fault};
-use super::copy::{Copy, End, Told};
+use super::copy::{Copy, End, Grouped, Told};
 use super::mbarrier::{MBARRIER_BYTES, State, refuse};
 use super::race::{Agent, Claim, Touch};
 use super::warp::{Wait, Warp, lanes};
@@ -100,25 +100,27 @@ impl Cluster<'_> {
         }
     }
 
+    /// A copy is done with one of its ends: it is free, but for what other copies hold of it.
+    fn let_go(&mut self, end: End, bytes: u64) {
+        let End::Shared(rank, offset) = end else { return };
+        self.blocks[rank as usize].shared.vacate(offset, bytes);
+        for other in std::mem::take(&mut self.copies.under_way) {
+            self.mark_busy(&other);
+            self.copies.under_way.push(other);
+        }
+    }
+
     /// A copy under way happens now.
     pub(super) fn perform_copy(&mut self, at: usize) -> Result<(), Fault> {
         let mut copy = self.copies.under_way.remove(at);
         let broken =
             |(kind, detail): Refusal, copy: &Copy, lane| Fault { kind, pc: copy.pc, lane, detail };
         let (_, lane) = self.warp_of(copy.thread);
+        let source = copy.from;
         self.read_source(&mut copy).map_err(|refusal| broken(refusal, &copy, lane))?;
         self.write_destination(&copy).map_err(|refusal| broken(refusal, &copy, lane))?;
-        // What it held is free, but for what other copies hold of it.
-        for (end, bytes) in [(copy.to, copy.bytes + copy.zeros), (copy.from, copy.bytes)] {
-            if let End::Shared(rank, offset) = end {
-                let shared = &mut self.blocks[rank as usize].shared;
-                shared.vacate(offset, bytes);
-            }
-        }
-        for other in std::mem::take(&mut self.copies.under_way) {
-            self.mark_busy(&other);
-            self.copies.under_way.push(other);
-        }
+        self.let_go(copy.to, copy.bytes + copy.zeros);
+        self.let_go(source, copy.bytes);
         if let Told::Mbarrier(rank, offset) = copy.told {
             let done = (copy.bytes + copy.zeros) as i64;
             let races = self.races.as_deref_mut();
@@ -304,7 +306,7 @@ impl Warp {
             if matches!(op.kind, MbarrierKind::Wait { .. }) && done >> lane & 1 == 0 {
                 // Whoever waits lets the copies happen that it waits for.
                 let told = Told::Mbarrier(place.rank, place.offset);
-                cluster.perform_all(|copy| copy.told == told && copy.due == u32::MAX)?;
+                cluster.perform_all(|copy| copy.told == told && copy.is_late())?;
             }
         }
         Ok(done)
@@ -389,8 +391,8 @@ impl Warp {
                 cluster
                     .perform_all(|copy| matches!(copy.told, Told::Group(by, _) if by == thread))
                     .map_err(|fault| (fault.kind, fault.detail))?;
-                let group = cluster.copies.open_group(thread, false);
-                cluster.copies.commit(thread, false);
+                let group = cluster.copies.open_group(thread, Grouped::Small);
+                cluster.copies.commit(thread, Grouped::Small);
                 let agent = Agent::Copies(thread);
                 cluster.mbarrier(place, by, User::Thread)?;
                 let Cluster { blocks, races, .. } = cluster;
@@ -426,7 +428,7 @@ impl Warp {
                     // Without suspension the copies that it waits for happen as well.
                     let told = Told::Mbarrier(rank, offset);
                     cluster
-                        .perform_all(|copy| copy.told == told && copy.due == u32::MAX)
+                        .perform_all(|copy| copy.told == told && copy.is_late())
                         .map_err(|fault| (fault.kind, fault.detail))?;
                 }
                 self.regs.write_pred(done, 1 << lane, if past { u32::MAX } else { 0 });
@@ -612,7 +614,7 @@ impl Warp {
             }
             check_alignment(place.offset, wide).map_err(refuse)?;
             check_alignment(from[lane], wide).map_err(refuse_source)?;
-            let group = cluster.copies.open_group(by.thread, false);
+            let group = cluster.copies.open_group(by.thread, Grouped::Small);
             let told = Told::Group(by.thread, group);
             let actor = (Agent::Copies(by.thread), group);
             let source = Place::of(Space::Generic, from[lane], self.rank);
@@ -698,9 +700,10 @@ impl Warp {
                         cluster.mbarrier(place, by, User::Bulk).map_err(wrong)?;
                         Told::Mbarrier(rank, place.offset)
                     }
-                    Completion::Group => {
-                        Told::BulkGroup(by.thread, cluster.copies.open_group(by.thread, true))
-                    }
+                    Completion::Group => Told::BulkGroup(
+                        by.thread,
+                        cluster.copies.open_group(by.thread, Grouped::Bulk),
+                    ),
                 };
                 let clock = match told {
                     Told::Mbarrier(rank, offset) => {
@@ -815,14 +818,14 @@ impl Warp {
         for lane in lanes(mask) {
             let thread = self.thread(cluster.launch, lane);
             match op {
-                CopyGroup::Commit => cluster.copies.commit(thread, false),
-                CopyGroup::CommitBulk => cluster.copies.commit(thread, true),
+                CopyGroup::Commit => cluster.copies.commit(thread, Grouped::Small),
+                CopyGroup::CommitBulk => cluster.copies.commit(thread, Grouped::Bulk),
                 CopyGroup::Wait { pending } => {
-                    let open = cluster.copies.open_group(thread, false);
+                    let open = cluster.copies.open_group(thread, Grouped::Small);
                     // `wait_all` is as if the open group had been closed.
                     let past = match pending {
                         None => {
-                            cluster.copies.commit(thread, false);
+                            cluster.copies.commit(thread, Grouped::Small);
                             open
                         }
                         Some(pending) => (open - 1).saturating_sub(pending),
@@ -835,7 +838,7 @@ impl Warp {
                     }
                 }
                 CopyGroup::WaitBulk { pending, read } => {
-                    let open = cluster.copies.open_group(thread, true);
+                    let open = cluster.copies.open_group(thread, Grouped::Bulk);
                     let past = (open - 1).saturating_sub(pending);
                     let mine = |copy: &Copy| matches!(copy.told, Told::BulkGroup(by, group) if by == thread && group <= past);
                     if read {
@@ -864,10 +867,7 @@ impl Cluster<'_> {
                 continue;
             }
             let mut copy = self.copies.under_way.remove(at);
-            if let End::Shared(rank, offset) = copy.from {
-                let shared = &mut self.blocks[rank as usize].shared;
-                shared.vacate(offset, copy.bytes);
-            }
+            let source = copy.from;
             let (_, lane) = self.warp_of(copy.thread);
             let pc = copy.pc;
             self.read_source(&mut copy).map_err(|(kind, detail)| Fault {
@@ -876,6 +876,7 @@ impl Cluster<'_> {
                 lane,
                 detail,
             })?;
+            self.let_go(source, copy.bytes);
             self.copies.under_way.insert(at, copy);
         }
         Ok(())

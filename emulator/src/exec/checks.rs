@@ -298,15 +298,16 @@ impl Cluster<'_> {
         by: Lane,
     ) -> Result<(), Refusal> {
         let Some(races) = &mut self.races else { return Ok(()) };
-        let Some((kernel, event, touched)) = races.predecessor(address, bytes, by.thread, touch)
+        let Some((before, event, touched)) = races.predecessor(address, bytes, by.thread, touch)
         else {
             return Ok(());
         };
         let verb = if touched == Touch::Read { "reads" } else { "writes" };
         let text = format!(
-            "the launch of {kernel} before this one {verb} it (its instruction {}), and this thread \
-             has not executed griddepcontrol.wait",
-            event.pc
+            "this thread has not executed griddepcontrol.wait, and the launch of {} before this one \
+             {verb} it{}",
+            before.kernel,
+            before.source.describe(event.pc)
         );
         Err((FaultKind::Race, text))
     }

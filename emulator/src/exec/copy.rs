@@ -62,11 +62,20 @@ pub struct Copies {
     pub under_way: Vec<Copy>,
     order: Order,
     random: u64,
-    /// By thread: the number of the open group, and that of the open bulk group.
+    /// By thread: the number of the open group of each [`Grouped`] kind.
     groups: Vec<[u32; 2]>,
 }
 
-/// When copies happen.
+/// What groups are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grouped {
+    /// `cp.async`
+    Small,
+    /// `cp.async.bulk`
+    Bulk,
+}
+
+/// The turns of a copy that does not happen by itself.
 const NEVER: u32 = u32::MAX;
 
 impl Copies {
@@ -98,21 +107,21 @@ impl Copies {
         }
     }
 
-    /// The open group of a thread, of `cp.async` or of bulk copies.
-    pub fn open_group(&self, thread: u32, bulk: bool) -> u32 {
-        self.groups[thread as usize][usize::from(bulk)]
+    /// The open group of a thread.
+    pub fn open_group(&self, thread: u32, of: Grouped) -> u32 {
+        self.groups[thread as usize][of as usize]
     }
 
     /// Closes the open group.
-    pub fn commit(&mut self, thread: u32, bulk: bool) {
-        self.groups[thread as usize][usize::from(bulk)] += 1;
+    pub fn commit(&mut self, thread: u32, of: Grouped) {
+        self.groups[thread as usize][of as usize] += 1;
     }
 
     /// A turn has passed: the copies that are due.
     pub fn age(&mut self) -> Vec<usize> {
         let mut due = Vec::new();
         for (at, copy) in self.under_way.iter_mut().enumerate() {
-            if copy.due != NEVER {
+            if !copy.is_late() {
                 copy.due = copy.due.saturating_sub(1);
                 if copy.due == 0 {
                     due.push(at);
@@ -135,6 +144,11 @@ impl Told {
 }
 
 impl Copy {
+    /// Whether it happens only when somebody waits for it.
+    pub fn is_late(&self) -> bool {
+        self.due == NEVER
+    }
+
     /// Whether it still reads this shared memory.
     pub fn reads(&self, rank: u32, offset: u64, bytes: u64) -> bool {
         matches!(self.from, End::Shared(r, start)

@@ -13,7 +13,6 @@ use super::warp::Warp;
 use crate::device::Model;
 use crate::fault::{Fault, FaultReport};
 use crate::memory::{Memory, Table};
-use crate::ptx::decode::{source_line, squeeze};
 use crate::ptx::ir::Kernel;
 use crate::report::{Counters, Touched};
 use crate::settings::{Order, Uninitialised};
@@ -77,9 +76,7 @@ impl Launch<'_> {
 
     /// ` at file.cu:12: ld.global.u32 ...`
     pub fn describe(&self, pc: u32) -> String {
-        let origin = &self.kernel.origins[pc as usize];
-        let ptx = squeeze(&self.kernel.text[origin.span.clone()]);
-        format!("{}: {ptx}", source_line(origin, &self.kernel.files))
+        self.kernel.source.describe(pc)
     }
 
     /// Runs all blocks.
@@ -152,10 +149,9 @@ impl Launch<'_> {
     fn report(&self, cluster: &Cluster<'_>, warp: u32, fault: &Fault) -> FaultReport {
         let each = self.threads_per_block().div_ceil(32);
         let (rank, warp) = (warp / each, warp % each);
-        let origin = &self.kernel.origins[fault.pc as usize];
-        let ptx: String =
-            squeeze(&self.kernel.text[origin.span.clone()]).chars().take(300).collect();
-        let place = source_line(origin, &self.kernel.files);
+        let source = &self.kernel.source;
+        let ptx: String = source.ptx(fault.pc).chars().take(300).collect();
+        let place = source.line(fault.pc);
         let place = if place.is_empty() { " at an unknown line".into() } else { place };
         let text = format!(
             "{}\n  kernel {}, block {:?} of {:?}, thread {:?} of {:?} (warp {warp}, lane {}), \

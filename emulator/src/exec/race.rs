@@ -4,7 +4,8 @@
 //! What a thread knows of the others' clocks is a vector; it grows where the PTX memory model makes one
 //! thread's accesses happen before another's: barriers, `bar.warp.sync`, cluster barriers, mbarriers,
 //! release and acquire patterns on strong accesses and fences, each within its scope. Each location
-//! remembers who wrote it last and two of those who read it since. An access that meets one of them,
+//! remembers who wrote it last, one strong write before that which nothing orders before it, and two of
+//! those who read it since. An access that meets one of them,
 //! whose clock the accessing thread does not know, is a race: in every order of execution, whether or not
 //! this one shows a wrong result (Flanagan and Freund, FastTrack, 2009).
 //!
@@ -15,7 +16,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::ptx::ir::Scope;
+use crate::ptx::ir::{Scope, Source};
 
 /// Bytes of device memory that share a page of shadow.
 const GLOBAL_PAGE: u64 = 512;
@@ -237,10 +238,34 @@ impl Claim {
         matches!(self, Self::Read | Self::BulkRead | Self::Reduce)
     }
 
+    /// What it goes through.
+    fn proxy(self) -> Proxy {
+        match self {
+            Self::BulkRead | Self::BulkWrite => Proxy::Asynchronous,
+            Self::Read | Self::Write | Self::Reduce => Proxy::Generic,
+        }
+    }
+
     /// Whether it changes what is there.
     pub fn writes(self) -> bool {
         matches!(self, Self::Write | Self::BulkWrite | Self::Reduce)
     }
+}
+
+/// What an access goes through: the asynchronous proxy sees threads' writes only behind a proxy fence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proxy {
+    Generic,
+    Asynchronous,
+}
+
+/// Whose memory a location is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// This cluster's: events of the clusters that had it before count for nothing.
+    Shared,
+    /// That of all clusters.
+    Device,
 }
 
 /// Two accesses that nothing orders.
@@ -266,17 +291,20 @@ pub struct GlobalShadow {
     pages: Vec<Mutex<HashMap<u64, Page>>>,
     /// By address.
     sync: Mutex<HashMap<u64, SyncPoint>>,
-    /// The launch, to name it.
+    /// The launch's kernel, to name it.
     pub kernel: String,
+    /// Where its instructions come from.
+    pub source: Source,
 }
 
 impl GlobalShadow {
     /// Of a launch of this kernel.
-    pub fn new(kernel: &str) -> Self {
+    pub fn new(kernel: &str, source: &Source) -> Self {
         Self {
             pages: (0..SHARDS).map(|_| Mutex::default()).collect(),
             sync: Mutex::default(),
             kernel: kernel.into(),
+            source: source.clone(),
         }
     }
 
@@ -464,33 +492,32 @@ impl<'l> Races<'l> {
         }
     }
 
-    /// Records an access to cells by `thread` as the actor of `now`; `local` cells are those of this
-    /// cluster's shared memory.
+    /// Records an access to cells by `thread` as the actor of `now`.
     fn touch(
         &self,
         cells: &mut [Cell],
         thread: u32,
         now: Event,
         touch: Touch,
-        proxied: bool,
-        local: bool,
+        proxy: Proxy,
+        memory: Memory,
     ) -> Result<(), Conflict> {
         let is_own = |event: &Event| {
             event.cluster == self.cluster && [thread, now.actor()].contains(&event.actor())
         };
         for cell in cells {
-            if local && cell.writes[0].cluster != self.cluster {
+            if memory == Memory::Shared && cell.writes[0].cluster != self.cluster {
                 cell.writes = [Event::default(); 2];
             }
-            if local && cell.reads[0].cluster != self.cluster {
+            if memory == Memory::Shared && cell.reads[0].cluster != self.cluster {
                 cell.reads = [Event::default(); 2];
             }
-            self.check(cell.writes[0], now, thread, Touch::Write, proxied)?;
-            self.check(cell.writes[1], now, thread, Touch::Write, proxied)?;
+            self.check(cell.writes[0], now, thread, Touch::Write, proxy)?;
+            self.check(cell.writes[1], now, thread, Touch::Write, proxy)?;
             match touch {
                 Touch::Write => {
-                    self.check(cell.reads[0], now, thread, Touch::Read, false)?;
-                    self.check(cell.reads[1], now, thread, Touch::Read, false)?;
+                    self.check(cell.reads[0], now, thread, Touch::Read, Proxy::Generic)?;
+                    self.check(cell.reads[1], now, thread, Touch::Read, Proxy::Generic)?;
                     let mut writes = [now.or_weaker(cell.writes[0]), Event::default()];
                     if now.strength() > 0 {
                         let unknown = |event: &Event| {
@@ -521,14 +548,14 @@ impl<'l> Races<'l> {
         now: Event,
         thread: u32,
         touched: Touch,
-        proxied: bool,
+        proxy: Proxy,
     ) -> Result<(), Conflict> {
         if event.clock == 0 {
             return Ok(());
         }
         let by_thread =
             || matches!(self.agent_of(event.actor()), None | Some(Agent::Initialisations(_)));
-        if proxied && event.cluster == self.cluster && by_thread() {
+        if proxy == Proxy::Asynchronous && event.cluster == self.cluster && by_thread() {
             // Only what a proxy fence made visible is seen, even if the thread itself wrote it.
             let state = &self.threads[thread as usize];
             if at(&state.knows.proxied, event.actor()) < event.clock {
@@ -572,7 +599,7 @@ impl<'l> Races<'l> {
         if thread / self.threads_per_block != rank {
             self.visits[rank as usize].insert(thread, now);
         }
-        self.touch_shared_as((rank, offset, bytes), thread, now, touch, false)
+        self.touch_shared_as((rank, offset, bytes), thread, now, touch, Proxy::Generic)
     }
 
     fn touch_shared_as(
@@ -581,7 +608,7 @@ impl<'l> Races<'l> {
         thread: u32,
         now: Event,
         touch: Touch,
-        proxied: bool,
+        proxy: Proxy,
     ) -> Result<(), Conflict> {
         let mut pages = std::mem::take(&mut self.shared[rank as usize]);
         let mut result = Ok(());
@@ -590,7 +617,7 @@ impl<'l> Races<'l> {
             let end = (offset + bytes).min((at / SHARED_PAGE + 1) * SHARED_PAGE);
             let page = &mut pages[(at / SHARED_PAGE) as usize];
             let cells = page.cells(at % SHARED_PAGE, end - at, SHARED_PAGE);
-            result = self.touch(cells, thread, now, touch, proxied, true);
+            result = self.touch(cells, thread, now, touch, proxy, Memory::Shared);
             at = end;
         }
         self.shared[rank as usize] = pages;
@@ -625,7 +652,7 @@ impl<'l> Races<'l> {
             let mut shard = self.global.shard(start);
             let page = shard.entry(start / GLOBAL_PAGE).or_default();
             let cells = page.cells(start % GLOBAL_PAGE, end - start, GLOBAL_PAGE);
-            self.touch(cells, thread, now, touch, false, false)?;
+            self.touch(cells, thread, now, touch, Proxy::Generic, Memory::Device)?;
             start = end;
         }
         Ok(())
@@ -638,14 +665,14 @@ impl<'l> Races<'l> {
         bytes: u64,
         thread: u32,
         touch: Touch,
-    ) -> Option<(String, Event, Touch)> {
+    ) -> Option<(&'l GlobalShadow, Event, Touch)> {
         let before = self.predecessor?;
         let agent = self.agent(Agent::Predecessor);
         if at(&self.threads[thread as usize].knows.own, agent) > 0 {
             return None;
         }
         let (event, touched) = before.last(address, bytes, touch)?;
-        Some((before.kernel.clone(), event, touched))
+        Some((before, event, touched))
     }
 
     /// A thread has waited for the launch before this one.
@@ -717,7 +744,7 @@ impl<'l> Races<'l> {
         let clock = self.threads[thread as usize].clock;
         self.learn(thread, actor, clock);
         let now = Event { cluster: self.cluster, actor, clock, pc };
-        self.touch_shared_as(place, thread, now, Touch::Write, false)
+        self.touch_shared_as(place, thread, now, Touch::Write, Proxy::Generic)
     }
 
     /// The mbarriers that a thread has initialised become visible to bulk copies, and to threads that
@@ -914,8 +941,7 @@ impl<'l> Races<'l> {
             now.actor |= (Scope::Cluster as u32 + 1) << STRENGTH_SHIFT;
         }
         let touch = if claim.writes() { Touch::Write } else { Touch::Read };
-        let proxied = matches!(claim, Claim::BulkRead | Claim::BulkWrite);
-        self.touch_shared_as(place, thread, now, touch, proxied)
+        self.touch_shared_as(place, thread, now, touch, claim.proxy())
     }
 
     /// An asynchronous copy that a thread starts reads or writes device memory.

@@ -23,11 +23,7 @@ impl SharedMemory {
     /// In bounds of one variable, and aligned.
     pub(super) fn check(&mut self, offset: u64, bytes: u64) -> Result<(), Refusal> {
         check_alignment(offset, bytes)?;
-        let inside = |variable: &crate::ptx::ir::SharedVariable| {
-            offset >= variable.offset
-                && bytes <= variable.bytes
-                && offset - variable.offset <= variable.bytes - bytes
-        };
+        let inside = |variable: &SharedVariable| variable.holds(offset, bytes);
         if self.variables.get(self.recent).is_some_and(inside) {
             return Ok(());
         }
@@ -73,12 +69,7 @@ impl SharedMemory {
 
     /// A stretch of any length is in bounds of one variable.
     pub(super) fn check_range(&self, offset: u64, bytes: u64) -> Result<(), Refusal> {
-        let inside = |variable: &crate::ptx::ir::SharedVariable| {
-            offset >= variable.offset
-                && bytes <= variable.bytes
-                && offset - variable.offset <= variable.bytes - bytes
-        };
-        if self.variables.iter().any(inside) {
+        if self.variables.iter().any(|variable| variable.holds(offset, bytes)) {
             Ok(())
         } else {
             Err((FaultKind::IllegalAddress, self.describe(offset, bytes)))
@@ -134,8 +125,6 @@ impl SharedMemory {
         if self.written[at] & mask == mask {
             return Ok(());
         }
-        let missing = (mask & !self.written[at]).count_ones();
-        let text = format!("{missing} of them were not written by this block");
-        Err((FaultKind::UninitialisedShared, text))
+        self.check_all_written(offset, bytes)
     }
 }

@@ -120,7 +120,7 @@ pub fn decode(
         name: kernel.name.into(),
         copies,
         code: decoder.code,
-        origins: decoder.origins,
+        source: Source { text: text.clone(), origins: decoder.origins.into(), files },
         parameters,
         parameter_bytes,
         shared: places,
@@ -134,8 +134,6 @@ pub fn decode(
         constants32: decoder.operands.constants32.iter().map(|(&v, &s)| (s, v)).collect(),
         constants64: decoder.operands.constants64.iter().map(|(&v, &s)| (s, v)).collect(),
         specials: decoder.operands.specials,
-        text: text.clone(),
-        files,
         spare: Mutex::default(),
     })
 }

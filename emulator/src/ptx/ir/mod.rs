@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use super::ast::Location;
+use super::decode::{source_line, squeeze};
 use crate::exec::warp::Warp;
 use crate::report::Class;
 
@@ -30,8 +31,8 @@ pub struct Kernel {
     pub name: String,
     /// The instructions.
     pub code: Vec<Inst>,
-    /// For each instruction, where it comes from.
-    pub origins: Vec<Origin>,
+    /// Where they come from.
+    pub source: Source,
     /// Parameters in order.
     pub parameters: Vec<Parameter>,
     /// Bytes of all parameters.
@@ -60,10 +61,6 @@ pub struct Kernel {
     pub constants64: Vec<(Slot, u64)>,
     /// 32-bit registers that stand for special registers.
     pub specials: Vec<(Slot, Special)>,
-    /// The module's text, for reports.
-    pub text: Arc<str>,
-    /// Names of source files, by the number in [`Location`].
-    pub files: Arc<[(u32, String)]>,
     /// Register files of earlier launches: making them costs more than a small launch.
     pub(crate) spare: Mutex<Vec<Vec<Warp>>>,
 }
@@ -77,6 +74,34 @@ pub struct SlotCounts {
     pub b64: u32,
     /// Predicates.
     pub pred: u32,
+}
+
+/// Where a kernel's instructions come from, for reports. A clone is cheap.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The module's text.
+    pub text: Arc<str>,
+    /// For each instruction, its place.
+    pub origins: Arc<[Origin]>,
+    /// Names of source files, by the number in [`Location`].
+    pub files: Arc<[(u32, String)]>,
+}
+
+impl Source {
+    /// An instruction's PTX on one line.
+    pub fn ptx(&self, pc: u32) -> String {
+        squeeze(&self.text[self.origins[pc as usize].span.clone()])
+    }
+
+    /// ` at file.cu:12, inlined at file.cu:40`, or nothing.
+    pub fn line(&self, pc: u32) -> String {
+        source_line(&self.origins[pc as usize], &self.files)
+    }
+
+    /// ` at file.cu:12: ld.global.u32 ...`
+    pub fn describe(&self, pc: u32) -> String {
+        format!("{}: {}", self.line(pc), self.ptx(pc))
+    }
 }
 
 /// Where an instruction comes from.
@@ -106,6 +131,13 @@ pub struct SharedVariable {
     pub offset: u64,
     /// Size in bytes; 0 for the dynamic one until launch.
     pub bytes: u64,
+}
+
+impl SharedVariable {
+    /// Whether a stretch lies within it.
+    pub fn holds(&self, offset: u64, bytes: u64) -> bool {
+        offset >= self.offset && bytes <= self.bytes && offset - self.offset <= self.bytes - bytes
+    }
 }
 
 /// Special registers that do not change while a block runs.
