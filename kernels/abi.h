@@ -15,21 +15,34 @@
 /* Largest number of classes: positions within a row are 32-bit in the kernels. */
 #define XENT_MAX_CLASSES 1073741824u
 
-/* Largest block that the plain and the log-softmax kernels are compiled for: 80 registers a thread;
-   72 would spill. */
-#define XENT_MAX_THREADS 768u
+/* Threads of a block of the strategies that give a row to a warp, or to a part of one. */
+#define XENT_WARP_BLOCK_THREADS 128u
 
-/* Largest block of the general kernels, which need more registers. */
-#define XENT_MAX_GENERAL_THREADS 512u
+/* Largest block of the strategies that give a row, or a slice of one, to a block. */
+#define XENT_MAX_BLOCK_THREADS 384u
 
-/* Largest block of the kernels that read target probabilities. */
-#define XENT_MAX_PROBABILITIES_THREADS 384u
+/* 16-byte packs of a row that a lane keeps in registers: of short rows, and of the longest. */
+#define XENT_SHORT_WARP_PACKS 2u
+#define XENT_LONG_WARP_PACKS 8u
 
-/* Largest block of the binary kernels. */
-#define XENT_MAX_BINARY_THREADS 512u
+/* Most elements of a row that a lane takes under tiny, where up to 32 lanes take a row. */
+#define XENT_TINY_LANE_ELEMENTS 8u
 
-/* Static shared memory of a block kernel; the rest of the device's limit can hold the row. */
-#define XENT_BLOCK_STATIC_SHARED_BYTES 640u
+/* Most blocks of a cluster that every GPU with clusters can place. */
+#define XENT_MAX_CLUSTER 8u
+
+/* Most slices of a row under split_row: a warp merges them, a lane each. */
+#define XENT_MAX_SLICES 32u
+
+/* Partial results in a workspace: the most rows times slices under split_row. */
+#define XENT_MAX_PARTIALS 1024u
+
+/* Most rows of which a kernel finds the divisors by itself, a warp's reads of the targets. */
+#define XENT_MAX_COUNTED_ROWS 128u
+
+/* Static shared memory of the block and cluster kernels, at most; the rest of the device's limit can hold
+   the row. */
+#define XENT_BLOCK_STATIC_SHARED_BYTES 1024u
 
 /* Rows whose losses are summed together; part of the definition of the scalar loss's last bits. */
 #define XENT_CHUNK_ROWS 1024u
@@ -157,6 +170,71 @@ struct XentSavedRow {
 /* No class, in XentSavedRow.apart_and_exact: more than XENT_MAX_CLASSES. */
 #define XENT_NOTHING_APART 0x7fffffffu
 
+/* Under split_row, what a block found out about its slice of a row. */
+struct XentPartial {
+    /* The largest value, the target apart. */
+    float max;
+    /* Sums over the slice's classes but the target, relative to `max`: softmax_state.cuh. */
+    float sum;
+    float shifted_sum;
+    float mass;
+    /* The target's value, in the slice that has it. */
+    float target;
+    /* The lowest class of the slice, the target apart, whose value is `max`. */
+    uint32_t lowest;
+    /* Keeps two partials in a sector of 32 bytes each; 0. */
+    uint32_t reserved[2];
+};
+
+/* How the strategy in a kernel's name cuts the work, as the plan decided. */
+struct XentGeometry {
+    /* cluster, split_row: parts of a row, one a block. 1 elsewhere. */
+    uint32_t slices;
+    /* block, cluster: packs of a slice's aligned body that fit the launch's dynamic shared memory, with
+       the weights of their elements for target probabilities. 0 elsewhere. */
+    uint32_t cached_packs;
+    /* warp: consecutive rows that a warp takes and then reports together: a power of two up to 32.
+       1 elsewhere. */
+    uint32_t rows_per_warp;
+    /* tiny: lanes of a row, a power of two up to 32 of which each has XENT_TINY_LANE_ELEMENTS at most.
+       0 elsewhere. */
+    uint32_t lanes_per_row;
+};
+
+/* Which launch of a strategy that takes two it is. */
+enum XentPhase {
+    /* The only one. */
+    XENT_PHASE_WHOLE = 0,
+    /* Partial results of all slices. */
+    XENT_PHASE_PARTIALS = 1,
+    /* Everything else, from the partial results or from what the forward pass saved. */
+    XENT_PHASE_FINISH = 2
+};
+
+/* Where a kernel takes `XentDivided` from. */
+enum XentDividedSource {
+    /* The host knew it: `divided`. */
+    XENT_DIVIDED_HOST = 0,
+    /* `device_divided`, which an earlier launch wrote. */
+    XENT_DIVIDED_DEVICE = 1,
+    /* Every warp that needs it goes over the targets, at most XENT_MAX_COUNTED_ROWS. */
+    XENT_DIVIDED_HERE = 2
+};
+
+/* What the terms are divided by, where the targets decide it. */
+struct XentDivisors {
+    /* An `XentDivisorSource` for each term. */
+    uint32_t nll_source;
+    uint32_t smoothing_source;
+    uint32_t z_loss_source;
+    /* 0 or 1: divisors of 0 have the reciprocal 0 instead of infinity. */
+    uint32_t empty_is_zero;
+    /* 1 / D where its source is XENT_DIVISOR_GIVEN. */
+    struct XentTerms given;
+    /* a, b, L. */
+    struct XentTerms term_weights;
+};
+
 /*
  * What follows from the losses of single rows, in an order that depends on `rows` alone.
  */
@@ -191,20 +269,12 @@ struct XentNormalizer {
     struct XentDivided *divided;
     /* Number of targets, at least 1. */
     uint64_t rows;
+    /* What to find. */
+    struct XentDivisors divisors;
     /* In 1..=XENT_MAX_CLASSES. */
     uint32_t classes;
-    /* 0 or 1: divisors of 0 have the reciprocal 0 instead of infinity. */
-    uint32_t empty_is_zero;
-    /* 1 / D where its source is XENT_DIVISOR_GIVEN. */
-    struct XentTerms given;
-    /* a, b, L. */
-    struct XentTerms term_weights;
-    /* An `XentDivisorSource` for the nll term. */
-    uint32_t nll_source;
-    /* An `XentDivisorSource` for the smoothing term. */
-    uint32_t smoothing_source;
-    /* An `XentDivisorSource` for the z-loss. */
-    uint32_t z_loss_source;
+    /* Keeps the size a multiple of 8; 0. */
+    uint32_t reserved;
 };
 
 /*
@@ -247,8 +317,12 @@ struct XentFused {
     struct XentSavedRow *save;
     /* [rows] or null: what the forward pass saved. */
     const struct XentSavedRow *saved;
-    /* What the normalizer kernel found, or null where the host knew it. */
+    /* split_row: [rows, slices] partial results; used without `saved`. */
+    struct XentPartial *partials;
+    /* XENT_DIVIDED_DEVICE: what the normalizer kernel found. */
     const struct XentDivided *device_divided;
+    /* XENT_DIVIDED_HERE: where the first row's team leaves what it found, or null. */
+    struct XentDivided *save_divided;
     /* At least `classes`. */
     uint64_t logits_row_stride;
     /* At least `classes`. */
@@ -257,13 +331,18 @@ struct XentFused {
     uint64_t upstream_stride;
     /* In 1..=XENT_MAX_CLASSES. */
     uint32_t classes;
-    /* Packs of a row's aligned body that fit the launch's dynamic shared memory, with the weights of
-       their elements for target probabilities. */
-    uint32_t cached_packs;
+    /* An `XentPhase`. */
+    uint32_t phase;
+    /* An `XentDividedSource`. */
+    uint32_t divided_source;
+    /* XENT_DIVIDED_HERE: what to find; `nll_weights` are the weights of the targets. */
+    struct XentDivisors divisors;
     /* a, b, L. */
     struct XentTerms term_weights;
-    /* Where `device_divided` is null. */
+    /* XENT_DIVIDED_HOST. */
     struct XentDivided divided;
+    /* How rows are cut. */
+    struct XentGeometry geometry;
     /* From stored logits to z. */
     struct XentTransform transform;
 };
@@ -276,7 +355,7 @@ enum XentSoftmaxOutput {
     XENT_PROBABILITIES = 1
 };
 
-/* Argument of `xent_log_softmax_block_*`: per row of `logits` x, log softmax(x) or softmax(x). */
+/* Argument of `xent_log_softmax_<strategy>_*`: per row of `logits` x, log softmax(x) or softmax(x). */
 struct XentLogSoftmax {
     /* [rows, classes] in the kernel's dtype. */
     const void *logits;
@@ -294,14 +373,14 @@ struct XentLogSoftmax {
     uint64_t output_row_stride;
     /* In 1..=XENT_MAX_CLASSES. */
     uint32_t classes;
-    /* Packs of a row's aligned body that fit the launch's dynamic shared memory. */
-    uint32_t cached_packs;
     /* An `XentSoftmaxOutput`. */
     uint32_t what;
+    /* How rows are cut. */
+    struct XentGeometry geometry;
 };
 
 /*
- * Argument of `xent_log_softmax_backward_block_*`: per row, with p_k = exp(values_k - lse),
+ * Argument of `xent_log_softmax_backward_<strategy>_*`: per row, with p_k = exp(values_k - lse),
  *
  *     gradient[k] = upstream[k] - p_k sum_j upstream[j].
  */
@@ -324,12 +403,14 @@ struct XentLogSoftmaxBackward {
     uint64_t gradient_row_stride;
     /* In 1..=XENT_MAX_CLASSES. */
     uint32_t classes;
-    /* Packs of a row of `upstream` that fit the launch's dynamic shared memory. */
-    uint32_t cached_packs;
+    /* Keeps the size a multiple of 8; 0. */
+    uint32_t reserved;
+    /* How rows of `upstream` are cut. */
+    struct XentGeometry geometry;
 };
 
 /*
- * Argument of `xent_binary_block_*`: per row i of `logits` x, with targets q in 0..1, class weights w
+ * Argument of `xent_binary_<strategy>_*`: per row i of `logits` x, with targets q in 0..1, class weights w
  * and positive weights r,
  *
  *     t_k = on q_k + off
@@ -375,6 +456,8 @@ struct XentBinary {
     float over_classes;
     /* 1 / D where `device_divided` is null. */
     float inverse_divisor;
+    /* How rows are cut. */
+    struct XentGeometry geometry;
 };
 
 #ifdef __cplusplus
@@ -385,10 +468,13 @@ static_assert(sizeof(XentWorkspace) == 88, "layout of XentWorkspace");
 static_assert(sizeof(XentSavedRow) == 16, "layout of XentSavedRow");
 static_assert(sizeof(XentRowSums) == 56, "layout of XentRowSums");
 static_assert(sizeof(XentNormalizer) == 120, "layout of XentNormalizer");
-static_assert(sizeof(XentFused) == 264, "layout of XentFused");
-static_assert(sizeof(XentLogSoftmax) == 72, "layout of XentLogSoftmax");
-static_assert(sizeof(XentLogSoftmaxBackward) == 72, "layout of XentLogSoftmaxBackward");
-static_assert(sizeof(XentBinary) == 192, "layout of XentBinary");
+static_assert(sizeof(XentFused) == 344, "layout of XentFused");
+static_assert(sizeof(XentLogSoftmax) == 80, "layout of XentLogSoftmax");
+static_assert(sizeof(XentLogSoftmaxBackward) == 88, "layout of XentLogSoftmaxBackward");
+static_assert(sizeof(XentBinary) == 208, "layout of XentBinary");
+static_assert(sizeof(XentPartial) == 32, "layout of XentPartial");
+static_assert(sizeof(XentGeometry) == 16, "layout of XentGeometry");
+static_assert(sizeof(XentDivisors) == 40, "layout of XentDivisors");
 #endif
 
 #endif

@@ -6,16 +6,25 @@
 pub const XENT_PACK_BYTES: u32 = 16;
 /// Largest number of classes: positions within a row are 32-bit in the kernels.
 pub const XENT_MAX_CLASSES: u32 = 1073741824;
-/// Largest block that the plain and the log-softmax kernels are compiled for: 80 registers a thread; 72 would spill.
-pub const XENT_MAX_THREADS: u32 = 768;
-/// Largest block of the general kernels, which need more registers.
-pub const XENT_MAX_GENERAL_THREADS: u32 = 512;
-/// Largest block of the kernels that read target probabilities.
-pub const XENT_MAX_PROBABILITIES_THREADS: u32 = 384;
-/// Largest block of the binary kernels.
-pub const XENT_MAX_BINARY_THREADS: u32 = 512;
-/// Static shared memory of a block kernel; the rest of the device's limit can hold the row.
-pub const XENT_BLOCK_STATIC_SHARED_BYTES: u32 = 640;
+/// Threads of a block of the strategies that give a row to a warp, or to a part of one.
+pub const XENT_WARP_BLOCK_THREADS: u32 = 128;
+/// Largest block of the strategies that give a row, or a slice of one, to a block.
+pub const XENT_MAX_BLOCK_THREADS: u32 = 384;
+/// 16-byte packs of a row that a lane keeps in registers: of short rows, and of the longest.
+pub const XENT_SHORT_WARP_PACKS: u32 = 2;
+pub const XENT_LONG_WARP_PACKS: u32 = 8;
+/// Most elements of a row that a lane takes under tiny, where up to 32 lanes take a row.
+pub const XENT_TINY_LANE_ELEMENTS: u32 = 8;
+/// Most blocks of a cluster that every GPU with clusters can place.
+pub const XENT_MAX_CLUSTER: u32 = 8;
+/// Most slices of a row under split_row: a warp merges them, a lane each.
+pub const XENT_MAX_SLICES: u32 = 32;
+/// Partial results in a workspace: the most rows times slices under split_row.
+pub const XENT_MAX_PARTIALS: u32 = 1024;
+/// Most rows of which a kernel finds the divisors by itself, a warp's reads of the targets.
+pub const XENT_MAX_COUNTED_ROWS: u32 = 128;
+/// Static shared memory of the block and cluster kernels, at most; the rest of the device's limit can hold the row.
+pub const XENT_BLOCK_STATIC_SHARED_BYTES: u32 = 1024;
 /// Rows whose losses are summed together; part of the definition of the scalar loss's last bits.
 pub const XENT_CHUNK_ROWS: u32 = 1024;
 /// Threads of one block of the normalizer kernel.
@@ -229,6 +238,116 @@ const _: () = {
     ["Offset of field: XentSavedRow::apart_and_exact"]
         [::core::mem::offset_of!(XentSavedRow, apart_and_exact) - 12usize];
 };
+/// Under split_row, what a block found out about its slice of a row.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct XentPartial {
+    /// The largest value, the target apart.
+    pub max: f32,
+    /// Sums over the slice's classes but the target, relative to `max`: softmax_state.cuh.
+    pub sum: f32,
+    pub shifted_sum: f32,
+    pub mass: f32,
+    /// The target's value, in the slice that has it.
+    pub target: f32,
+    /// The lowest class of the slice, the target apart, whose value is `max`.
+    pub lowest: u32,
+    /// Keeps two partials in a sector of 32 bytes each; 0.
+    pub reserved: [u32; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of XentPartial"][::core::mem::size_of::<XentPartial>() - 32usize];
+    ["Alignment of XentPartial"][::core::mem::align_of::<XentPartial>() - 4usize];
+    ["Offset of field: XentPartial::max"][::core::mem::offset_of!(XentPartial, max) - 0usize];
+    ["Offset of field: XentPartial::sum"][::core::mem::offset_of!(XentPartial, sum) - 4usize];
+    ["Offset of field: XentPartial::shifted_sum"]
+        [::core::mem::offset_of!(XentPartial, shifted_sum) - 8usize];
+    ["Offset of field: XentPartial::mass"][::core::mem::offset_of!(XentPartial, mass) - 12usize];
+    ["Offset of field: XentPartial::target"]
+        [::core::mem::offset_of!(XentPartial, target) - 16usize];
+    ["Offset of field: XentPartial::lowest"]
+        [::core::mem::offset_of!(XentPartial, lowest) - 20usize];
+    ["Offset of field: XentPartial::reserved"]
+        [::core::mem::offset_of!(XentPartial, reserved) - 24usize];
+};
+/// How the strategy in a kernel's name cuts the work, as the plan decided.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct XentGeometry {
+    /// cluster, split_row: parts of a row, one a block. 1 elsewhere.
+    pub slices: u32,
+    /// block, cluster: packs of a slice's aligned body that fit the launch's dynamic shared memory, with
+    /// the weights of their elements for target probabilities. 0 elsewhere.
+    pub cached_packs: u32,
+    /// warp: consecutive rows that a warp takes and then reports together: a power of two up to 32.
+    /// 1 elsewhere.
+    pub rows_per_warp: u32,
+    /// tiny: lanes of a row, a power of two up to 32 of which each has XENT_TINY_LANE_ELEMENTS at most.
+    /// 0 elsewhere.
+    pub lanes_per_row: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of XentGeometry"][::core::mem::size_of::<XentGeometry>() - 16usize];
+    ["Alignment of XentGeometry"][::core::mem::align_of::<XentGeometry>() - 4usize];
+    ["Offset of field: XentGeometry::slices"]
+        [::core::mem::offset_of!(XentGeometry, slices) - 0usize];
+    ["Offset of field: XentGeometry::cached_packs"]
+        [::core::mem::offset_of!(XentGeometry, cached_packs) - 4usize];
+    ["Offset of field: XentGeometry::rows_per_warp"]
+        [::core::mem::offset_of!(XentGeometry, rows_per_warp) - 8usize];
+    ["Offset of field: XentGeometry::lanes_per_row"]
+        [::core::mem::offset_of!(XentGeometry, lanes_per_row) - 12usize];
+};
+/// The only one.
+pub const XENT_PHASE_WHOLE: XentPhase = 0;
+/// Partial results of all slices.
+pub const XENT_PHASE_PARTIALS: XentPhase = 1;
+/// Everything else, from the partial results or from what the forward pass saved.
+pub const XENT_PHASE_FINISH: XentPhase = 2;
+/// Which launch of a strategy that takes two it is.
+pub type XentPhase = ::core::ffi::c_uint;
+/// The host knew it: `divided`.
+pub const XENT_DIVIDED_HOST: XentDividedSource = 0;
+/// `device_divided`, which an earlier launch wrote.
+pub const XENT_DIVIDED_DEVICE: XentDividedSource = 1;
+/// Every warp that needs it goes over the targets, at most XENT_MAX_COUNTED_ROWS.
+pub const XENT_DIVIDED_HERE: XentDividedSource = 2;
+/// Where a kernel takes `XentDivided` from.
+pub type XentDividedSource = ::core::ffi::c_uint;
+/// What the terms are divided by, where the targets decide it.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct XentDivisors {
+    /// An `XentDivisorSource` for each term.
+    pub nll_source: u32,
+    pub smoothing_source: u32,
+    pub z_loss_source: u32,
+    /// 0 or 1: divisors of 0 have the reciprocal 0 instead of infinity.
+    pub empty_is_zero: u32,
+    /// 1 / D where its source is XENT_DIVISOR_GIVEN.
+    pub given: XentTerms,
+    /// a, b, L.
+    pub term_weights: XentTerms,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of XentDivisors"][::core::mem::size_of::<XentDivisors>() - 40usize];
+    ["Alignment of XentDivisors"][::core::mem::align_of::<XentDivisors>() - 4usize];
+    ["Offset of field: XentDivisors::nll_source"]
+        [::core::mem::offset_of!(XentDivisors, nll_source) - 0usize];
+    ["Offset of field: XentDivisors::smoothing_source"]
+        [::core::mem::offset_of!(XentDivisors, smoothing_source) - 4usize];
+    ["Offset of field: XentDivisors::z_loss_source"]
+        [::core::mem::offset_of!(XentDivisors, z_loss_source) - 8usize];
+    ["Offset of field: XentDivisors::empty_is_zero"]
+        [::core::mem::offset_of!(XentDivisors, empty_is_zero) - 12usize];
+    ["Offset of field: XentDivisors::given"]
+        [::core::mem::offset_of!(XentDivisors, given) - 16usize];
+    ["Offset of field: XentDivisors::term_weights"]
+        [::core::mem::offset_of!(XentDivisors, term_weights) - 28usize];
+};
 /// What follows from the losses of single rows, in an order that depends on `rows` alone.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -281,20 +400,12 @@ pub struct XentNormalizer {
     pub divided: *mut XentDivided,
     /// Number of targets, at least 1.
     pub rows: u64,
+    /// What to find.
+    pub divisors: XentDivisors,
     /// In 1..=XENT_MAX_CLASSES.
     pub classes: u32,
-    /// 0 or 1: divisors of 0 have the reciprocal 0 instead of infinity.
-    pub empty_is_zero: u32,
-    /// 1 / D where its source is XENT_DIVISOR_GIVEN.
-    pub given: XentTerms,
-    /// a, b, L.
-    pub term_weights: XentTerms,
-    /// An `XentDivisorSource` for the nll term.
-    pub nll_source: u32,
-    /// An `XentDivisorSource` for the smoothing term.
-    pub smoothing_source: u32,
-    /// An `XentDivisorSource` for the z-loss.
-    pub z_loss_source: u32,
+    /// Keeps the size a multiple of 8; 0.
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -312,20 +423,12 @@ const _: () = {
         [::core::mem::offset_of!(XentNormalizer, divided) - 56usize];
     ["Offset of field: XentNormalizer::rows"]
         [::core::mem::offset_of!(XentNormalizer, rows) - 64usize];
+    ["Offset of field: XentNormalizer::divisors"]
+        [::core::mem::offset_of!(XentNormalizer, divisors) - 72usize];
     ["Offset of field: XentNormalizer::classes"]
-        [::core::mem::offset_of!(XentNormalizer, classes) - 72usize];
-    ["Offset of field: XentNormalizer::empty_is_zero"]
-        [::core::mem::offset_of!(XentNormalizer, empty_is_zero) - 76usize];
-    ["Offset of field: XentNormalizer::given"]
-        [::core::mem::offset_of!(XentNormalizer, given) - 80usize];
-    ["Offset of field: XentNormalizer::term_weights"]
-        [::core::mem::offset_of!(XentNormalizer, term_weights) - 92usize];
-    ["Offset of field: XentNormalizer::nll_source"]
-        [::core::mem::offset_of!(XentNormalizer, nll_source) - 104usize];
-    ["Offset of field: XentNormalizer::smoothing_source"]
-        [::core::mem::offset_of!(XentNormalizer, smoothing_source) - 108usize];
-    ["Offset of field: XentNormalizer::z_loss_source"]
-        [::core::mem::offset_of!(XentNormalizer, z_loss_source) - 112usize];
+        [::core::mem::offset_of!(XentNormalizer, classes) - 112usize];
+    ["Offset of field: XentNormalizer::reserved"]
+        [::core::mem::offset_of!(XentNormalizer, reserved) - 116usize];
 };
 /// Argument of `xent_fused_*`: per row i of `logits` x, with z = s tanh(t x / s) or t x,
 /// lse = log sum_k exp(z_k), p = softmax(z), target y and weights u, v of the classes,
@@ -371,8 +474,12 @@ pub struct XentFused {
     pub save: *mut XentSavedRow,
     /// \[rows\] or null: what the forward pass saved.
     pub saved: *const XentSavedRow,
-    /// What the normalizer kernel found, or null where the host knew it.
+    /// split_row: \[rows, slices\] partial results; used without `saved`.
+    pub partials: *mut XentPartial,
+    /// XENT_DIVIDED_DEVICE: what the normalizer kernel found.
     pub device_divided: *const XentDivided,
+    /// XENT_DIVIDED_HERE: where the first row's team leaves what it found, or null.
+    pub save_divided: *mut XentDivided,
     /// At least `classes`.
     pub logits_row_stride: u64,
     /// At least `classes`.
@@ -381,19 +488,24 @@ pub struct XentFused {
     pub upstream_stride: u64,
     /// In 1..=XENT_MAX_CLASSES.
     pub classes: u32,
-    /// Packs of a row's aligned body that fit the launch's dynamic shared memory, with the weights of
-    /// their elements for target probabilities.
-    pub cached_packs: u32,
+    /// An `XentPhase`.
+    pub phase: u32,
+    /// An `XentDividedSource`.
+    pub divided_source: u32,
+    /// XENT_DIVIDED_HERE: what to find; `nll_weights` are the weights of the targets.
+    pub divisors: XentDivisors,
     /// a, b, L.
     pub term_weights: XentTerms,
-    /// Where `device_divided` is null.
+    /// XENT_DIVIDED_HOST.
     pub divided: XentDivided,
+    /// How rows are cut.
+    pub geometry: XentGeometry,
     /// From stored logits to z.
     pub transform: XentTransform,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentFused"][::core::mem::size_of::<XentFused>() - 264usize];
+    ["Size of XentFused"][::core::mem::size_of::<XentFused>() - 344usize];
     ["Alignment of XentFused"][::core::mem::align_of::<XentFused>() - 8usize];
     ["Offset of field: XentFused::logits"][::core::mem::offset_of!(XentFused, logits) - 0usize];
     ["Offset of field: XentFused::gradient"][::core::mem::offset_of!(XentFused, gradient) - 8usize];
@@ -412,22 +524,31 @@ const _: () = {
     ["Offset of field: XentFused::sums"][::core::mem::offset_of!(XentFused, sums) - 96usize];
     ["Offset of field: XentFused::save"][::core::mem::offset_of!(XentFused, save) - 152usize];
     ["Offset of field: XentFused::saved"][::core::mem::offset_of!(XentFused, saved) - 160usize];
+    ["Offset of field: XentFused::partials"]
+        [::core::mem::offset_of!(XentFused, partials) - 168usize];
     ["Offset of field: XentFused::device_divided"]
-        [::core::mem::offset_of!(XentFused, device_divided) - 168usize];
+        [::core::mem::offset_of!(XentFused, device_divided) - 176usize];
+    ["Offset of field: XentFused::save_divided"]
+        [::core::mem::offset_of!(XentFused, save_divided) - 184usize];
     ["Offset of field: XentFused::logits_row_stride"]
-        [::core::mem::offset_of!(XentFused, logits_row_stride) - 176usize];
+        [::core::mem::offset_of!(XentFused, logits_row_stride) - 192usize];
     ["Offset of field: XentFused::gradient_row_stride"]
-        [::core::mem::offset_of!(XentFused, gradient_row_stride) - 184usize];
+        [::core::mem::offset_of!(XentFused, gradient_row_stride) - 200usize];
     ["Offset of field: XentFused::upstream_stride"]
-        [::core::mem::offset_of!(XentFused, upstream_stride) - 192usize];
-    ["Offset of field: XentFused::classes"][::core::mem::offset_of!(XentFused, classes) - 200usize];
-    ["Offset of field: XentFused::cached_packs"]
-        [::core::mem::offset_of!(XentFused, cached_packs) - 204usize];
+        [::core::mem::offset_of!(XentFused, upstream_stride) - 208usize];
+    ["Offset of field: XentFused::classes"][::core::mem::offset_of!(XentFused, classes) - 216usize];
+    ["Offset of field: XentFused::phase"][::core::mem::offset_of!(XentFused, phase) - 220usize];
+    ["Offset of field: XentFused::divided_source"]
+        [::core::mem::offset_of!(XentFused, divided_source) - 224usize];
+    ["Offset of field: XentFused::divisors"]
+        [::core::mem::offset_of!(XentFused, divisors) - 228usize];
     ["Offset of field: XentFused::term_weights"]
-        [::core::mem::offset_of!(XentFused, term_weights) - 208usize];
-    ["Offset of field: XentFused::divided"][::core::mem::offset_of!(XentFused, divided) - 220usize];
+        [::core::mem::offset_of!(XentFused, term_weights) - 268usize];
+    ["Offset of field: XentFused::divided"][::core::mem::offset_of!(XentFused, divided) - 280usize];
+    ["Offset of field: XentFused::geometry"]
+        [::core::mem::offset_of!(XentFused, geometry) - 304usize];
     ["Offset of field: XentFused::transform"]
-        [::core::mem::offset_of!(XentFused, transform) - 244usize];
+        [::core::mem::offset_of!(XentFused, transform) - 320usize];
 };
 /// x_k - lse.
 pub const XENT_LOG_PROBABILITIES: XentSoftmaxOutput = 0;
@@ -435,7 +556,7 @@ pub const XENT_LOG_PROBABILITIES: XentSoftmaxOutput = 0;
 pub const XENT_PROBABILITIES: XentSoftmaxOutput = 1;
 /// What `xent_log_softmax_*` writes.
 pub type XentSoftmaxOutput = ::core::ffi::c_uint;
-/// Argument of `xent_log_softmax_block_*`: per row of `logits` x, log softmax(x) or softmax(x).
+/// Argument of `xent_log_softmax_<strategy>_*`: per row of `logits` x, log softmax(x) or softmax(x).
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct XentLogSoftmax {
@@ -455,14 +576,14 @@ pub struct XentLogSoftmax {
     pub output_row_stride: u64,
     /// In 1..=XENT_MAX_CLASSES.
     pub classes: u32,
-    /// Packs of a row's aligned body that fit the launch's dynamic shared memory.
-    pub cached_packs: u32,
     /// An `XentSoftmaxOutput`.
     pub what: u32,
+    /// How rows are cut.
+    pub geometry: XentGeometry,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentLogSoftmax"][::core::mem::size_of::<XentLogSoftmax>() - 72usize];
+    ["Size of XentLogSoftmax"][::core::mem::size_of::<XentLogSoftmax>() - 80usize];
     ["Alignment of XentLogSoftmax"][::core::mem::align_of::<XentLogSoftmax>() - 8usize];
     ["Offset of field: XentLogSoftmax::logits"]
         [::core::mem::offset_of!(XentLogSoftmax, logits) - 0usize];
@@ -480,12 +601,12 @@ const _: () = {
         [::core::mem::offset_of!(XentLogSoftmax, output_row_stride) - 48usize];
     ["Offset of field: XentLogSoftmax::classes"]
         [::core::mem::offset_of!(XentLogSoftmax, classes) - 56usize];
-    ["Offset of field: XentLogSoftmax::cached_packs"]
-        [::core::mem::offset_of!(XentLogSoftmax, cached_packs) - 60usize];
     ["Offset of field: XentLogSoftmax::what"]
-        [::core::mem::offset_of!(XentLogSoftmax, what) - 64usize];
+        [::core::mem::offset_of!(XentLogSoftmax, what) - 60usize];
+    ["Offset of field: XentLogSoftmax::geometry"]
+        [::core::mem::offset_of!(XentLogSoftmax, geometry) - 64usize];
 };
-/// Argument of `xent_log_softmax_backward_block_*`: per row, with p_k = exp(values_k - lse),
+/// Argument of `xent_log_softmax_backward_<strategy>_*`: per row, with p_k = exp(values_k - lse),
 ///
 /// ```text
 /// gradient[k] = upstream[k] - p_k sum_j upstream[j].
@@ -511,12 +632,14 @@ pub struct XentLogSoftmaxBackward {
     pub gradient_row_stride: u64,
     /// In 1..=XENT_MAX_CLASSES.
     pub classes: u32,
-    /// Packs of a row of `upstream` that fit the launch's dynamic shared memory.
-    pub cached_packs: u32,
+    /// Keeps the size a multiple of 8; 0.
+    pub reserved: u32,
+    /// How rows of `upstream` are cut.
+    pub geometry: XentGeometry,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentLogSoftmaxBackward"][::core::mem::size_of::<XentLogSoftmaxBackward>() - 72usize];
+    ["Size of XentLogSoftmaxBackward"][::core::mem::size_of::<XentLogSoftmaxBackward>() - 88usize];
     ["Alignment of XentLogSoftmaxBackward"]
         [::core::mem::align_of::<XentLogSoftmaxBackward>() - 8usize];
     ["Offset of field: XentLogSoftmaxBackward::values"]
@@ -537,10 +660,12 @@ const _: () = {
         [::core::mem::offset_of!(XentLogSoftmaxBackward, gradient_row_stride) - 56usize];
     ["Offset of field: XentLogSoftmaxBackward::classes"]
         [::core::mem::offset_of!(XentLogSoftmaxBackward, classes) - 64usize];
-    ["Offset of field: XentLogSoftmaxBackward::cached_packs"]
-        [::core::mem::offset_of!(XentLogSoftmaxBackward, cached_packs) - 68usize];
+    ["Offset of field: XentLogSoftmaxBackward::reserved"]
+        [::core::mem::offset_of!(XentLogSoftmaxBackward, reserved) - 68usize];
+    ["Offset of field: XentLogSoftmaxBackward::geometry"]
+        [::core::mem::offset_of!(XentLogSoftmaxBackward, geometry) - 72usize];
 };
-/// Argument of `xent_binary_block_*`: per row i of `logits` x, with targets q in 0..1, class weights w
+/// Argument of `xent_binary_<strategy>_*`: per row i of `logits` x, with targets q in 0..1, class weights w
 /// and positive weights r,
 ///
 /// ```text
@@ -589,10 +714,12 @@ pub struct XentBinary {
     pub over_classes: f32,
     /// 1 / D where `device_divided` is null.
     pub inverse_divisor: f32,
+    /// How rows are cut.
+    pub geometry: XentGeometry,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentBinary"][::core::mem::size_of::<XentBinary>() - 192usize];
+    ["Size of XentBinary"][::core::mem::size_of::<XentBinary>() - 208usize];
     ["Alignment of XentBinary"][::core::mem::align_of::<XentBinary>() - 8usize];
     ["Offset of field: XentBinary::logits"][::core::mem::offset_of!(XentBinary, logits) - 0usize];
     ["Offset of field: XentBinary::gradient"]
@@ -625,4 +752,6 @@ const _: () = {
         [::core::mem::offset_of!(XentBinary, over_classes) - 184usize];
     ["Offset of field: XentBinary::inverse_divisor"]
         [::core::mem::offset_of!(XentBinary, inverse_divisor) - 188usize];
+    ["Offset of field: XentBinary::geometry"]
+        [::core::mem::offset_of!(XentBinary, geometry) - 192usize];
 };
