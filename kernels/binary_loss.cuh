@@ -1,14 +1,14 @@
 // Binary cross-entropy from logits, every class a question of its own, and its gradient.
 //
 // Computes, with targets q_k, or [k = y] for a class index y, t_k = on q_k + off, class weights w and
-// positive weights r:
+// positive weights r, under any strategy:
 //     loss        = sum_k w_k (r_k t_k softplus(-x_k) + (1 - t_k) softplus(x_k))
 //     gradient[k] = g w_k ((1 - t_k) sigmoid(x_k) - r_k t_k sigmoid(-x_k))
 // Every term is formed from exp(-|x|) without a difference of near equals: sigmoid(-x) is never
 // 1 - sigmoid(x).
 // Shapes: logits, gradient and probabilities [rows, classes], any row strides and base alignment.
 // Traffic: each logit and each probability once, each gradient once.
-// Parallelism: one block a row, cut in packs as the logits are.
+// Parallelism: the strategy's; rows are cut as the logits are. A thread goes once over its elements.
 // Invariants: an infinite logit gives an infinite loss only if its coefficient is not 0; NaN gives NaN.
 //     In place is safe: a thread overwrites only what it alone has read.
 #pragma once
@@ -17,13 +17,17 @@
 
 #include "abi.h"
 #include "arithmetic.cuh"
+#include "cluster.cuh"
 #include "dtype.cuh"
 #include "ordered_sum.cuh"
 #include "reduce.cuh"
 #include "row_loss.cuh"
+#include "row.cuh"
 #include "softmax_state.cuh"
-#include "strategy_block.cuh"
+#include "speakers.cuh"
+#include "strategy_tiny.cuh"
 #include "targets.cuh"
+#include "terms.cuh"
 #include "vector.cuh"
 
 namespace xent {
@@ -50,16 +54,42 @@ struct BinaryElement {
     }
 };
 
+// What makes a row's logits into losses and gradients.
 template <typename T>
-struct BinaryRow {
+struct BinaryTerms {
     static constexpr uint32_t kSize = kPackSize<T>;
 
     const XentBinary &p;
-    const T *logits;
-    T *gradient;                // or null
     const void *probabilities;  // of this row, or null
     uint32_t target;            // where there are no probabilities
     float scale;                // of the gradient
+    bool targets_aligned;
+    bool weights_aligned;       // both kinds: they start where buffers do
+
+    __device__ __forceinline__ BinaryTerms(const XentBinary &argument, uint64_t row,
+                                           const RowLayout<T> &layout, uint32_t class_index,
+                                           float gradient_scale)
+        : p(argument),
+          probabilities(nullptr),
+          target(class_index),
+          scale(gradient_scale),
+          targets_aligned(true),
+          weights_aligned(aligned_with_packs(static_cast<const float *>(nullptr), layout)) {
+        if (p.targets.kind == XENT_TARGET_F32) {
+            find_row<float>(row, layout);
+        } else if (p.targets.kind == XENT_TARGET_F16) {
+            find_row<Half>(row, layout);
+        } else if (p.targets.kind == XENT_TARGET_BF16) {
+            find_row<Bfloat16>(row, layout);
+        }
+    }
+
+    template <typename Q>
+    __device__ __forceinline__ void find_row(uint64_t row, const RowLayout<T> &layout) {
+        const Q *start = static_cast<const Q *>(p.targets.values) + row * p.targets.row_stride;
+        probabilities = start;
+        targets_aligned = aligned_with_packs(start, layout);
+    }
 
     template <typename Q>
     __device__ __forceinline__ const Q *probabilities_as() const {
@@ -74,31 +104,24 @@ struct BinaryRow {
                    : load_one(probabilities_as<Bfloat16>() + position);
     }
 
-    __device__ __forceinline__ void targets_of(uint32_t start, bool aligned,
-                                               float (&q)[kSize]) const {
+    __device__ __forceinline__ void targets_of(uint32_t start, float (&q)[kSize]) const {
         if (probabilities == nullptr) {
 #pragma unroll
             for (uint32_t i = 0; i < kSize; ++i) q[i] = start + i == target ? 1.0f : 0.0f;
         } else if (p.targets.kind == XENT_TARGET_F32) {
-            load_run(probabilities_as<float>() + start, aligned, q);
+            load_run(probabilities_as<float>() + start, targets_aligned, q);
         } else if (p.targets.kind == XENT_TARGET_F16) {
-            load_run(probabilities_as<Half>() + start, aligned, q);
+            load_run(probabilities_as<Half>() + start, targets_aligned, q);
         } else {
-            load_run(probabilities_as<Bfloat16>() + start, aligned, q);
+            load_run(probabilities_as<Bfloat16>() + start, targets_aligned, q);
         }
     }
 
-    __device__ __forceinline__ bool targets_aligned(const RowLayout<T> &layout) const {
-        return p.targets.kind == XENT_TARGET_F32
-                   ? aligned_with_packs(probabilities_as<float>(), layout)
-                   : aligned_with_packs(probabilities_as<Half>(), layout);
-    }
-
     // 1 for all where there are no weights.
-    __device__ __forceinline__ void weights_of(const float *weights, uint32_t start, bool aligned,
+    __device__ __forceinline__ void weights_of(const float *weights, uint32_t start,
                                                float (&w)[kSize]) const {
         if (weights != nullptr) {
-            load_run(weights + start, aligned, w);
+            load_run(weights + start, weights_aligned, w);
         } else {
 #pragma unroll
             for (uint32_t i = 0; i < kSize; ++i) w[i] = 1.0f;
@@ -109,98 +132,125 @@ struct BinaryRow {
     __device__ __forceinline__ BinaryElement element(float x, float q, float w, float r) const {
         const float t = fma_rn(p.on, q, p.off);
         const float rest = fma_rn(p.on, sub_rn(1.0f, q), p.rest);  // 1 - t, to its own accuracy
-        return BinaryElement(x, mul_rn(w, mul_rn(r, t)), mul_rn(w, rest));
+        BinaryElement result(x, mul_rn(w, mul_rn(r, t)), mul_rn(w, rest));
+        result.gradient = mul_rn(result.gradient, scale);
+        return result;
     }
-
-    // Loss of this thread's elements; writes their gradients.
-    __device__ __forceinline__ float run() const {
-        const RowLayout<T> layout(logits, p.classes);
-        const bool q_aligned = targets_aligned(layout);
-        // Both kinds of weights start where buffers do.
-        const bool weights_aligned =
-            aligned_with_packs(static_cast<const float *>(nullptr), layout);
-        const bool gradient_aligned = same_alignment<T>(logits, gradient);
-        float loss = 0.0f;
-        for (uint32_t index = threadIdx.x; index < layout.packs; index += blockDim.x) {
-            const uint32_t start = layout.start_of(index);
-            float x[kSize], q[kSize], w[kSize], r[kSize], losses[kSize];
-            unpack<T>(layout.body(logits)[index], x);
-            targets_of(start, q_aligned, q);
-            weights_of(p.class_weights, start, weights_aligned, w);
-            weights_of(p.positive_weights, start, weights_aligned, r);
-#pragma unroll
-            for (uint32_t i = 0; i < kSize; ++i) {
-                const BinaryElement result = element(x[i], q[i], w[i], r[i]);
-                losses[i] = result.loss;
-                x[i] = mul_rn(result.gradient, scale);
-            }
-            loss = add_rn(loss, sum_of(losses));
-            if (gradient != nullptr) store_run(gradient + start, gradient_aligned, x);
-        }
-        if (threadIdx.x < layout.edges()) {
-            const uint32_t position = layout.edge(threadIdx.x);
-            const float w = p.class_weights == nullptr ? 1.0f : p.class_weights[position];
-            const float r = p.positive_weights == nullptr ? 1.0f : p.positive_weights[position];
-            const BinaryElement result =
-                element(load_one(logits + position), target_of(position), w, r);
-            loss = add_rn(loss, result.loss);
-            if (gradient != nullptr) store_one(gradient + position, mul_rn(result.gradient, scale));
-        }
-        return loss;
+    __device__ __forceinline__ BinaryElement element(float x, uint32_t position) const {
+        const float w = p.class_weights == nullptr ? 1.0f : p.class_weights[position];
+        const float r = p.positive_weights == nullptr ? 1.0f : p.positive_weights[position];
+        return element(x, target_of(position), w, r);
     }
 };
 
-__device__ __forceinline__ void report_binary(const XentBinary &p, uint64_t row, float loss,
-                                              float inverse_divisor) {
-    if (threadIdx.x >= kWarpSize) return;
-    if (threadIdx.x == 0) {
+// Loss of a thread's elements; writes their gradients, if there is a place for them.
+template <typename T, class Terms, class Team, class Packs>
+__device__ __forceinline__ float binary_of(Row<T, Terms, Team, Packs> &row,
+                                           const BinaryTerms<T> &terms, T *gradient) {
+    constexpr uint32_t kSize = kPackSize<T>;
+    const bool gradient_aligned = same_alignment<T>(row.input, gradient);
+    float loss = 0.0f;
+    row.packs.template forward<Pass::kFirst>([&](uint32_t index, uint4 bits) {
+        const uint32_t start = row.layout.start_of(index);
+        float x[kSize], q[kSize], w[kSize], r[kSize], losses[kSize];
+        unpack<T>(bits, x);
+        terms.targets_of(start, q);
+        terms.weights_of(terms.p.class_weights, start, w);
+        terms.weights_of(terms.p.positive_weights, start, r);
+#pragma unroll
+        for (uint32_t i = 0; i < kSize; ++i) {
+            const BinaryElement result = terms.element(x[i], q[i], w[i], r[i]);
+            losses[i] = result.loss;
+            x[i] = result.gradient;
+        }
+        loss = add_rn(loss, sum_of(losses));
+        if (gradient != nullptr) store_run(gradient + start, gradient_aligned, x);
+    });
+    if (row.single_position != kNoPosition) {
+        const BinaryElement result = terms.element(row.single, row.single_position);
+        loss = add_rn(loss, result.loss);
+        if (gradient != nullptr) store_one(gradient + row.single_position, result.gradient);
+    }
+    return loss;
+}
+
+template <typename T, class Terms>
+__device__ __forceinline__ float binary_of(TinyRow<T, Terms> &row, const BinaryTerms<T> &terms,
+                                           T *gradient) {
+    float loss = 0.0f;
+    row.for_each_other(kNoPosition, [&](float x, uint32_t position) {
+        const BinaryElement result = terms.element(x, position);
+        loss = add_rn(loss, result.loss);
+        if (gradient != nullptr) row.put(gradient, position, result.gradient);
+    });
+    return loss;
+}
+
+// What is to be said of a row beside its gradient.
+struct BinarySummary {
+    TargetKind kind;
+    float loss;
+};
+
+// Called by one warp, whose speaking lanes have the summaries of their rows.
+__device__ __forceinline__ void report_binary(const XentBinary &p, const BinarySummary &summary,
+                                              const Speakers &speakers, float inverse_divisor) {
+    if (speakers.speaks) {
+        const uint64_t row = speakers.row;
+        const bool bad = summary.kind == TargetKind::kBad;
+        const float loss = bad ? NAN : summary.loss;
+        // A backward pass has no workspace: the forward pass has recorded it.
+        if (bad && p.sums.workspace != nullptr) {
+            record_bad_target(p.sums.workspace->status, row, target_value(p.targets, row),
+                              p.classes);
+        }
         if (p.row_losses != nullptr) p.row_losses[row] = loss;
         if (p.sums.loss != nullptr) {
             p.sums.row_shares[row] =
                 weighted(inverse_divisor, loss) + share_of_nothing(inverse_divisor);
         }
     }
-    if (p.sums.loss != nullptr) count_row(p.sums, row);
+    if (p.sums.loss != nullptr) count_rows(p.sums, speakers.first, speakers.rows);
 }
 
-template <typename T>
-__device__ __forceinline__ void binary_block(const XentBinary &p) {
-    __shared__ BlockMergeStorage storage;
-    const bool indices = p.targets.kind <= XENT_TARGET_I64;
+template <class Strategy>
+__device__ __forceinline__ void binary(const XentBinary &p) {
+    using T = typename Strategy::Element;
+    extern __shared__ uint4 shared[];
+    __shared__ typename Strategy::Storage storage;
 
-    for (uint64_t index = blockIdx.x; index < p.sums.rows; index += gridDim.x) {
-        const float inverse =
-            p.device_divided != nullptr ? p.device_divided->inverse_divisors.nll : p.inverse_divisor;
-        T *gradient = p.gradient == nullptr
-                          ? nullptr
-                          : static_cast<T *>(p.gradient) + index * p.gradient_row_stride;
+    Strategy strategy(storage, shared, p.geometry, p.classes);
+    wait_for_launch_before();
+    const float inverse =
+        p.device_divided != nullptr ? p.device_divided->inverse_divisors.nll : p.inverse_divisor;
+    const auto body = [&](uint64_t index, const auto &tell) {
         Target target{TargetKind::kClass, 0};
-        if (indices) target = load_target(p.targets, index, p.classes);
-        if (target.kind != TargetKind::kClass) {
-            const bool bad = target.kind == TargetKind::kBad;
-            // A backward pass has no workspace: the forward pass has recorded it.
-            if (bad && threadIdx.x == 0 && p.sums.workspace != nullptr) {
-                record_bad_target(p.sums.workspace->status, index, target.value, p.classes);
-            }
-            report_binary(p, index, bad ? NAN : 0.0f, inverse);
-            if (gradient != nullptr) write_zeros(gradient, p.classes);
-            continue;
-        }
-        const uint64_t start = index * p.targets.row_stride;
-        const char *values = static_cast<const char *>(p.targets.values);
-        const uint64_t size = p.targets.kind == XENT_TARGET_F32 ? sizeof(float) : sizeof(Half);
+        if (p.targets.kind <= XENT_TARGET_I64) target = load_target(p.targets, index, p.classes);
+        const bool reads = target.kind == TargetKind::kClass;
+        const T *logits = static_cast<const T *>(p.logits) + index * p.logits_row_stride;
+        // Of a row that is not read, nothing.
+        const RowLayout<T> layout(logits, reads ? p.classes : 0);
+        auto row = strategy.row(logits, layout, NoTerms(), identity(), kNoPosition);
+        T *const gradient = p.gradient == nullptr
+                                ? nullptr
+                                : static_cast<T *>(p.gradient) + index * p.gradient_row_stride;
         const float upstream = p.upstream == nullptr ? 1.0f : p.upstream[index * p.upstream_stride];
-        const BinaryRow<T> row{p,
-                               static_cast<const T *>(p.logits) + index * p.logits_row_stride,
-                               gradient,
-                               indices ? nullptr : values + start * size,
-                               uint32_t(target.value),
-                               upstream * (inverse * p.over_classes)};
-        const float loss = block_sum(row.run(), storage);
-        report_binary(p, index, mul_rn(loss, p.over_classes), inverse);
-        // All warps have read the sum's slots; the next row writes them.
-        __syncthreads();
-    }
+        const BinaryTerms<T> terms(p, index, layout, uint32_t(target.value),
+                                   upstream * (inverse * p.over_classes));
+        if (gradient != nullptr) strategy.open_output(gradient);
+        float loss = 0.0f;
+        if (reads) {
+            loss = row.team.sum(binary_of(row, terms, gradient));
+        } else if (gradient != nullptr) {
+            strategy.write_zeros(gradient, p.classes);
+        }
+        if (gradient != nullptr) strategy.close_output(gradient);
+        tell(BinarySummary{target.kind, mul_rn(loss, p.over_classes)});
+    };
+    strategy.template for_each_row<BinarySummary>(
+        p.sums.rows, body, [&](const BinarySummary &summary, const Speakers &speakers) {
+            report_binary(p, summary, speakers, inverse);
+        });
 }
 
 }  // namespace xent

@@ -138,6 +138,17 @@ __device__ __forceinline__ void load_run(const T *from, bool aligned, float (&x)
     }
 }
 
+// A pack of consecutive elements, as it is stored: in one load where it is aligned.
+template <typename T>
+__device__ __forceinline__ uint4 load_bits(const T *from, bool aligned) {
+    if (aligned) return *reinterpret_cast<const uint4 *>(from);
+    constexpr int kSize = XENT_PACK_BYTES / sizeof(T);
+    float x[kSize];
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) x[i] = load_one(from + i);
+    return pack<T>(x);  // exact: they were of this type
+}
+
 // The same the other way.
 template <typename T, int N>
 __device__ __forceinline__ void store_run(T *to, bool aligned, const float (&x)[N]) {

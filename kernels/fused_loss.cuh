@@ -1,10 +1,11 @@
-// The loss and the gradient of rows, together or apart.
+// The loss and the gradient of rows, together or apart, under any strategy.
 //
 // Computes: for each row of XentFused, its loss, its lse and its gradient (row_loss.cuh).
 // Shapes: logits, gradient and probabilities [rows, classes], any row strides and base alignment.
-// Traffic: strategy_block.cuh's; the forward pass alone writes nothing, the backward pass reads each
-//     logit once, since the softmax was saved. An ignored row is written and never read.
-// Parallelism: one block a row.
+// Traffic: the strategy's; the forward pass alone writes nothing, the backward pass reads each logit
+//     once, since the softmax was saved. An ignored row is written and never read.
+// Parallelism: the strategy's. A row's team finds its softmax; whoever the strategy lets speak for it
+//     says the rest.
 // Invariants: a pass alone gives the same bits as both together. In place, all threads have read the
 //     target's logit before any store.
 #pragma once
@@ -12,36 +13,29 @@
 #include <stdint.h>
 
 #include "abi.h"
+#include "cluster.cuh"
+#include "normalizer.cuh"
 #include "ordered_sum.cuh"
 #include "reduce.cuh"
+#include "row.cuh"
 #include "row_loss.cuh"
 #include "softmax_state.cuh"
-#include "strategy_block.cuh"
+#include "speakers.cuh"
 #include "targets.cuh"
 #include "terms.cuh"
 #include "vector.cuh"
 
 namespace xent {
 
-// What is said of a row beside its gradient. Known to the block's first thread alone.
-struct RowReport {
-    float loss;   // its terms, not divided
-    float share;  // its part of the scalar loss
-    float lse;
-    int64_t argmax;
-    bool correct;
-
-    // Called by the first warp.
-    __device__ __forceinline__ void write(const XentFused &p, uint64_t row) const {
-        if (threadIdx.x == 0) {
-            if (p.row_losses != nullptr) p.row_losses[row] = loss;
-            if (p.row_lse != nullptr) p.row_lse[row] = lse;
-            if (p.row_argmax != nullptr) p.row_argmax[row] = argmax;
-            if (p.sums.loss != nullptr) p.sums.row_shares[row] = share;
-            if (p.sums.correct != nullptr && correct) count_correct(p.sums);
-        }
-        if (p.sums.loss != nullptr || p.sums.correct != nullptr) count_row(p.sums, row);
-    }
+// What is to be said of a row beside its gradient; the same in all threads of its team.
+struct RowSummary {
+    TargetKind kind;
+    XentSavedRow saved;   // the softmax, in the words of abi.h
+    float shifted_sum;
+    float target_value;
+    float apart_weight;   // what multiplies -log p of the class that is kept apart
+    uint32_t target;      // where there is one
+    uint32_t argmax;      // where asked for
 };
 
 template <typename T>
@@ -49,59 +43,119 @@ __device__ __forceinline__ T *gradient_row(const XentFused &p, uint64_t row) {
     return static_cast<T *>(p.gradient) + row * p.gradient_row_stride;
 }
 
-__device__ __forceinline__ XentDivided divided(const XentFused &p) {
-    return p.device_divided != nullptr ? *p.device_divided : p.divided;
+// What the terms of all rows are divided by; `found` is what this launch found, if it had to.
+__device__ __forceinline__ XentDivided divided(const XentFused &p, const XentDivided &found) {
+    return p.divided_source == XENT_DIVIDED_HOST     ? p.divided
+           : p.divided_source == XENT_DIVIDED_DEVICE ? *p.device_divided
+                                                     : found;
 }
 
-// `terms` of one row, whose `target` was found to be a class.
+// What multiplies the terms of a row, of which `terms` are those of all rows.
 template <class Terms>
 __device__ __forceinline__ RowWeights row_weights(const XentFused &p, uint32_t target,
-                                                  const XentTerms &terms) {
-    const float u = p.nll_weights == nullptr ? 1.0f : p.nll_weights[target];
-    // Plain kernels have no weights there.
-    const bool ones = Terms::kWeights == Weights::kOnes || p.smoothing_weights == nullptr;
-    return RowWeights(terms, u, ones ? 1.0f : p.smoothing_weights[target]);
+                                                  float apart_weight, const XentTerms &terms,
+                                                  float cross_entropy) {
+    if constexpr (!Terms::kHasTarget) {
+        return RowWeights(cross_entropy, apart_weight, terms.z_loss);
+    } else {
+        const float u = p.nll_weights == nullptr ? 1.0f : p.nll_weights[target];
+        // Plain kernels have no weights there.
+        const bool ones = Terms::kWeights == Weights::kOnes || p.smoothing_weights == nullptr;
+        return RowWeights(terms, u, ones ? 1.0f : p.smoothing_weights[target]);
+    }
 }
 
-// A row that is ignored, or whose target names no class.
-template <typename T>
-__device__ __forceinline__ void write_nothing(const XentFused &p, uint64_t row,
-                                              const Target &target) {
-    const bool bad = target.kind == TargetKind::kBad;
-    // The forward pass has recorded it.
-    if (bad && threadIdx.x == 0 && p.saved == nullptr) {
-        record_bad_target(p.sums.workspace->status, row, target.value, p.classes);
-    }
-    if (threadIdx.x < kWarpSize) {
-        const float result = bad ? NAN : 0.0f;
-        const float nothing = share_of_nothing(divided(p).inverse_divisors.nll);
-        RowReport{result, result + nothing, result, -1, false}.write(p, row);
-    }
-    if (p.gradient != nullptr) write_zeros(gradient_row<T>(p, row), p.classes);
+__device__ __forceinline__ bool is_exact(const XentSavedRow &saved) {
+    return saved.apart_and_exact % 2 != 0;
 }
 
-// One row by one block, all of whose threads call it.
-template <typename T, class Terms>
+template <class Shift>
+__device__ __forceinline__ RowSoftmax restored(const XentSavedRow &saved, const Shift &shift,
+                                               const XentTransform &by, float target_value) {
+    RowSoftmax softmax(saved, shift, by);
+    // Of a row without a target that keeps no class apart, it is -inf and adds nothing.
+    softmax.add_target(target_value, shift);
+    return softmax;
+}
+
+// As the team formed it, to the bit.
+__device__ __forceinline__ RowSoftmax restored(const XentSavedRow &saved, const XentTransform &by,
+                                               float target_value) {
+    return is_exact(saved) ? restored(saved, ExactShift(by, saved.max), by, target_value)
+                           : restored(saved, FusedShift(by, saved.max), by, target_value);
+}
+
+// Says what is known of rows beside their gradients. Called by one warp, whose speaking lanes have the
+// summaries of their rows.
+template <class Terms>
+__device__ __forceinline__ void report_rows(const XentFused &p, const XentDivided &found,
+                                            const RowSummary &row, const Speakers &speakers) {
+    // The forward pass has said it.
+    if (p.saved != nullptr) return;
+    if (speakers.speaks) {
+        const uint64_t index = speakers.row;
+        const XentDivided by = divided(p, found);
+        const XentTerms &inverse = by.inverse_divisors;
+        const bool bad = row.kind == TargetKind::kBad;
+        float loss = bad ? NAN : 0.0f, share = loss, lse = loss;
+        if (row.kind == TargetKind::kClass) {
+            RowSoftmax softmax = restored(row.saved, p.transform, row.target_value);
+            softmax.shifted_sum = row.shifted_sum;
+            lse = log_sum_exp(softmax);
+            loss = row_loss(softmax, row.target_value,
+                            row_weights<Terms>(p, row.target, row.apart_weight, p.term_weights, 1.0f));
+            // One divisor for all terms is the rule: then the row's logarithms are not formed again,
+            // unless the loss overflowed, which its share need not.
+            const bool alike = inverse.nll == inverse.smoothing && inverse.nll == inverse.z_loss &&
+                               fabsf(loss) <= FLT_MAX;
+            share = alike ? weighted(inverse.nll, loss)
+                          : row_loss(softmax, row.target_value,
+                                     row_weights<Terms>(p, row.target, row.apart_weight,
+                                                        by.term_weights, inverse.nll));
+            if (p.sums.correct != nullptr && Terms::kHasTarget && row.argmax == row.target) {
+                count_correct(p.sums);
+            }
+            if (p.save != nullptr) p.save[index] = row.saved;
+        } else if (bad) {
+            record_bad_target(p.sums.workspace->status, index, target_value(p.targets, index),
+                              p.classes);
+        }
+        if (p.row_losses != nullptr) p.row_losses[index] = loss;
+        if (p.row_lse != nullptr) p.row_lse[index] = lse;
+        if (p.row_argmax != nullptr) {
+            p.row_argmax[index] = row.kind == TargetKind::kClass ? int64_t(row.argmax) : -1;
+        }
+        if (p.sums.loss != nullptr) {
+            p.sums.row_shares[index] = share + share_of_nothing(inverse.nll);
+        }
+        if (index == 0 && p.save_divided != nullptr) *p.save_divided = by;
+    }
+    if (p.sums.loss != nullptr || p.sums.correct != nullptr) {
+        count_rows(p.sums, speakers.first, speakers.rows);
+    }
+}
+
+// One row by its team, all of whose threads call it.
+template <class Row>
 struct FusedRow {
-    using Row = BlockRow<T, Terms>;
+    using T = typename Row::Element;
+    using Terms = typename Row::Terms;
+    template <class Shift>
+    using State = typename Row::template State<Shift>;
 
     const XentFused &p;
-    uint64_t index;
-    BlockMergeStorage &storage;
-    const Row row;
-    float target_value;
+    Row &row;
+    RowSoftmax softmax;
+    float target_value;  // -inf without a target
     bool exact;          // whether exponentials are formed with the exact shift
     uint32_t argmax;     // where asked for
     uint32_t apart;      // the class that a row without a target keeps apart, or kNoPosition
     float apart_weight;  // what multiplies its -log p
 
-    __device__ __forceinline__ FusedRow(const XentFused &argument, uint64_t row_index,
-                                        const Row &block_row, BlockMergeStorage &merge_storage)
+    __device__ __forceinline__ FusedRow(const XentFused &argument, Row &row_of_team)
         : p(argument),
-          index(row_index),
-          storage(merge_storage),
-          row(block_row),
-          target_value(Terms::kHasTarget ? row.target_value() : -INFINITY),
+          row(row_of_team),
+          target_value(-INFINITY),
           exact(false),
           argmax(kNoPosition),
           apart(kNoPosition),
@@ -110,194 +164,207 @@ struct FusedRow {
     template <class Shift, Weights kWeights>
     __device__ __forceinline__ RowSoftmax softmax_of(
         const SoftmaxState<Shift, kWeights> &merged) const {
-        RowSoftmax softmax(merged, p.transform);
-        if (Terms::kHasTarget || apart != kNoPosition) {
-            softmax.add_target(target_value, merged.shift);
-        }
-        return softmax;
+        RowSoftmax found(merged, p.transform);
+        if (Terms::kHasTarget || apart != kNoPosition) found.add_target(target_value, merged.shift);
+        return found;
     }
 
-    template <class State>
-    __device__ __forceinline__ State merge(const State &mine) const {
-        State merged = block_merge(mine, storage, p.transform);
+    template <class AnyState>
+    __device__ __forceinline__ AnyState merge(const AnyState &mine) const {
+        AnyState merged = row.team.merge(mine, p.transform);
         if (Terms::kWeights == Weights::kOnes) merged.mass = float(p.classes - 1);
         return merged;
     }
 
     // From the logits.
-    __device__ __forceinline__ RowSoftmax reduce() {
-        typename Row::template State<FusedShift> mine(p.transform, -INFINITY);
+    __device__ __forceinline__ void reduce() {
+        State<FusedShift> mine(p.transform, -INFINITY);
         row.template accumulate<Pass::kFirst>(mine);
         auto merged = merge(mine);
-        if (Terms::kHasTarget) merged.raise(target_value, kNoPlace);
-        RowSoftmax softmax = softmax_of(merged);
-        if (p.row_argmax != nullptr || p.sums.correct != nullptr) find_argmax(mine, softmax);
+        if (Terms::kHasTarget) {
+            target_value = row.target_value();
+            merged.raise(target_value, kNoPlace);
+        }
+        softmax = softmax_of(merged);
+        if (p.row_argmax != nullptr || p.sums.correct != nullptr) find_argmax(mine);
         const float smoothing = Terms::kHasTarget ? p.term_weights.smoothing : 1.0f;
         exact = needs_exact_shift(softmax, merged.shift, smoothing);
-        if (exact) softmax = reduce_again<ExactShift>(softmax.max);
-        if constexpr (!Terms::kHasTarget) {
-            if (is_confident(softmax)) softmax = keep_apart(mine, softmax);
+        if (!Terms::kHasTarget && !exact && is_confident(softmax)) {
+            keep_apart(mine);
+            row.team.separate();
+            State<FusedShift> again(p.transform, softmax.max);
+            row.template accumulate<Pass::kLater>(again, apart);
+            softmax = softmax_of(merge(again));
         }
-        return softmax;
+        if (exact) {
+            softmax = reduce_exactly();
+            if (!Terms::kHasTarget && is_confident(softmax)) {
+                keep_apart(mine);
+                softmax = reduce_exactly();
+            }
+        }
     }
 
-    // Without the class that is kept apart, if any.
-    template <class Shift>
-    __device__ __forceinline__ RowSoftmax reduce_again(float max) const {
-        // All warps have read the storage; it is written again.
-        __syncthreads();
-        typename Row::template State<Shift> again(p.transform, max);
-        row.template accumulate<Pass::kLater>(again, apart);
+    // Without the class that is kept apart, if any. Cold.
+    __device__ __forceinline__ RowSoftmax reduce_exactly() const {
+        row.team.separate();
+        State<ExactShift> again(p.transform, softmax.max);
+        row.accumulate_slowly(again, apart);
         return softmax_of(merge(again));
     }
 
     // Treats the class of the largest logit as a target is treated.
-    template <class State>
-    __device__ __forceinline__ RowSoftmax keep_apart(const State &mine, const RowSoftmax &softmax) {
-        // All warps have read the storage; it is written again.
-        __syncthreads();
-        apart = block_min(row.lowest_of(mine, softmax.max), storage);
+    template <class AnyState>
+    __device__ __forceinline__ void keep_apart(const AnyState &mine) {
+        row.team.separate();
+        apart = row.team.lowest(row.lowest_of(mine, softmax.max));
         apart_weight = row.terms.at(apart);
         target_value = softmax.max;
-        return exact ? reduce_again<ExactShift>(softmax.max) : reduce_again<FusedShift>(softmax.max);
     }
 
-    template <class State>
-    __device__ __forceinline__ void find_argmax(const State &mine, const RowSoftmax &softmax) {
+    template <class AnyState>
+    __device__ __forceinline__ void find_argmax(const AnyState &mine) {
         uint32_t lowest = row.lowest_of(mine, softmax.max);
         if (Terms::kHasTarget && target_value == softmax.max) {
             lowest = min(lowest, row.target_position);
         }
-        argmax = block_min(lowest, storage);
+        argmax = row.team.lowest(lowest);
         // -inf raises no maximum: in a row of nothing else, the first is as large as any.
         if (softmax.max == -INFINITY) argmax = 0;
         // NaN is the largest, as in PyTorch; no maximum shows it.
         if (softmax.sum != softmax.sum) {
-            // The first warp has read the slots; they are written again.
-            __syncthreads();
-            const uint32_t nan = block_min(row.lowest_nan(p.classes), storage);
+            row.team.separate();
+            const uint32_t nan = row.team.lowest(row.lowest_nan());
             if (nan != kNoPosition) argmax = nan;
         }
     }
 
-    __device__ __forceinline__ XentSavedRow to_save(const RowSoftmax &softmax) const {
-        const uint32_t kept = apart == kNoPosition ? XENT_NOTHING_APART : apart;
-        return {softmax.max, softmax.others, softmax.mass, 2 * kept + (exact ? 1 : 0)};
-    }
-
     // From what the forward pass saved.
-    __device__ __forceinline__ RowSoftmax restore() {
-        const XentSavedRow saved = p.saved[index];
-        exact = saved.apart_and_exact % 2 != 0;
-        if constexpr (!Terms::kHasTarget) {
+    __device__ __forceinline__ void restore(const XentSavedRow &saved) {
+        exact = is_exact(saved);
+        if constexpr (Terms::kHasTarget) {
+            target_value = row.load_target();
+        } else if (saved.apart_and_exact / 2 < p.classes) {
             // Compared with the classes, so that nothing that was saved can be an address elsewhere.
-            if (saved.apart_and_exact / 2 < p.classes) {
-                apart = saved.apart_and_exact / 2;
-                apart_weight = row.terms.at(apart);
-                target_value = saved.max;
-            }
+            apart = saved.apart_and_exact / 2;
+            apart_weight = row.terms.at(apart);
+            target_value = saved.max;
         }
         // All threads have read the target's logit; in place, its owner overwrites it below.
-        __syncthreads();
-        if (exact) return restored(saved, ExactShift(p.transform, saved.max));
-        return restored(saved, FusedShift(p.transform, saved.max));
+        row.team.meet();
+        softmax = restored(saved, p.transform, target_value);
     }
 
-    template <class Shift>
-    __device__ __forceinline__ RowSoftmax restored(const XentSavedRow &saved,
-                                                   const Shift &shift) const {
-        RowSoftmax softmax(saved, shift, p.transform);
-        if (Terms::kHasTarget || apart != kNoPosition) softmax.add_target(target_value, shift);
-        return softmax;
+    __device__ __forceinline__ RowSummary summary() const {
+        const uint32_t kept = apart == kNoPosition ? XENT_NOTHING_APART : apart;
+        return {TargetKind::kClass,
+                {softmax.max, softmax.others, softmax.mass, 2 * kept + (exact ? 1 : 0)},
+                softmax.shifted_sum,
+                target_value,
+                apart_weight,
+                row.target_position,
+                argmax};
     }
 
-    // What multiplies the row's terms, before they are divided and after.
-    __device__ __forceinline__ RowWeights weights() const {
-        if constexpr (Terms::kHasTarget) {
-            return row_weights<Terms>(p, row.target_position, p.term_weights);
-        } else {
-            return RowWeights(1.0f, apart_weight, p.term_weights.z_loss);
-        }
-    }
-    __device__ __forceinline__ RowWeights divided_weights() const {
-        const XentDivided by = divided(p);
-        if constexpr (Terms::kHasTarget) {
-            return row_weights<Terms>(p, row.target_position, by.term_weights);
-        } else {
-            return RowWeights(by.inverse_divisors.nll, apart_weight, by.term_weights.z_loss);
-        }
-    }
-
-    // Called by the first thread.
-    __device__ __forceinline__ RowReport report(const RowSoftmax &softmax) const {
-        const XentTerms inverse = divided(p).inverse_divisors;
-        const float loss = row_loss(softmax, target_value, weights());
-        // One divisor for all terms is the rule: then the row's logarithms are not formed again,
-        // unless the loss overflowed, which its share need not.
-        const bool alike = inverse.nll == inverse.smoothing && inverse.nll == inverse.z_loss &&
-                           fabsf(loss) <= FLT_MAX;
-        const float share = alike ? weighted(inverse.nll, loss)
-                                  : row_loss(softmax, target_value, divided_weights());
-        return {loss, share + share_of_nothing(inverse.nll), log_sum_exp(softmax), int64_t(argmax),
-                Terms::kHasTarget && argmax == row.target_position};
-    }
-
-    __device__ __forceinline__ void compute() {
-        const RowSoftmax softmax = p.saved == nullptr ? reduce() : restore();
-        // Before the gradient: its fence would wait for all stores of this thread.
-        if (p.saved == nullptr && threadIdx.x < kWarpSize) {
-            RowReport said{};
-            if (threadIdx.x == 0) {
-                said = report(softmax);
-                if (p.save != nullptr) {
-                    p.save[index] = to_save(softmax);
-                }
-            }
-            said.write(p, index);
-        }
-        if (p.gradient == nullptr) return;
-        RowGradient coefficients(softmax, divided_weights());
+    __device__ __forceinline__ void write_gradient(T *gradient, uint64_t index,
+                                                   const XentDivided &by) {
+        const RowWeights weights = row_weights<Terms>(p, row.target_position, apart_weight,
+                                                      by.term_weights, by.inverse_divisors.nll);
+        RowGradient coefficients(softmax, weights);
         const float upstream = p.upstream == nullptr ? 1.0f : p.upstream[index * p.upstream_stride];
         coefficients.scale_by(upstream * p.transform.slope);
-        T *gradient = gradient_row<T>(p, index);
         if (exact) {
-            row.write(gradient, coefficients, ExactShift(p.transform, softmax.max), p.classes);
+            row.write_slowly(gradient, coefficients, ExactShift(p.transform, softmax.max));
         } else {
-            row.write(gradient, coefficients, FusedShift(p.transform, softmax.max), p.classes);
+            row.write(gradient, coefficients, FusedShift(p.transform, softmax.max));
         }
         if (!Terms::kHasTarget && apart != kNoPosition) {
-            // Whoever has written this element like the others; below the first thread mends it.
-            __syncthreads();
-            if (threadIdx.x == 0) {
-                const float slope =
-                    row.transform.capped() ? row.transform.cap_slope(target_value) : 1.0f;
-                store_one(gradient + apart, mul_rn(coefficients.target, slope));
-            }
+            const float slope =
+                row.transform.capped() ? row.transform.cap_slope(target_value) : 1.0f;
+            row.mend(gradient, apart, mul_rn(coefficients.target, slope));
         }
     }
 };
 
-template <typename T, class Terms>
-__device__ __forceinline__ void fused_block(const XentFused &p) {
-    extern __shared__ uint4 shared[];
-    __shared__ BlockMergeStorage storage;
+template <class Strategy>
+__device__ __forceinline__ Strategy make_strategy(const XentFused &p,
+                                                  typename Strategy::Storage &storage,
+                                                  uint4 *shared) {
+    if constexpr (Strategy::kHasTwoLaunches) {
+        return Strategy(storage, shared, p.geometry, p.classes, p.partials);
+    } else {
+        return Strategy(storage, shared, p.geometry, p.classes);
+    }
+}
 
-    for (uint64_t index = blockIdx.x; index < p.sums.rows; index += gridDim.x) {
+template <class Strategy>
+__device__ __forceinline__ void fused(const XentFused &p) {
+    using T = typename Strategy::Element;
+    using Terms = typename Strategy::TermsOfRow;
+    extern __shared__ uint4 shared[];
+    __shared__ typename Strategy::Storage storage;
+    // What this launch finds of its divisors, a slot for each warp that needs it, or one a block.
+    __shared__ XentDivided divided_here[Strategy::kDividedSlots];
+
+    Strategy strategy = make_strategy<Strategy>(p, storage, shared);
+    XentDivided &found = divided_here[strategy.slot()];
+    // The second of two launches may begin, and wait for this one.
+    if (Strategy::kHasTwoLaunches && p.phase == XENT_PHASE_PARTIALS) let_next_launch_begin();
+    bool is_found = p.divided_source != XENT_DIVIDED_HERE;
+    // Called by all threads, at first while a row is on its way.
+    const auto find_divided = [&] {
+        if (is_found) return;
+        is_found = true;
+        if (!strategy.finds()) return;
+        const XentDivided by = divided_by_targets(p);
+        if (threadIdx.x % kWarpSize == 0) found = by;
+        // Lane 0 wrote it for its warp; for other warps a merge is the barrier.
+        __syncwarp();
+    };
+    const auto body = [&](uint64_t index, const auto &tell) {
         Target target{TargetKind::kClass, 0};
         if constexpr (Terms::kHasTarget) target = load_target(p.targets, index, p.classes);
-        if (target.kind != TargetKind::kClass) {
-            write_nothing<T>(p, index, target);
-            continue;
-        }
+        const bool reads = target.kind == TargetKind::kClass;
         const T *logits = static_cast<const T *>(p.logits) + index * p.logits_row_stride;
-        const RowLayout<T> layout(logits, p.classes);
-        const uint32_t position = Terms::kHasTarget ? uint32_t(target.value) : kNoPosition;
-        const BlockRow<T, Terms> row(logits, layout, Terms(p, index, layout), p.transform, position,
-                                     shared, p.cached_packs);
-        FusedRow<T, Terms>(p, index, row, storage).compute();
-        // All warps have read the merge's slots and the cache; the next row writes both.
-        __syncthreads();
-    }
+        // Of a row that is not read, nothing.
+        const RowLayout<T> layout(logits, reads ? p.classes : 0);
+        const uint32_t position = Terms::kHasTarget && reads ? uint32_t(target.value) : kNoPosition;
+        auto row = strategy.row(logits, layout, Terms(p, index, layout), p.transform, position);
+        find_divided();
+        if constexpr (Strategy::kHasTwoLaunches) {
+            if (p.phase == XENT_PHASE_PARTIALS) {
+                if (reads) row.leave_partial(p, index);
+                return;
+            }
+        }
+        FusedRow<typename Strategy::Row> fused_row(p, row);
+        RowSummary summary{};
+        summary.kind = target.kind;
+        if (reads) {
+            if (p.saved == nullptr) {
+                fused_row.reduce();
+            } else {
+                fused_row.restore(p.saved[index]);
+            }
+            summary = fused_row.summary();
+        }
+        wait_for_launch_before();
+        // Before the gradient: its fence would wait for all stores of this thread.
+        tell(summary);
+        if (p.gradient == nullptr) return;
+        T *const gradient = gradient_row<T>(p, index);
+        strategy.open_output(gradient);
+        if (reads) {
+            fused_row.write_gradient(gradient, index, divided(p, found));
+        } else {
+            strategy.write_zeros(gradient, p.classes);
+        }
+        strategy.close_output(gradient);
+    };
+    strategy.template for_each_row<RowSummary>(
+        p.sums.rows, body, [&](const RowSummary &summary, const Speakers &speakers) {
+            report_rows<Terms>(p, found, summary, speakers);
+        });
 }
 
 }  // namespace xent

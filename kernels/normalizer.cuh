@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "abi.h"
+#include "cluster.cuh"
 #include "ordered_sum.cuh"
 #include "reduce.cuh"
 #include "row_loss.cuh"
@@ -18,16 +19,45 @@
 
 namespace xent {
 
-__device__ __forceinline__ float target_weight(const XentNormalizer &p, int64_t value) {
-    const bool weighted = p.class_weights != nullptr && uint64_t(value) < p.classes;
-    return weighted ? p.class_weights[value] : 1.0f;
-}
+// What the targets of some rows amount to.
+struct TargetCount {
+    uint32_t rows;
+    float weight;
 
-__device__ __forceinline__ float inverse_divisor(const XentNormalizer &p, uint32_t source,
-                                                 float given, uint64_t rows, float weight) {
+    // The target of one more row; `weights` of the classes, or null for 1.
+    __device__ __forceinline__ void add(const XentTargets &targets, uint64_t row,
+                                        const float *weights, uint32_t classes) {
+        const int64_t value = target_value(targets, row);
+        if (is_ignored(targets, value)) return;
+        const bool weighted = weights != nullptr && uint64_t(value) < classes;
+        ++rows;
+        weight = add_rn(weight, weighted ? weights[value] : 1.0f);
+    }
+};
+
+__device__ __forceinline__ float inverse_divisor(uint32_t source, float given, uint64_t rows,
+                                                 float weight, uint32_t empty_is_zero) {
     if (source == XENT_DIVISOR_GIVEN) return given;
     const float divisor = source == XENT_DIVISOR_COUNTED_ROWS ? float(rows) : weight;
-    return divisor == 0.0f && p.empty_is_zero != 0 ? 0.0f : div_rn(1.0f, divisor);
+    return divisor == 0.0f && empty_is_zero != 0 ? 0.0f : div_rn(1.0f, divisor);
+}
+
+__device__ __forceinline__ XentDivided divided_by(const XentDivisors &d, uint64_t rows,
+                                                  float weight) {
+    const XentTerms inverse = {
+        inverse_divisor(d.nll_source, d.given.nll, rows, weight, d.empty_is_zero),
+        inverse_divisor(d.smoothing_source, d.given.smoothing, rows, weight, d.empty_is_zero),
+        inverse_divisor(d.z_loss_source, d.given.z_loss, rows, weight, d.empty_is_zero)};
+    return {inverse, times(d.term_weights, inverse)};
+}
+
+// By one warp that goes over all targets, few as they are: the same bits as the kernel's. All lanes get it.
+__device__ __forceinline__ XentDivided divided_by_targets(const XentFused &p) {
+    TargetCount count{0, 0.0f};
+    for (uint32_t row = threadIdx.x % kWarpSize; row < p.sums.rows; row += kWarpSize) {
+        count.add(p.targets, row, p.nll_weights, p.classes);
+    }
+    return divided_by(p.divisors, warp_sum(count.rows), warp_sum(count.weight));
 }
 
 __device__ __forceinline__ void normalizer(const XentNormalizer &p) {
@@ -36,33 +66,25 @@ __device__ __forceinline__ void normalizer(const XentNormalizer &p) {
     const uint64_t warps = uint64_t(gridDim.x) * (blockDim.x / kWarpSize);
     auto *counted_rows = reinterpret_cast<unsigned long long *>(&p.workspace->counted_rows);
 
+    // It reads logits first and waits before it reads what is written here.
+    let_next_launch_begin();
     for (uint64_t chunk = uint64_t(blockIdx.x) * (blockDim.x / kWarpSize) + threadIdx.x / kWarpSize;
          chunk < chunks; chunk += warps) {
         const uint64_t end = min(p.rows, (chunk + 1) * XENT_CHUNK_ROWS);
-        uint32_t counted = 0;
-        float weight = 0.0f;
+        TargetCount count{0, 0.0f};
         for (uint64_t row = chunk * XENT_CHUNK_ROWS + lane; row < end; row += kWarpSize) {
-            const int64_t value = target_value(p.targets, row);
-            if (!is_ignored(p.targets, value)) {
-                ++counted;
-                weight = add_rn(weight, target_weight(p, value));
-            }
+            count.add(p.targets, row, p.class_weights, p.classes);
         }
-        counted = warp_sum(counted);
-        weight = warp_sum(weight);
+        const uint32_t counted = warp_sum(count.rows);
+        const float weight = warp_sum(count.weight);
         if (lane == 0) {
             p.chunk_sums[chunk] = weight;
             atomicAdd(counted_rows, static_cast<unsigned long long>(counted));
         }
-        if (is_last_warp(&p.workspace->normalizer_ticket, uint32_t(chunks))) {
+        if (is_last_warp(&p.workspace->normalizer_ticket, 1, uint32_t(chunks))) {
             const float all = warp_sum_in_order(p.chunk_sums, uint32_t(chunks));
             if (lane == 0) {
-                const uint64_t rows = atomicExch(counted_rows, 0ull);
-                const XentTerms inverse = {
-                    inverse_divisor(p, p.nll_source, p.given.nll, rows, all),
-                    inverse_divisor(p, p.smoothing_source, p.given.smoothing, rows, all),
-                    inverse_divisor(p, p.z_loss_source, p.given.z_loss, rows, all)};
-                *p.divided = {inverse, times(p.term_weights, inverse)};
+                *p.divided = divided_by(p.divisors, atomicExch(counted_rows, 0ull), all);
             }
         }
     }

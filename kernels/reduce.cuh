@@ -1,143 +1,366 @@
-// Reductions within a warp and a block, in an order that depends on nothing but the thread count,
-// so that the same launch gives the same bits.
+// Reductions among the threads that share a row, its team, in an order that depends on nothing but how
+// many they are, so that the same launch gives the same bits.
+//
+// A team offers
+//     rank(), size()      this thread's place among its threads
+//     speaks()            whether it is the thread that speaks for the row
+//     merge(state)        the state of all elements that its threads took in; all get it, but for its place,
+//                         and for its mass where all weights are 1: the caller knows how many there were
+//     lowest(x), sum(x)   of all threads' values; all get it
+//     separate()          between two of these: what the first one left has been read
+//     separate_block()    a barrier for the threads of this block alone, or fewer where the team is a warp
+//     meet()              a barrier: what its threads wrote before is visible to all of them after
+//     share_target(x), shared_target(..)   from the one that has it, by way of the next merge, to all
+// All threads of the team call each, and each is a barrier for what they wrote before, to shared memory too.
 #pragma once
 
 #include <stdint.h>
 
 #include "abi.h"
+#include "cluster.cuh"
 #include "softmax_state.cuh"
 
 namespace xent {
 
 constexpr uint32_t kWarpSize = 32;
-constexpr uint32_t kMaxWarps = 32;
+constexpr uint32_t kMaxWarps = 16;
 constexpr uint32_t kFullMask = 0xffffffffu;
+static_assert(XENT_MAX_BLOCK_THREADS <= kMaxWarps * kWarpSize, "a slot for each warp");
 
-// Every lane gets the result: max and + of two operands do not depend on their order. Each group of
-// kWidth lanes, a power of two, has its own.
+// Lanes of a warp that reduce together: groups of kWidth, a power of two, each with its own result.
 template <uint32_t kWidth = kWarpSize>
-__device__ __forceinline__ float warp_max(float x) {
+struct WarpLanes {
+    __device__ __forceinline__ static constexpr uint32_t width() { return kWidth; }
+    __device__ __forceinline__ static constexpr uint32_t mask() { return kFullMask; }
+};
+
+// The same where only the launch knows how many, and groups may be in different places of the code.
+struct LaneGroup {
+    uint32_t lanes;  // of the group: a power of two
+    uint32_t bits;   // which of the warp
+
+    __device__ __forceinline__ explicit LaneGroup(uint32_t group_lanes) : lanes(group_lanes) {
+        const uint32_t first = threadIdx.x % kWarpSize & ~(lanes - 1);
+        bits = (kFullMask >> (kWarpSize - lanes)) << first;
+    }
+
+    __device__ __forceinline__ uint32_t width() const { return lanes; }
+    __device__ __forceinline__ uint32_t mask() const { return bits; }
+};
+
+// Every lane gets the result: `combine` of two operands does not depend on their order.
+template <class Lanes, typename T, class Combine>
+__device__ __forceinline__ T butterfly(const Lanes &lanes, T x, const Combine &combine) {
 #pragma unroll
-    for (uint32_t offset = kWidth / 2; offset > 0; offset /= 2) {
-        x = fmaxf(x, __shfl_xor_sync(kFullMask, x, offset));
+    for (uint32_t offset = lanes.width() / 2; offset > 0; offset /= 2) {
+        x = combine(x, __shfl_xor_sync(lanes.mask(), x, offset));
     }
     return x;
 }
 
-template <uint32_t kWidth = kWarpSize, typename T>
+template <class Lanes>
+__device__ __forceinline__ float max_among(const Lanes &lanes, float x) {
+    return butterfly(lanes, x, [](float a, float b) { return fmaxf(a, b); });
+}
+template <class Lanes, typename T>
+__device__ __forceinline__ T sum_among(const Lanes &lanes, T x) {
+    return butterfly(lanes, x, [](T a, T b) { return a + b; });
+}
+template <class Lanes>
+__device__ __forceinline__ uint32_t lowest_among(const Lanes &lanes, uint32_t x) {
+    return butterfly(lanes, x, [](uint32_t a, uint32_t b) { return min(a, b); });
+}
+template <typename T>
 __device__ __forceinline__ T warp_sum(T x) {
-#pragma unroll
-    for (uint32_t offset = kWidth / 2; offset > 0; offset /= 2) {
-        x += __shfl_xor_sync(kFullMask, x, offset);
-    }
-    return x;
+    return sum_among(WarpLanes<>(), x);
 }
 
-__device__ __forceinline__ uint32_t warp_min(uint32_t x) {
-#pragma unroll
-    for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
-        x = min(x, __shfl_xor_sync(kFullMask, x, offset));
-    }
-    return x;
-}
+// Which parts of a state other than max and sum are merged.
+enum class Mass { kDropped, kMerged };
 
-// The state of all elements that the lanes of a group took in; every lane gets it, but for its place,
-// and the mass only on request.
-template <uint32_t kWidth, class Shift, Weights kWeights>
-__device__ __forceinline__ SoftmaxState<Shift, kWeights> warp_merge(
-    SoftmaxState<Shift, kWeights> state, bool with_mass) {
-    state.raise(warp_max<kWidth>(state.max), kNoPlace);
-    state.sum = warp_sum<kWidth>(state.sum);
+template <Mass mass, class Lanes, class Shift, Weights kWeights>
+__device__ __forceinline__ SoftmaxState<Shift, kWeights> merge_among(
+    const Lanes &lanes, SoftmaxState<Shift, kWeights> state) {
+    state.raise(max_among(lanes, state.max), kNoPlace);
+    state.sum = sum_among(lanes, state.sum);
     if (kWeights != Weights::kNone) {
-        state.shifted_sum = warp_sum<kWidth>(state.shifted_sum);
-        if (with_mass) state.mass = warp_sum<kWidth>(state.mass);
+        state.shifted_sum = sum_among(lanes, state.shifted_sum);
+        if (mass == Mass::kMerged) state.mass = sum_among(lanes, state.mass);
     }
     return state;
 }
 
-// One slot a warp, in static shared memory.
-struct BlockMergeStorage {
-    float max[kMaxWarps];
-    float sum[kMaxWarps];
-    float shifted_sum[kMaxWarps];
-    float mass[kMaxWarps];
-    uint32_t lowest[kMaxWarps];
-};
-static_assert(sizeof(BlockMergeStorage) == XENT_BLOCK_STATIC_SHARED_BYTES,
-              "the plan leaves this much of a block's shared memory alone");
+template <Weights kWeights>
+constexpr Mass kMassAtLast = kWeights == Weights::kGiven ? Mass::kMerged : Mass::kDropped;
 
-// The state of all elements that the block's threads took in; every thread gets it, but for its
-// place, and for its mass where all weights are 1: the caller knows how many there were. Called by
-// all threads of a block of whole warps; what they wrote before, to shared memory too, is visible to
-// all of them after. The caller separates two uses of one storage by a barrier.
-template <class Shift, Weights kWeights>
-__device__ __forceinline__ SoftmaxState<Shift, kWeights> block_merge(
-    SoftmaxState<Shift, kWeights> state, BlockMergeStorage &storage, const XentTransform &by) {
-    constexpr bool kWithMass = kWeights == Weights::kGiven;
-    const uint32_t lane = threadIdx.x % kWarpSize;
-    const uint32_t warp = threadIdx.x / kWarpSize;
-    const uint32_t warps = blockDim.x / kWarpSize;
-    if (warps == 1) {
-        state = warp_merge<kWarpSize>(state, kWithMass);
-        // In place of the barrier below: a shuffle orders no memory.
-        __syncwarp();
+// ---------------------------------------------------------------- lanes of a warp
+
+template <class Lanes>
+struct LanesTeam {
+    Lanes lanes;
+
+    __device__ __forceinline__ uint32_t rank() const {
+        return threadIdx.x % kWarpSize % lanes.width();
+    }
+    __device__ __forceinline__ uint32_t size() const { return lanes.width(); }
+    __device__ __forceinline__ bool speaks() const { return rank() == 0; }
+    __device__ __forceinline__ void separate() const {}
+    __device__ __forceinline__ void separate_block() const { meet(); }
+    __device__ __forceinline__ void meet() const { __syncwarp(lanes.mask()); }
+
+    template <class Shift, Weights kWeights>
+    __device__ __forceinline__ SoftmaxState<Shift, kWeights> merge(
+        const SoftmaxState<Shift, kWeights> &state, const XentTransform &) const {
+        const auto merged = merge_among<kMassAtLast<kWeights>>(lanes, state);
+        meet();  // a shuffle orders no memory
+        return merged;
+    }
+    __device__ __forceinline__ uint32_t lowest(uint32_t x) const {
+        x = lowest_among(lanes, x);
+        meet();  // as above
+        return x;
+    }
+    __device__ __forceinline__ float sum(float x) const {
+        x = sum_among(lanes, x);
+        meet();  // as above
+        return x;
+    }
+    __device__ __forceinline__ void share_target(float) const {}
+    // `mine` where `owner` is this thread's rank.
+    __device__ __forceinline__ float shared_target(float mine, uint32_t owner, uint32_t) const {
+        return __shfl_sync(lanes.mask(), mine, owner, lanes.width());
+    }
+};
+
+using WarpTeam = LanesTeam<WarpLanes<>>;
+
+// ---------------------------------------------------------------- a block
+
+// One slot a warp, or a block of a cluster.
+template <uint32_t kSlots>
+struct MergeSlots {
+    float max[kSlots];
+    float sum[kSlots];
+    float shifted_sum[kSlots];
+    float mass[kSlots];
+
+    // A state of the slots below `used`, a slot a lane.
+    template <class Shift, Weights kWeights>
+    __device__ __forceinline__ SoftmaxState<Shift, kWeights> load(uint32_t slot, uint32_t used,
+                                                                  const XentTransform &by) const {
+        SoftmaxState<Shift, kWeights> state(by, slot < used ? max[slot] : -INFINITY);
+        if (slot < used) {
+            state.sum = sum[slot];
+            state.shifted_sum = shifted_sum[slot];
+            state.mass = mass[slot];
+        }
         return state;
     }
-    // The second step needs the mass of each warp, to express its sum relative to another maximum.
-    state = warp_merge<kWarpSize>(state, true);
-    if (lane == 0) {
-        storage.max[warp] = state.max;
-        storage.sum[warp] = state.sum;
-        storage.shifted_sum[warp] = state.shifted_sum;
-        storage.mass[warp] = state.mass;
-    }
-    // Lane 0 of each warp wrote its slot; below every warp reads all slots.
-    __syncthreads();
-    // Each warp merges all slots by itself, in the same order: no second barrier, same bits. Where few
-    // slots are used, groups of lanes do the same work in fewer steps.
-    constexpr uint32_t kFewWarps = 8;
-    const uint32_t slot = warps <= kFewWarps ? lane % kFewWarps : lane;
-    SoftmaxState<Shift, kWeights> merged(by, slot < warps ? storage.max[slot] : -INFINITY);
-    if (slot < warps) {
-        merged.sum = storage.sum[slot];
-        merged.shifted_sum = storage.shifted_sum[slot];
-        merged.mass = storage.mass[slot];
-    }
-    return warps <= kFewWarps ? warp_merge<kFewWarps>(merged, kWithMass)
-                              : warp_merge<kWarpSize>(merged, kWithMass);
-}
+};
 
-// The lowest of all threads' values; every thread gets it. Called by all threads of the block. The
-// caller separates two uses of one storage by a barrier.
-__device__ __forceinline__ uint32_t block_min(uint32_t x, BlockMergeStorage &storage) {
-    const uint32_t lane = threadIdx.x % kWarpSize;
-    const uint32_t warps = blockDim.x / kWarpSize;
-    x = warp_min(x);
-    if (warps == 1) {
-        // In place of the barrier below: a shuffle orders no memory.
-        __syncwarp();
-        return x;
-    }
-    if (lane == 0) storage.lowest[threadIdx.x / kWarpSize] = x;
-    // Lane 0 of each warp wrote its slot; below every warp reads all slots.
-    __syncthreads();
-    return warp_min(lane < warps ? storage.lowest[lane] : kNoPlace);
-}
+// In static shared memory.
+struct BlockStorage {
+    MergeSlots<kMaxWarps> warps;
+    uint32_t lowest[kMaxWarps];
+    float target;
+};
 
-// The sum over all threads, in a fixed order; every thread gets it. As block_min otherwise.
-__device__ __forceinline__ float block_sum(float x, BlockMergeStorage &storage) {
-    const uint32_t lane = threadIdx.x % kWarpSize;
-    const uint32_t warps = blockDim.x / kWarpSize;
-    x = warp_sum(x);
-    if (warps == 1) {
-        // In place of the barrier below: a shuffle orders no memory.
-        __syncwarp();
-        return x;
+// A block of whole warps.
+struct BlockTeam {
+    BlockStorage &storage;
+
+    __device__ __forceinline__ uint32_t rank() const { return threadIdx.x; }
+    __device__ __forceinline__ uint32_t size() const { return blockDim.x; }
+    __device__ __forceinline__ bool speaks() const { return threadIdx.x == 0; }
+    // All warps have read the storage; it is written again.
+    __device__ __forceinline__ void separate() const { __syncthreads(); }
+    __device__ __forceinline__ void separate_block() const { __syncthreads(); }
+    __device__ __forceinline__ void meet() const { __syncthreads(); }
+
+    template <class Shift, Weights kWeights>
+    __device__ __forceinline__ SoftmaxState<Shift, kWeights> merge(
+        const SoftmaxState<Shift, kWeights> &state, const XentTransform &by) const {
+        return merge_to<kMassAtLast<kWeights>>(state, by);
     }
-    if (lane == 0) storage.sum[threadIdx.x / kWarpSize] = x;
-    // Lane 0 of each warp wrote its slot; below every warp reads all slots.
-    __syncthreads();
-    return warp_sum(lane < warps ? storage.sum[lane] : 0.0f);
-}
+
+    // With the mass for whoever merges it further: its sum is relative to a maximum that will change.
+    template <Mass mass, class Shift, Weights kWeights>
+    __device__ __forceinline__ SoftmaxState<Shift, kWeights> merge_to(
+        SoftmaxState<Shift, kWeights> state, const XentTransform &by) const {
+        const uint32_t lane = threadIdx.x % kWarpSize;
+        const uint32_t warp = threadIdx.x / kWarpSize;
+        const uint32_t warps = blockDim.x / kWarpSize;
+        if (warps == 1) {
+            state = merge_among<mass>(WarpLanes<>(), state);
+            // In place of the barrier below: a shuffle orders no memory.
+            __syncwarp();
+            return state;
+        }
+        state = merge_among<Mass::kMerged>(WarpLanes<>(), state);
+        if (lane == 0) {
+            storage.warps.max[warp] = state.max;
+            storage.warps.sum[warp] = state.sum;
+            storage.warps.shifted_sum[warp] = state.shifted_sum;
+            storage.warps.mass[warp] = state.mass;
+        }
+        // Lane 0 of each warp wrote its slot; below every warp reads all slots.
+        __syncthreads();
+        // Each warp merges all slots by itself, in the same order: no second barrier, same bits. Where
+        // few slots are used, groups of lanes do the same work in fewer steps.
+        constexpr uint32_t kFewWarps = 4;
+        if (warps <= kFewWarps) {
+            return merge_among<mass>(
+                WarpLanes<kFewWarps>(),
+                storage.warps.template load<Shift, kWeights>(lane % kFewWarps, warps, by));
+        }
+        return merge_among<mass>(
+            WarpLanes<kMaxWarps>(),
+            storage.warps.template load<Shift, kWeights>(lane % kMaxWarps, warps, by));
+    }
+
+    __device__ __forceinline__ uint32_t lowest(uint32_t x) const {
+        const uint32_t lane = threadIdx.x % kWarpSize;
+        const uint32_t warps = blockDim.x / kWarpSize;
+        x = lowest_among(WarpLanes<>(), x);
+        if (lane == 0) storage.lowest[threadIdx.x / kWarpSize] = x;
+        // Lane 0 of each warp wrote its slot; below every warp reads all slots.
+        __syncthreads();
+        return lowest_among(WarpLanes<>(), lane < warps ? storage.lowest[lane] : kNoPlace);
+    }
+
+    __device__ __forceinline__ float sum(float x) const {
+        const uint32_t lane = threadIdx.x % kWarpSize;
+        const uint32_t warps = blockDim.x / kWarpSize;
+        x = warp_sum(x);
+        if (lane == 0) storage.warps.sum[threadIdx.x / kWarpSize] = x;
+        // Lane 0 of each warp wrote its slot; below every warp reads all slots.
+        __syncthreads();
+        return warp_sum(lane < warps ? storage.warps.sum[lane] : 0.0f);
+    }
+
+    // Called by the one thread that has it.
+    __device__ __forceinline__ void share_target(float value) const { storage.target = value; }
+    __device__ __forceinline__ float shared_target(float, uint32_t, uint32_t) const {
+        return storage.target;
+    }
+};
+
+#if __CUDA_ARCH__ >= 900
+// ---------------------------------------------------------------- a cluster of blocks
+
+// What a block tells the others: two packs of 16 bytes.
+struct BlockResult {
+    float max;
+    float sum;
+    float shifted_sum;
+    float mass;
+    float target;
+    uint32_t lowest;
+    uint32_t reserved[2];
+};
+static_assert(sizeof(BlockResult) == 2 * XENT_PACK_BYTES, "sent as two packs");
+
+// In static shared memory: of every block of the cluster, for two exchanges in turn.
+struct ClusterStorage {
+    alignas(XENT_PACK_BYTES) BlockResult results[2][XENT_MAX_CLUSTER];
+};
+
+// The blocks of a cluster, of whole warps. Each tells all others what it found, into their own shared
+// memory, so that a block that has passed the exchange's barrier is waited for by nobody, and may end. Two
+// sets of slots in turn: whoever writes to a set again has passed the barrier of the exchange between,
+// and so all have read it.
+struct ClusterTeam {
+    BlockTeam block;
+    ClusterStorage &storage;
+    uint32_t exchanges;
+
+    // The peers' shared memory is there once they have arrived; the first exchange waits for it. The
+    // caller has a barrier of the block before the first row.
+    __device__ __forceinline__ ClusterTeam(BlockStorage &block_storage,
+                                           ClusterStorage &cluster_storage)
+        : block{block_storage}, storage(cluster_storage), exchanges(0) {
+        // What blocks without the target tell of it; nobody looks at it.
+        if (threadIdx.x == 0) block.share_target(0.0f);
+        cluster_arrive();
+    }
+    // Nobody waits for the arrival where there was no exchange.
+    __device__ __forceinline__ void end() const {
+        if (exchanges == 0) cluster_wait();
+    }
+
+    __device__ __forceinline__ uint32_t rank() const { return threadIdx.x; }
+    __device__ __forceinline__ uint32_t size() const { return blockDim.x; }
+    __device__ __forceinline__ bool speaks() const {
+        return threadIdx.x == 0 && cluster_rank() == 0;
+    }
+    // All warps of this block have read the block's storage; it is written again. Their peers do not
+    // write to it, and for the cluster's there are two sets.
+    __device__ __forceinline__ void separate() const { __syncthreads(); }
+    __device__ __forceinline__ void separate_block() const { __syncthreads(); }
+    __device__ __forceinline__ void meet() {
+        if (exchanges++ == 0) cluster_wait();
+        cluster_arrive();
+        cluster_wait();
+    }
+
+    // Every block's result, a slot a lane, in every warp. The caller is in step with its block.
+    __device__ __forceinline__ const BlockResult *exchange(const BlockResult &mine) {
+        BlockResult *const slots = storage.results[exchanges % 2];
+        // All blocks have begun: their shared memory can be written.
+        if (exchanges++ == 0) cluster_wait();
+        if (threadIdx.x < cluster_size()) {
+            uint4 *const here = reinterpret_cast<uint4 *>(slots + cluster_rank());
+            store_to_block(here, threadIdx.x,
+                           make_uint4(__float_as_uint(mine.max), __float_as_uint(mine.sum),
+                                      __float_as_uint(mine.shifted_sum),
+                                      __float_as_uint(mine.mass)));
+            store_to_block(here + 1, threadIdx.x,
+                           make_uint4(__float_as_uint(mine.target), mine.lowest, 0, 0));
+        }
+        // All blocks have written their results to all; below each reads its own slots.
+        cluster_arrive();
+        cluster_wait();
+        return slots;
+    }
+
+    template <class Shift, Weights kWeights>
+    __device__ __forceinline__ SoftmaxState<Shift, kWeights> merge(
+        SoftmaxState<Shift, kWeights> state, const XentTransform &by) {
+        state = block.merge_to<Mass::kMerged>(state, by);
+        const BlockResult *const slots = exchange(
+            {state.max, state.sum, state.shifted_sum, state.mass, block.storage.target, 0, {}});
+        const uint32_t lane = threadIdx.x % XENT_MAX_CLUSTER;
+        const bool used = lane < cluster_size();
+        SoftmaxState<Shift, kWeights> merged(by, used ? slots[lane].max : -INFINITY);
+        if (used) {
+            merged.sum = slots[lane].sum;
+            merged.shifted_sum = slots[lane].shifted_sum;
+            merged.mass = slots[lane].mass;
+        }
+        return merge_among<kMassAtLast<kWeights>>(WarpLanes<XENT_MAX_CLUSTER>(), merged);
+    }
+
+    __device__ __forceinline__ uint32_t lowest(uint32_t x) {
+        const BlockResult *const slots = exchange({0.0f, 0.0f, 0.0f, 0.0f, 0.0f, block.lowest(x), {}});
+        const uint32_t lane = threadIdx.x % XENT_MAX_CLUSTER;
+        return lowest_among(WarpLanes<XENT_MAX_CLUSTER>(),
+                            lane < cluster_size() ? slots[lane].lowest : kNoPlace);
+    }
+
+    __device__ __forceinline__ float sum(float x) {
+        const BlockResult *const slots = exchange({0.0f, block.sum(x), 0.0f, 0.0f, 0.0f, 0, {}});
+        const uint32_t lane = threadIdx.x % XENT_MAX_CLUSTER;
+        return sum_among(WarpLanes<XENT_MAX_CLUSTER>(),
+                         lane < cluster_size() ? slots[lane].sum : 0.0f);
+    }
+
+    // Called by the one thread of the cluster that has it.
+    __device__ __forceinline__ void share_target(float value) const { block.share_target(value); }
+    // Of block `part`, as the last merge brought it.
+    __device__ __forceinline__ float shared_target(float, uint32_t, uint32_t part) const {
+        return storage.results[(exchanges - 1) % 2][part].target;
+    }
+};
+#endif
 
 }  // namespace xent

@@ -33,6 +33,8 @@ struct RowSoftmax {
     float shifted_unit;  // nats in one unit of it
     float mass;          // of the others
 
+    RowSoftmax() = default;
+
     // `state` holds every element but the target, which is still to be added, and was raised to its
     // value.
     template <class Shift, Weights kWeights>

@@ -23,6 +23,9 @@ namespace xent {
 constexpr float kLn2 = 0.693147180559945309417f;
 constexpr float kLog2E = 1.44269504088896340736f;
 
+// Logits as they are.
+XENT_INLINE XentTransform identity() { return {1.0f, kLog2E, 0.0f, 0.0f, 1.0f}; }
+
 // The transform of stored logits. A kernel that knows no cap has none to test for.
 template <bool kKnowsCap>
 struct LogitTransform {

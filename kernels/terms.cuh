@@ -34,6 +34,11 @@ struct NoTerms {
     __device__ __forceinline__ void load(uint32_t, float (&)[N]) const {}
 };
 
+// The same of an upstream gradient, beside which the row that it belongs to is on its way.
+struct UpstreamTerms : NoTerms {
+    static constexpr uint32_t kPacksInFlight = 2;
+};
+
 // A class index, and no class weights in the smoothing term.
 struct PlainTerms : NoTerms {
     static constexpr Weights kWeights = Weights::kOnes;

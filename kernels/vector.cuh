@@ -62,6 +62,27 @@ struct RowLayout {
     }
 };
 
+// Which packs of a row's body a block takes, of `parts` that are alike; a row's edges belong to part 0.
+struct Slice {
+    uint32_t part;
+    uint32_t width;  // packs of every part but the last ones, which can have fewer
+
+    __device__ __forceinline__ Slice(uint32_t which, uint32_t parts, uint32_t most_packs)
+        : part(which), width((most_packs + parts - 1) / parts) {}
+
+    __device__ __forceinline__ bool has_edges() const { return part == 0; }
+    __device__ __forceinline__ uint32_t begin(uint32_t packs) const {
+        return min(part * width, packs);
+    }
+    __device__ __forceinline__ uint32_t end(uint32_t packs) const {
+        return min((part + 1) * width, packs);
+    }
+    // The part that has a pack, or the edges for kNoPack.
+    __device__ __forceinline__ uint32_t owner_of(uint32_t pack) const {
+        return pack == kNoPack ? 0 : pack / width;
+    }
+};
+
 // Whether kPackSize<T> elements of a row of Q, from where the packs of a row of T start, are aligned to
 // their width, or to the widest access.
 template <typename Q, typename T>

@@ -1,0 +1,324 @@
+// A row that a team of threads goes over twice: from stored logits to values, into a state, and to outputs;
+// under all strategies but tiny. Knows no loss: what multiplies an element is `Terms` (terms.cuh), what is
+// stored is `Output` (row_loss.cuh). Where the row is between the passes is `Packs`, who takes part is
+// `Team` (reduce.cuh).
+//
+// Shapes: input and output [rows, classes] with any row strides and any base alignment.
+// Parallelism: packs as `Packs` gives them out. What cannot be handled in packs, the row's edges and the
+//     pack around the target, goes one element a lane to one warp of the team, which keeps it in registers
+//     between the passes: no pack is ever compared with the target's place element by element, and the
+//     target never enters a sum.
+// Invariants: 16-byte access to the input wherever the row allows, and to the output if its row is cut as
+//     the input row is, else element by element. In place is safe: a thread overwrites only what it alone
+//     has left to read.
+#pragma once
+
+#include <stdint.h>
+
+#include "abi.h"
+#include "dtype.cuh"
+#include "softmax_state.cuh"
+#include "terms.cuh"
+#include "vector.cuh"
+
+namespace xent {
+
+// A pass over a row: the first one brings it from memory; a later one finds what was kept, and can leave an
+// element out. Rows that need one are rare with a class target, huge logits alone, and not
+// without: those in which one class has most of the probability.
+enum class Pass { kFirst, kLater };
+
+constexpr uint32_t kNoPosition = UINT32_MAX;
+
+// What a pass loads beside a row's packs, where there is nothing.
+struct Nothing {};
+
+template <typename T, class TermsOfRow, class TeamOfRow, class PacksOfRow>
+struct Row {
+    using Element = T;
+    using Terms = TermsOfRow;
+    using Team = TeamOfRow;
+    using Packs = PacksOfRow;
+    static constexpr uint32_t kSize = kPackSize<T>;
+    // Two edges and a pack: every single element has a lane.
+    static_assert(3 * kSize - 2 <= 32, "single elements need a lane each");
+
+    template <class Shift>
+    using State = SoftmaxState<Shift, Terms::kWeights>;
+
+    const T *input;
+    RowLayout<T> layout;
+    uint32_t target_position;  // or kNoPosition
+    uint32_t target_pack;      // or kNoPack
+    uint32_t single_position;  // this thread's single element, or kNoPosition
+    float single;              // its value
+    float single_weight;
+    LogitTransform<Terms::kKnowsCap> transform;
+    Terms terms;
+    Team &team;
+    Packs packs;  // all of this thread's but the target's
+
+    // `target` is a position in the row, or kNoPosition; `place` is what `Packs` are made of beside the row.
+    template <class Place>
+    __device__ __forceinline__ Row(const T *row, const RowLayout<T> &row_layout,
+                                   const Terms &row_terms, const XentTransform &by, uint32_t target,
+                                   Team &row_team, Place &place)
+        : input(row),
+          layout(row_layout),
+          target_position(target),
+          target_pack(Terms::kHasTarget ? layout.pack_of(target) : kNoPack),
+          single_position(kNoPosition),
+          single(0.0f),
+          single_weight(1.0f),
+          transform{by},
+          terms(row_terms),
+          team(row_team),
+          packs(layout.body(row), layout.packs, target_pack, place) {
+        load_single(team.rank());
+        if (is_target(single_position)) team.share_target(single);
+    }
+
+    // The edges that this thread's block takes: all or none.
+    __device__ __forceinline__ uint32_t edges() const {
+        return packs.has_edges() ? layout.edges() : 0;
+    }
+
+    // Single elements lie one a thread: the edges, then the target's pack.
+    __device__ __forceinline__ void load_single(uint32_t rank) {
+        const uint32_t beyond_edges = rank - edges();  // wraps for an edge
+        if (rank < edges()) {
+            single_position = layout.edge(rank);
+        } else if (packs.takes(target_pack) && beyond_edges < kSize) {
+            single_position = layout.start_of(target_pack) + beyond_edges;
+        }
+        if (single_position != kNoPosition) {
+            single = transform.value(load_one(input + single_position));
+            single_weight = terms.at(single_position);
+        }
+    }
+
+    __device__ __forceinline__ bool is_target(uint32_t position) const {
+        return Terms::kHasTarget && position == target_position;
+    }
+
+    // After a merge, from whoever has it.
+    __device__ __forceinline__ float target_value() const {
+        const uint32_t in_pack = target_position - layout.start_of(target_pack);
+        const uint32_t in_edges =
+            target_position < layout.head ? target_position : target_position - layout.packs * kSize;
+        return team.shared_target(single,
+                                  target_pack == kNoPack ? in_edges : layout.edges() + in_pack,
+                                  packs.owner_of(target_pack));
+    }
+
+    // From memory, without a merge.
+    __device__ __forceinline__ float load_target() const {
+        return transform.value(load_one(input + target_position));
+    }
+
+    __device__ __forceinline__ void values_of(uint4 bits, float (&x)[kSize]) const {
+        unpack<T>(bits, x);
+        if (transform.capped()) {
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) x[i] = transform.value(x[i]);
+        }
+    }
+
+    // ------------------------------------------------------------ into a state
+
+    // Takes every element of this thread but the target into `state`; a later pass also without the one
+    // at `excluded`.
+    template <Pass pass, class AnyState>
+    __device__ __forceinline__ void accumulate(AnyState &state, uint32_t excluded = kNoPosition) {
+        packs.template forward<pass>([&](uint32_t index, uint4 bits) {
+            add_pack<pass>(state, index, bits, excluded);
+        });
+        if (single_position != kNoPosition && !is_target(single_position) &&
+            !(pass == Pass::kLater && single_position == excluded)) {
+            const float one[1] = {single};
+            const float weight[1] = {single_weight};
+            state.add(one, weight, single_position);
+        }
+    }
+
+    template <Pass pass, class AnyState>
+    __device__ __forceinline__ void add_pack(AnyState &state, uint32_t index, uint4 bits,
+                                             uint32_t excluded) const {
+        float x[kSize];
+        values_of(bits, x);
+        const uint32_t position = layout.start_of(index);
+        const uint32_t left_out = excluded - position;
+        if (pass == Pass::kLater && left_out < kSize) {
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) x[i] = i == left_out ? -INFINITY : x[i];
+        }
+        if (!terms.given()) {
+            state.add(x, position);
+        } else if constexpr (Terms::kWeights == Weights::kGiven) {
+            float v[kSize];
+            weights_of<pass>(index, v);
+            // Only rows without a target leave one out, and theirs are given.
+            if (pass == Pass::kLater && left_out < kSize) {
+#pragma unroll
+                for (uint32_t i = 0; i < kSize; ++i) v[i] = i == left_out ? 0.0f : v[i];
+            }
+            state.add(x, v, position);
+        }
+    }
+
+    // Weights that come from memory as the logits do are kept as those are.
+    template <Pass pass>
+    __device__ __forceinline__ void weights_of(uint32_t index, float (&v)[kSize]) const {
+        if (Terms::kStreamed && pass == Pass::kLater && packs.is_kept(index)) {
+            packs.load_weights(index, v);
+            return;
+        }
+        terms.load(layout.start_of(index), v);
+        if (Terms::kStreamed && pass == Pass::kFirst && packs.is_kept(index)) {
+            packs.keep_weights(index, v);
+        }
+    }
+
+    // Calls do_with(position) for all of this thread's elements, one by one; single ones as what they are.
+    // For what is cold, where few instructions matter more than time.
+    template <class Do>
+    __device__ __forceinline__ void for_each_element(const Do &do_with) const {
+        const uint32_t first = layout.start_of(packs.begin());
+        const uint32_t count = (packs.end() - packs.begin()) * kSize;
+#pragma unroll 1
+        for (uint32_t i = team.rank(); i < count; i += team.size()) {
+            if (packs.begin() + i / kSize != target_pack) do_with(first + i);
+        }
+    }
+
+    // As `accumulate`, from where the row is in memory. Cold.
+    template <class AnyState>
+    __device__ __forceinline__ void accumulate_slowly(AnyState &state, uint32_t excluded) const {
+        const auto add = [&](float value, float of_weight, uint32_t position) {
+            const float one[1] = {value};
+            const float weight[1] = {of_weight};
+            if (!is_target(position) && position != excluded) state.add(one, weight, position);
+        };
+        for_each_element([&](uint32_t position) {
+            add(transform.value(load_one(input + position)), terms.at(position), position);
+        });
+        if (single_position != kNoPosition) add(single, single_weight, single_position);
+    }
+
+    // The lowest position of this thread's elements, the target apart, that have the row's largest value,
+    // if `state` is what the thread found of them. One pack is looked at again.
+    template <class AnyState>
+    __device__ __forceinline__ uint32_t lowest_of(const AnyState &state, float row_max) const {
+        if (state.max != row_max || state.place == kNoPlace) return kNoPosition;
+        // The single element comes last, so an equal one in a pack came before it; not so in the row.
+        const bool single_is_one = single_position != kNoPosition && single == row_max;
+        uint32_t lowest = single_is_one ? single_position : kNoPosition;
+        if (state.place == single_position) return lowest;
+        float x[kSize];
+        values_of(packs.fetch((state.place - layout.head) / kSize), x);
+#pragma unroll
+        for (uint32_t i = kSize; i-- > 0;) {
+            if (x[i] == row_max) lowest = min(lowest, state.place + i);
+        }
+        return lowest;
+    }
+
+    // The lowest position of this thread's elements that hold NaN. Cold.
+    __device__ __forceinline__ uint32_t lowest_nan() const {
+        uint32_t lowest = single != single ? single_position : kNoPosition;
+        for_each_element([&](uint32_t position) {
+            const float x = load_one(input + position);
+            if (x != x) lowest = min(lowest, position);
+        });
+        return lowest;
+    }
+
+    // ------------------------------------------------------------ to outputs
+
+    template <class Output, class Shift>
+    __device__ __forceinline__ void write(T *to, const Output &output, const Shift &shift) const {
+        if (!same_alignment<T>(input, to)) {
+            write_slowly(to, output, shift);
+            return;
+        }
+        uint4 *const packs_to = layout.body(to);
+        packs.backward([](uint32_t) { return Nothing(); },
+                       [&](uint32_t index, uint4 bits, Nothing) {
+                           packs_to[index] = outputs_of(index, bits, output, shift);
+                       });
+        write_single(to, output, shift);
+    }
+
+    // From the bits of a pack to those of its outputs. The branches are the same for the whole grid.
+    template <class Output, class Shift>
+    __device__ __forceinline__ uint4 outputs_of(uint32_t index, uint4 bits, const Output &output,
+                                                const Shift &shift) const {
+        float values[kSize], slopes[kSize];
+        values_of(bits, values);
+        if (transform.capped()) {
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) slopes[i] = transform.cap_slope(values[i]);
+        }
+        if (!terms.given()) {
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) values[i] = output.at(values[i], shift);
+        } else if constexpr (Terms::kWeights == Weights::kGiven) {
+            float v[kSize];
+            weights_of<Pass::kLater>(index, v);
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) values[i] = output.at(values[i], shift, v[i]);
+        }
+        if (transform.capped()) {
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) values[i] = mul_rn(values[i], slopes[i]);
+        }
+        return pack<T>(values);
+    }
+
+    // As `write`, element by element from where the row is in memory: for an output row that is not cut as
+    // the input row is, and for what is rare.
+    template <class Output, class Shift>
+    __device__ __forceinline__ void write_slowly(T *to, const Output &output,
+                                                 const Shift &shift) const {
+        for_each_element([&](uint32_t position) {
+            const float value = transform.value(load_one(input + position));
+            store_one(to + position, output_of(position, value, terms.at(position), output, shift));
+        });
+        write_single(to, output, shift);
+    }
+
+    template <class Output, class Shift>
+    __device__ __forceinline__ void write_single(T *to, const Output &output,
+                                                 const Shift &shift) const {
+        if (single_position != kNoPosition) {
+            store_one(to + single_position,
+                      output_of(single_position, single, single_weight, output, shift));
+        }
+    }
+
+    template <class Output, class Shift>
+    __device__ __forceinline__ float output_of(uint32_t position, float value, float weight,
+                                               const Output &output, const Shift &shift) const {
+        float result;
+        if constexpr (Terms::kWeights == Weights::kGiven) {
+            result = output.at(value, shift, weight);
+        } else {
+            result = output.at(value, shift);
+        }
+        if constexpr (Terms::kHasTarget) {
+            if (is_target(position)) result = output.target;
+        }
+        return transform.capped() ? mul_rn(result, transform.cap_slope(value)) : result;
+    }
+
+    // Puts one element right that was written like the others. Called by all threads of the team.
+    __device__ __forceinline__ void mend(T *to, uint32_t position, float value) {
+        const uint32_t pack = layout.pack_of(position);
+        // Whichever thread of this block has written it like the others.
+        team.separate_block();
+        const bool mine = pack == kNoPack ? packs.has_edges() : packs.takes(pack);
+        if (mine && team.rank() == 0) store_one(to + position, value);
+    }
+};
+
+}  // namespace xent

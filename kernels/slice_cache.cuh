@@ -1,0 +1,150 @@
+// The packs of a block's slice of a row in shared memory, on their way while the block computes.
+//
+// Traffic: 16 bytes a pack, read once.
+// Parallelism: a slice comes in up to kCacheChunks chunks, so that the first ones are worked on while the
+//     last ones arrive. Pack i belongs to thread i % blockDim.x: nobody else reads it, but for those that
+//     have met the block at a barrier since.
+//     sm_90: one thread orders bulk copies, a chunk each, that are counted by mbarriers.
+//     sm_80: each thread orders its own packs.
+//     sm_75: nothing goes on by itself: `SliceCache::kFillsItself` is false, and whoever reads a pack for
+//     the first time keeps it.
+// Invariants: a chunk is a whole number of packs a thread. Every row passes through every chunk, an empty
+//     one too, so that all mbarriers are in the same phase.
+#pragma once
+
+#include <stdint.h>
+
+#include "abi.h"
+
+namespace xent {
+
+constexpr uint32_t kCacheChunks = 4;
+
+// In static shared memory.
+struct SliceCacheStorage {
+    alignas(8) uint64_t arrived[kCacheChunks];
+};
+
+class SliceCache {
+  public:
+#if __CUDA_ARCH__ >= 800
+    static constexpr bool kFillsItself = true;
+#else
+    static constexpr bool kFillsItself = false;
+#endif
+
+    uint4 *packs;
+
+    // Called by all threads of the block; the caller has a barrier before `fill`.
+    __device__ __forceinline__ SliceCache(uint4 *shared, SliceCacheStorage &storage)
+        : packs(shared), count_(0), chunk_(0), storage_(storage), parity_(1) {
+#if __CUDA_ARCH__ >= 900
+        if (threadIdx.x == 0) {
+            for (uint32_t i = 0; i < kCacheChunks; ++i) init(storage.arrived + i);
+            // The engine that copies in bulk sees initialised mbarriers.
+            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        }
+#endif
+    }
+
+    // Orders `count` packs. All threads have read what was there before, and met at a barrier since.
+    __device__ __forceinline__ void fill(const uint4 *from, uint32_t count) {
+        count_ = count;
+        const uint32_t rounds = (count + kCacheChunks * blockDim.x - 1) / (kCacheChunks * blockDim.x);
+        chunk_ = rounds * blockDim.x;
+        parity_ ^= 1;
+#if __CUDA_ARCH__ >= 900
+        if (threadIdx.x == 0) {
+            for (uint32_t i = 0; i < kCacheChunks; ++i) {
+                const uint32_t bytes = (end_of(i) - begin_of(i)) * XENT_PACK_BYTES;
+                expect(storage_.arrived + i, bytes);
+                if (bytes != 0) {
+                    copy(packs + begin_of(i), from + begin_of(i), bytes, storage_.arrived + i);
+                }
+            }
+        }
+#elif __CUDA_ARCH__ >= 800
+#pragma unroll
+        for (uint32_t i = 0; i < kCacheChunks; ++i) {
+            for (uint32_t pack = begin_of(i) + threadIdx.x; pack < end_of(i); pack += blockDim.x) {
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                                 uint32_t(__cvta_generic_to_shared(packs + pack))),
+                             "l"(from + pack)
+                             : "memory");
+            }
+            asm volatile("cp.async.commit_group;" ::: "memory");
+        }
+#endif
+    }
+
+    __device__ __forceinline__ uint32_t begin_of(uint32_t chunk) const {
+        return min(chunk * chunk_, count_);
+    }
+    __device__ __forceinline__ uint32_t end_of(uint32_t chunk) const {
+        return min((chunk + 1) * chunk_, count_);
+    }
+
+    // Until this thread's packs of a chunk are there. Chunks are waited for in order.
+    __device__ __forceinline__ void wait_for(uint32_t chunk) const {
+#if __CUDA_ARCH__ >= 900
+        asm volatile(
+            "{\n"
+            ".reg .pred there;\n"
+            "AGAIN:\n"
+            "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 there, [%0], %1;\n"
+            "@!there bra AGAIN;\n"
+            "}" ::"r"(address_of(storage_.arrived + chunk)),
+            "r"(parity_)
+            : "memory");
+#elif __CUDA_ARCH__ >= 800
+        // All groups but the younger ones.
+        static_assert(kCacheChunks == 4, "a case for each");
+        switch (chunk) {
+            case 0: wait_for_all_but<3>(); break;
+            case 1: wait_for_all_but<2>(); break;
+            case 2: wait_for_all_but<1>(); break;
+            default: wait_for_all_but<0>(); break;
+        }
+#endif
+    }
+
+  private:
+    uint32_t count_;
+    uint32_t chunk_;  // packs of every chunk but the last ones, which can have fewer
+    SliceCacheStorage &storage_;
+    uint32_t parity_;  // of the phase that this row's packs complete
+
+    __device__ __forceinline__ static uint32_t address_of(const void *shared) {
+        return uint32_t(__cvta_generic_to_shared(shared));
+    }
+
+#if __CUDA_ARCH__ >= 800
+    template <uint32_t kGroups>
+    __device__ __forceinline__ static void wait_for_all_but() {
+        asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+    }
+#endif
+
+#if __CUDA_ARCH__ >= 900
+    // For one arrival a phase: the one that says how many bytes it waits for.
+    __device__ __forceinline__ static void init(uint64_t *barrier) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address_of(barrier)) : "memory");
+    }
+    __device__ __forceinline__ static void expect(uint64_t *barrier, uint32_t bytes) {
+        asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(
+                         address_of(barrier)),
+                     "r"(bytes)
+                     : "memory");
+    }
+    __device__ __forceinline__ static void copy(uint4 *to, const uint4 *from, uint32_t bytes,
+                                                uint64_t *barrier) {
+        asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+            "[%3];" ::"r"(address_of(to)),
+            "l"(from), "r"(bytes), "r"(address_of(barrier))
+            : "memory");
+    }
+#endif
+};
+
+}  // namespace xent

@@ -1,0 +1,36 @@
+// Which lanes of a warp say what is known of which rows.
+#pragma once
+
+#include <stdint.h>
+
+#include "abi.h"
+#include "reduce.cuh"
+
+namespace xent {
+
+// Rows [first, first + rows) of one chunk, each with a lane that speaks for it.
+struct Speakers {
+    uint64_t first;
+    uint32_t rows;
+    uint64_t row;  // this lane's, if it speaks
+    bool speaks;
+
+    // Lane 0 for one row.
+    __device__ __forceinline__ static Speakers first_lane(uint64_t row) {
+        return {row, 1, row, threadIdx.x % kWarpSize == 0};
+    }
+    // A lane a row.
+    __device__ __forceinline__ static Speakers each_lane(uint64_t first, uint32_t rows) {
+        const uint32_t lane = threadIdx.x % kWarpSize;
+        return {first, rows, first + lane, lane < rows};
+    }
+    // The first lane of each group of `lanes`.
+    __device__ __forceinline__ static Speakers first_of_groups(uint64_t first, uint32_t rows,
+                                                               uint32_t lanes) {
+        const uint32_t lane = threadIdx.x % kWarpSize;
+        const uint32_t group = lane / lanes;
+        return {first, rows, first + group, lane % lanes == 0 && group < rows};
+    }
+};
+
+}  // namespace xent

@@ -1,0 +1,193 @@
+// split_row: few long rows, each cut into slices that blocks anywhere on the GPU take, in two launches.
+//
+// Traffic: with b bytes an element, the first launch reads b * classes and leaves 32 bytes a slice; the second
+//     one reads b * classes again, from the L2 cache where that holds what rows there are, and writes as many.
+// Parallelism: block i of slices * rows takes slice i % slices of row i / slices. In the second launch every
+//     block merges the partial results of its row's slices, in the same order, and then goes on alone.
+// Invariants: rows have a class target. Not in place: a block may read a row again while another one writes.
+#pragma once
+
+#include <stdint.h>
+
+#include <type_traits>
+
+#include "abi.h"
+#include "cluster.cuh"
+#include "reduce.cuh"
+#include "row.cuh"
+#include "slice_cache.cuh"
+#include "slice_packs.cuh"
+#include "speakers.cuh"
+#include "vector.cuh"
+
+namespace xent {
+
+// A block that finds what the first launch left, and whatever else by itself.
+struct SplitTeam {
+    BlockTeam block;
+    const XentPartial *partials;  // of the row
+    uint32_t slices;
+
+    __device__ __forceinline__ uint32_t rank() const { return threadIdx.x; }
+    __device__ __forceinline__ uint32_t size() const { return blockDim.x; }
+    __device__ __forceinline__ void separate() const { block.separate(); }
+    __device__ __forceinline__ void separate_block() const { block.separate(); }
+    __device__ __forceinline__ void meet() const { block.meet(); }
+    __device__ __forceinline__ uint32_t lowest(uint32_t x) const { return block.lowest(x); }
+
+    template <class Shift, Weights kWeights>
+    __device__ __forceinline__ SoftmaxState<Shift, kWeights> merge(
+        const SoftmaxState<Shift, kWeights> &state, const XentTransform &by) const {
+        // Only rows that cannot take the fused shift are gone over again.
+        if constexpr (std::is_same_v<Shift, ExactShift>) {
+            return block.merge(state, by);
+        } else {
+            wait_for_launch_before();
+            const uint32_t lane = threadIdx.x % kWarpSize;
+            const bool used = lane < slices;
+            SoftmaxState<Shift, kWeights> merged(by, used ? partials[lane].max : -INFINITY);
+            if (used) {
+                merged.sum = partials[lane].sum;
+                merged.shifted_sum = partials[lane].shifted_sum;
+                merged.mass = partials[lane].mass;
+            }
+            return merge_among<kMassAtLast<kWeights>>(WarpLanes<>(), merged);
+        }
+    }
+
+    // The lowest class whose value is the row's largest, in a lane of each warp.
+    __device__ __forceinline__ uint32_t lowest_of_slice(float row_max) const {
+        const uint32_t lane = threadIdx.x % kWarpSize;
+        const bool has_one = lane < slices && partials[lane].max == row_max;
+        return has_one ? partials[lane].lowest : kNoPlace;
+    }
+
+    // For the first launch.
+    __device__ __forceinline__ void share_target(float value) const { block.share_target(value); }
+    __device__ __forceinline__ float shared_target(float, uint32_t, uint32_t part) const {
+        return partials[part].target;
+    }
+};
+
+// In the first launch a slice of a row; in the second one, in what FusedRow asks for, the whole row.
+template <typename T, class Terms>
+struct SplitRow : Row<T, Terms, SplitTeam, SlicePacks<Terms>> {
+    using Slices = Row<T, Terms, SplitTeam, SlicePacks<Terms>>;
+    using Slices::Slices;
+
+    // The first launch has done it.
+    template <Pass pass, class AnyState>
+    __device__ __forceinline__ void accumulate(AnyState &, uint32_t = kNoPosition) const {}
+
+    template <class AnyState>
+    __device__ __forceinline__ void accumulate_slowly(AnyState &state, uint32_t excluded) const {
+        for (uint32_t position = threadIdx.x; position < classes(); position += blockDim.x) {
+            if (this->is_target(position) || position == excluded) continue;
+            const float one[1] = {this->transform.value(load_one(this->input + position))};
+            const float weight[1] = {this->terms.at(position)};
+            state.add(one, weight, position);
+        }
+    }
+
+    template <class AnyState>
+    __device__ __forceinline__ uint32_t lowest_of(const AnyState &, float row_max) const {
+        return this->team.lowest_of_slice(row_max);
+    }
+
+    __device__ __forceinline__ uint32_t lowest_nan() const {
+        for (uint32_t position = threadIdx.x; position < classes(); position += blockDim.x) {
+            const float x = load_one(this->input + position);
+            if (x != x) return position;
+        }
+        return kNoPosition;
+    }
+
+    // In the first launch: what is known of this block's slice.
+    __device__ __forceinline__ void leave_partial(const XentFused &p, uint64_t index) {
+        typename Slices::template State<FusedShift> mine(p.transform, -INFINITY);
+        Slices::template accumulate<Pass::kFirst>(mine);
+        const auto merged =
+            this->team.block.template merge_to<Mass::kMerged>(mine, p.transform);
+        uint32_t lowest = kNoPlace;
+        if (p.row_argmax != nullptr || p.sums.correct != nullptr) {
+            lowest = this->team.block.lowest(Slices::lowest_of(mine, merged.max));
+        }
+        // The launch before may still read what this one overwrites; and the next one counts on both.
+        wait_for_launch_before();
+        if (threadIdx.x == 0) {
+            const uint32_t slice = blockIdx.x % p.geometry.slices;
+            const float target = owns_target() ? this->team.block.storage.target : 0.0f;
+            p.partials[index * p.geometry.slices + slice] = {
+                merged.max, merged.sum, merged.shifted_sum, merged.mass, target, lowest, {0, 0}};
+        }
+    }
+
+  private:
+    __device__ __forceinline__ uint32_t classes() const {
+        return this->layout.edges() + this->layout.packs * Slices::kSize;
+    }
+    __device__ __forceinline__ bool owns_target() const {
+        return this->target_pack == kNoPack ? this->packs.has_edges()
+                                            : this->packs.takes(this->target_pack);
+    }
+};
+
+template <typename T, class Terms>
+struct SplitRowStrategy {
+    using Element = T;
+    using TermsOfRow = Terms;
+    using Row = SplitRow<T, Terms>;
+    static constexpr bool kHasTwoLaunches = true;
+    static constexpr uint32_t kDividedSlots = 1;
+
+    struct Storage {
+        BlockStorage block;
+        SliceCacheStorage cache;
+    };
+
+    SplitTeam team;
+    SlicePlace place;
+    const XentPartial *partials;
+
+    __device__ __forceinline__ SplitRowStrategy(Storage &storage, uint4 *shared,
+                                                const XentGeometry &geometry, uint32_t classes,
+                                                const XentPartial *all_partials)
+        : team{{storage.block}, nullptr, geometry.slices},
+          place{SliceCache(shared, storage.cache),
+                Slice(blockIdx.x % geometry.slices, geometry.slices, classes / kPackSize<T>), 0},
+          partials(all_partials) {}
+
+    // As BlockStrategy's.
+    template <class Summary, class Body, class Report>
+    __device__ __forceinline__ void for_each_row(uint64_t rows, const Body &body,
+                                                 const Report &report) {
+        const uint64_t step = gridDim.x / team.slices;
+        for (uint64_t index = blockIdx.x / team.slices; index < rows; index += step) {
+            team.partials = partials + index * team.slices;
+            body(index, [&](const Summary &summary) {
+                if (threadIdx.x < kWarpSize && place.slice.has_edges()) {
+                    report(summary, Speakers::first_lane(index));
+                }
+            });
+            // All warps have read the team's storage; the next row writes it.
+            team.separate();
+        }
+    }
+
+    __device__ __forceinline__ Row row(const T *input, const RowLayout<T> &layout,
+                                       const Terms &terms, const XentTransform &by,
+                                       uint32_t target) {
+        return Row(input, layout, terms, by, target, team, place);
+    }
+
+    __device__ __forceinline__ void write_zeros(T *to, uint32_t classes) const {
+        block_write_zeros(to, classes, place.slice);
+    }
+
+    __device__ __forceinline__ void open_output(T *) const {}
+    __device__ __forceinline__ void close_output(T *) const {}
+    __device__ __forceinline__ bool finds() const { return threadIdx.x < kWarpSize; }
+    __device__ __forceinline__ uint32_t slot() const { return 0; }
+};
+
+}  // namespace xent
