@@ -58,13 +58,13 @@ use crate::{
         Target, Workspace,
     },
     call::{
-        GradientAddresses, Guard, Normalizer, check_gradient, check_targets, guarded, host_known,
-        no_sums, optional, read_weights, row_sums, targets, terms, write_gradient,
+        Counting, GradientAddresses, Guard, check_gradient, check_targets, divisors, guarded,
+        host_known, no_sums, optional, read_weights, row_sums, targets, terms, write_gradient,
     },
     error::Error,
     module::Kernels,
-    plan::{self, Plan},
-    problem::{InverseDivisor, Lengths, Pass, Place, Problem, Terms, Types},
+    plan::{Normalizer, Plan, RowsPlan},
+    problem::{Lengths, Pass, Place, Problem, Types},
 };
 
 /// Where the logits are: `[rows, classes]` with a row stride.
@@ -220,6 +220,7 @@ fn enqueue<T: Logit, Y: Target>(
     if let Some(gradient) = &gradient {
         check_gradient(kernels, problem.lengths().gradient, shape.rows, gradient)?;
     }
+    let plan = kernels.plan(problem)?;
     kernels.enter(stream)?;
     let (addresses, _workspace) = workspace.guarded(kernels.context(), stream, shape.rows)?;
 
@@ -242,7 +243,7 @@ fn enqueue<T: Logit, Y: Target>(
     kernels.check_order()?;
 
     let sums = row_sums(shape.rows, loss, correct, &addresses);
-    let (normalizer, rows) = match plan::choose(problem, kernels.properties()) {
+    let (normalizer, rows) = match plan {
         // SAFETY: `check_outputs` found one element each, and their guards order other streams.
         Plan::Empty { loss } => unsafe {
             kernels.write_nothing(stream, loss, &sums)?;
@@ -253,19 +254,21 @@ fn enqueue<T: Logit, Y: Target>(
         },
         Plan::Launches { normalizer, rows } => (normalizer, rows),
     };
-    let inverse = problem.inverse_divisors();
     // A backward pass finds it where the rest is saved.
     let divided = saved.map_or_else(|| addresses.divided(), |saved| saved.divided);
-    let targets = targets(inputs.targets, problem.ignore_index(), problem.types().targets, shape);
-    if let Some(launch) = normalizer {
-        let class_weights = if problem.weighs_nll() { inputs.class_weights } else { 0 };
-        let empty_mean = problem.config().empty_mean;
-        let (classes, term_weights) = (problem.classes(), problem.term_weights());
-        let normalizer =
-            Normalizer { targets, class_weights, inverse, term_weights, empty_mean, classes };
+    let base = argument(problem, &inputs, &gradient, normalizer, &rows);
+    if let Normalizer::Launch(launch) = normalizer {
+        let counting = Counting {
+            targets: base.targets,
+            class_weights: if problem.weighs_nll() { inputs.class_weights } else { 0 },
+            divisors: base.divisors,
+            divided,
+            rows: shape.rows,
+            classes: problem.classes(),
+        };
         // SAFETY: `check_inputs` found `rows` targets and a weight for each class; workspace and
         // saved softmax have room for the result; guards order other streams.
-        unsafe { normalizer.launch(kernels, stream, launch, &addresses, divided, shape)? };
+        unsafe { counting.launch(kernels, stream, launch, &addresses)? };
     }
     let argument = abi::XentFused {
         row_losses: row_losses as *mut f32,
@@ -273,15 +276,22 @@ fn enqueue<T: Logit, Y: Target>(
         row_argmax: row_argmax as *mut i64,
         sums,
         save: saved.map_or(std::ptr::null_mut(), |saved| saved.rows),
-        device_divided: if normalizer.is_some() { divided } else { std::ptr::null() },
-        cached_packs: rows.cached_packs,
-        ..argument(problem, &inputs, &gradient, targets)
+        partials: addresses.partials,
+        device_divided: match normalizer {
+            Normalizer::Launch(_) => divided,
+            Normalizer::Host | Normalizer::Rows | Normalizer::Saved => std::ptr::null(),
+        },
+        save_divided: match normalizer {
+            Normalizer::Rows => saved.map_or(std::ptr::null_mut(), |saved| saved.divided),
+            Normalizer::Host | Normalizer::Launch(_) | Normalizer::Saved => std::ptr::null_mut(),
+        },
+        ..base
     };
     // SAFETY: the checks above compared every length with what the shape spans, in this context;
     // `guarded` did so for the workspace; `&mut` keeps outputs apart from inputs and each other, but
     // for logits in the gradient's buffer, which the kernel allows; the plan was made from the same
     // problem.
-    unsafe { kernels.launch(stream, rows.launch, &argument)? };
+    unsafe { launch(kernels, stream, &rows, argument)? };
     if let Some(note) = note {
         *note = Some(problem.softmax());
     }
@@ -312,6 +322,7 @@ pub fn backward<T: Logit, Y: Target>(
     saved.check(kernels.context(), &problem.softmax())?;
     check_inputs(kernels, &inputs, problem.lengths())?;
     check_gradient(kernels, problem.lengths().gradient, shape.rows, &gradient)?;
+    let plan = kernels.plan(&problem)?;
     kernels.enter(stream)?;
 
     // The guards end after the launch, at the end of this function.
@@ -320,22 +331,39 @@ pub fn backward<T: Logit, Y: Target>(
     let (SavedAddresses { divided, rows: saved }, _saved) = saved.read(stream);
     kernels.check_order()?;
 
-    let Plan::Launches { rows, .. } = plan::choose(&problem, kernels.properties()) else {
+    let Plan::Launches { normalizer, rows } = plan else {
         return Ok(());
     };
-    let Terms { nll, smoothing, z_loss } = problem.inverse_divisors();
-    let host_knows =
-        [nll, smoothing, z_loss].iter().all(|divisor| matches!(divisor, InverseDivisor::Host(_)));
-    let targets = targets(inputs.targets, problem.ignore_index(), problem.types().targets, shape);
     let argument = abi::XentFused {
         saved,
-        device_divided: if host_knows { std::ptr::null() } else { divided },
-        ..argument(&problem, &inputs, &gradient, targets)
+        device_divided: match normalizer {
+            Normalizer::Saved => divided,
+            Normalizer::Host | Normalizer::Rows | Normalizer::Launch(_) => std::ptr::null(),
+        },
+        ..argument(&problem, &inputs, &gradient, normalizer, &rows)
     };
     // SAFETY: as in `enqueue`; there is no workspace, and the kernel uses none without other outputs;
     // `check` found that a forward pass of the same rows was enqueued, on a stream that guards put
     // before this one.
-    unsafe { kernels.launch(stream, rows.launch, &argument) }
+    unsafe { launch(kernels, stream, &rows, argument) }
+}
+
+/// Enqueues the launches over the rows.
+///
+/// # Safety
+/// That of [`Kernels::launch`], for each of them.
+unsafe fn launch(
+    kernels: &Kernels,
+    stream: &CudaStream,
+    rows: &RowsPlan,
+    mut argument: abi::XentFused,
+) -> Result<(), Error> {
+    for step in rows.steps() {
+        argument.phase = step.phase.abi();
+        // SAFETY: the caller's promise.
+        unsafe { kernels.launch(stream, step.launch, &argument)? };
+    }
+    Ok(())
 }
 
 /// What every pass has, and no output but the gradient.
@@ -343,14 +371,15 @@ fn argument(
     problem: &Problem,
     inputs: &InputAddresses<'_>,
     gradient: &GradientAddresses<'_>,
-    targets: abi::XentTargets,
+    normalizer: Normalizer,
+    rows: &RowsPlan,
 ) -> abi::XentFused {
     let shape = problem.shape();
     let weights = |used| if used { inputs.class_weights as *const f32 } else { std::ptr::null() };
     abi::XentFused {
         logits: inputs.logits.unwrap_or(gradient.matrix) as *const _,
         gradient: gradient.matrix as *mut _,
-        targets,
+        targets: targets(inputs.targets, problem.ignore_index(), problem.types().targets, shape),
         nll_weights: weights(problem.weighs_nll()),
         smoothing_weights: weights(problem.weighs_smoothing()),
         upstream: gradient.upstream as *const f32,
@@ -360,14 +389,23 @@ fn argument(
         sums: no_sums(shape.rows),
         save: std::ptr::null_mut(),
         saved: std::ptr::null(),
+        partials: std::ptr::null_mut(),
         device_divided: std::ptr::null(),
+        save_divided: std::ptr::null_mut(),
         logits_row_stride: shape.logits_row_stride as u64,
         gradient_row_stride: shape.gradient_row_stride as u64,
         upstream_stride: gradient.upstream_stride,
         classes: problem.classes(),
-        cached_packs: 0,
+        phase: abi::XENT_PHASE_WHOLE,
+        divided_source: normalizer.abi(),
+        divisors: divisors(
+            problem.inverse_divisors(),
+            problem.term_weights(),
+            problem.config().empty_mean,
+        ),
         term_weights: terms(problem.term_weights(), |weight| weight),
         divided: divided(problem),
+        geometry: rows.geometry.into(),
         transform: transform(&problem.config()),
     }
 }
