@@ -126,14 +126,16 @@ pub(crate) struct GradientAddresses<'a> {
     _matrix_guard: Guard<'a>,
 }
 
+impl GradientAddresses<'_> {
+    pub const NONE: Self = Self { matrix: 0, upstream: 0, upstream_stride: 0, _matrix_guard: None };
+}
+
 pub(crate) fn write_gradient<'a, T>(
     gradient: Option<&'a mut Gradient<'_, T>>,
     stream: &'a CudaStream,
 ) -> (GradientAddresses<'a>, Guard<'a>) {
     let Some(gradient) = gradient else {
-        let none =
-            GradientAddresses { matrix: 0, upstream: 0, upstream_stride: 0, _matrix_guard: None };
-        return (none, None);
+        return (GradientAddresses::NONE, None);
     };
     let ((upstream, upstream_guard), upstream_stride) = match gradient.upstream {
         Upstream::One => ((0, None), 0),

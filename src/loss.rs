@@ -59,11 +59,11 @@ use crate::{
     },
     call::{
         Counting, GradientAddresses, Guard, check_gradient, check_targets, divisors, guarded,
-        host_known, no_sums, optional, read_weights, row_sums, targets, terms, write_gradient,
+        no_sums, optional, read_weights, row_sums, targets, write_gradient,
     },
     error::Error,
     module::Kernels,
-    plan::{Normalizer, Plan, RowsPlan},
+    plan::{Normalizer, Plan, Planner, RowsPlan, Selection},
     problem::{Lengths, Pass, Place, Problem, Types},
 };
 
@@ -375,6 +375,8 @@ fn argument(
     rows: &RowsPlan,
 ) -> abi::XentFused {
     let shape = problem.shape();
+    let (inverse, weights) = (problem.inverse_divisors(), problem.term_weights());
+    let divisors = divisors(inverse, weights, problem.config().empty_mean);
     let weights = |used| if used { inputs.class_weights as *const f32 } else { std::ptr::null() };
     abi::XentFused {
         logits: inputs.logits.unwrap_or(gradient.matrix) as *const _,
@@ -398,16 +400,37 @@ fn argument(
         classes: problem.classes(),
         phase: abi::XENT_PHASE_WHOLE,
         divided_source: normalizer.abi(),
-        divisors: divisors(
-            problem.inverse_divisors(),
-            problem.term_weights(),
-            problem.config().empty_mean,
-        ),
-        term_weights: terms(problem.term_weights(), |weight| weight),
-        divided: divided(problem),
+        divisors,
+        term_weights: divisors.term_weights,
+        divided: divided(&divisors),
         geometry: rows.geometry.into(),
         transform: transform(&problem.config()),
     }
+}
+
+/// What a call of [`forward_backward`] does apart from buffers and driver: checks, plans, and fills in the
+/// kernel's argument. For `benches/host.rs`, which measures it.
+#[doc(hidden)]
+pub fn prepare(
+    planner: &Planner,
+    types: Types,
+    shape: Shape,
+    config: LossConfig,
+) -> Result<impl Sized + use<>, Error> {
+    let problem = Problem::new(types, shape, config, Pass::Fused, Place::Apart)?;
+    let plan = planner.loss(&problem, Selection::Fastest)?;
+    let inputs = InputAddresses {
+        logits: Some(0),
+        targets: 0,
+        class_weights: 0,
+        _guards: [const { None }; 3],
+    };
+    Ok(match plan {
+        Plan::Empty { .. } => None,
+        Plan::Launches { normalizer, rows } => {
+            Some(argument(&problem, &inputs, &GradientAddresses::NONE, normalizer, &rows))
+        }
+    })
 }
 
 fn check_inputs<T, Y: Target>(
@@ -485,9 +508,8 @@ fn read_inputs<'a, T, Y>(
 }
 
 /// As far as the host knows; as the normalizer kernel forms it.
-fn divided(problem: &Problem) -> abi::XentDivided {
-    let inverse = terms(problem.inverse_divisors(), host_known);
-    let weights = problem.term_weights();
+fn divided(divisors: &abi::XentDivisors) -> abi::XentDivided {
+    let (inverse, weights) = (divisors.given, divisors.term_weights);
     // A term that is not there is 0, also divided by 0.
     let times = |weight: f32, inverse: f32| if weight == 0.0 { 0.0 } else { weight * inverse };
     abi::XentDivided {
