@@ -127,7 +127,7 @@ pub fn forward<T: Logit, Y: Target>(
 /// # Errors
 /// Before anything is enqueued: those of [`BinaryProblem::new`]; [`Error::Length`];
 /// [`Error::BufferSize`]; [`Error::OtherContext`]; [`Error::Workspace`];
-/// [`Error::LossWithoutReduction`]. [`Error::Driver`] if the launch is refused.
+/// [`Error::LossWithoutReduction`]; [`Error::Strategy`]. [`Error::Driver`] if the launch is refused.
 pub fn forward_backward<T: Logit, Y: Target>(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,

@@ -85,8 +85,8 @@ pub enum Softmax<'a, T> {
 ///
 /// # Errors
 /// Before anything is enqueued: those of [`LogSoftmaxProblem::new`]; [`Error::Length`];
-/// [`Error::BufferSize`]; [`Error::OtherContext`]; [`Error::SavedCapacity`]. [`Error::Driver`] if the
-/// launch is refused.
+/// [`Error::BufferSize`]; [`Error::OtherContext`]; [`Error::SavedCapacity`]; [`Error::Strategy`].
+/// [`Error::Driver`] if the launch is refused.
 pub fn forward<T: Logit>(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,

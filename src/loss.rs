@@ -171,10 +171,14 @@ pub fn forward<T: Logit, Y: Target>(
 
 /// Enqueues loss and gradient on `stream`; allocates nothing, waits for nothing.
 ///
-/// Reads each logit once and writes each gradient once where a row fits shared memory (up to about
-/// 116,000 classes in half precision on an H200, 58,000 in f32; a third of it with target
-/// probabilities, which are read once as well); a part of longer rows is read a second time. All
-/// arithmetic is f32. The same call twice gives the same bits, and so do [`forward`] and [`backward`].
+/// Reads each logit once and writes each gradient once where a row fits the shared memory of a block, or
+/// of a cluster of blocks where the device has clusters: up to about 925,000 classes in half precision on
+/// an H200, and 40,000 on an A100; half of it in f32, a third with target probabilities, which are read
+/// once as well. A part of longer rows is read a second time, and so are a few long rows that would leave
+/// most of a device without clusters idle. [`Kernels::plan`] shows what a problem gets.
+///
+/// All arithmetic is f32. The same call twice gives the same bits, and so do [`forward`] and [`backward`]
+/// with the same [`Selection`].
 ///
 /// A target that is neither a class nor `ignore_index` gives its row a NaN loss and a zero gradient,
 /// leaves its neighbours alone, and is reported by [`Workspace::take_status`].
@@ -190,8 +194,8 @@ pub fn forward<T: Logit, Y: Target>(
 /// Before anything is enqueued: those of [`Problem::new`]; [`Error::Length`] (matrices may be
 /// longer than needed, vectors may not: pass a view of the rows at hand); [`Error::BufferSize`];
 /// [`Error::OtherContext`]; [`Error::Workspace`]; [`Error::SavedCapacity`];
-/// [`Error::LossWithoutReduction`]; [`Error::CorrectOfProbabilities`]. [`Error::Driver`] if the launch
-/// is refused.
+/// [`Error::LossWithoutReduction`]; [`Error::CorrectOfProbabilities`]; [`Error::Strategy`].
+/// [`Error::Driver`] if the launch is refused.
 pub fn forward_backward<T: Logit, Y: Target>(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,

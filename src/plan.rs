@@ -182,13 +182,17 @@ impl From<Geometry> for abi::XentGeometry {
     }
 }
 
-/// What a plan makes of its rows, beside launches.
+/// What is read how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Traffic {
     /// Packs of a slice of an aligned row.
     pub slice_packs: u32,
     /// Packs of each slice that are read a second time.
     pub again_packs: u32,
+    /// What all blocks that are resident, or all that there are, read a second time.
+    pub again_bytes_at_once: u64,
+    /// Where it comes from as far as it lasts: the device's L2 cache.
+    pub l2_bytes: u32,
 }
 
 /// How many blocks of a launch a multiprocessor holds at a time, registers apart.

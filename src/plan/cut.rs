@@ -422,14 +422,17 @@ impl Cutter<'_> {
                 _,
             ) => (Phase::Whole, None),
         };
+        let residency = residency(&launch, device);
+        let resident = residency.blocks() as usize * self.multiprocessors();
+        let resident = resident.min(shape.blocks) as u64;
         RowsPlan {
             strategy,
             geometry: shape.geometry,
             first: Step { launch, phase: first },
             second,
             pass: work.pass,
-            traffic: self.traffic(strategy, shape.geometry),
-            residency: residency(&launch, device),
+            traffic: self.traffic(strategy, shape.geometry, resident),
+            residency,
             reasons,
         }
     }
@@ -461,7 +464,7 @@ impl Cutter<'_> {
         1 << most.ilog2()
     }
 
-    fn traffic(&self, strategy: Strategy, geometry: Geometry) -> Traffic {
+    fn traffic(&self, strategy: Strategy, geometry: Geometry, resident_blocks: u64) -> Traffic {
         let slice_packs = self.work.body_packs().div_ceil(geometry.slices);
         let again_packs = match (strategy, self.work.kept, self.work.pass) {
             (Strategy::Tiny | Strategy::Warp, _, _) => 0,
@@ -472,7 +475,18 @@ impl Cutter<'_> {
                 slice_packs - geometry.cached_packs
             }
         };
-        Traffic { slice_packs, again_packs }
+        let matrices = match (self.work.operation, self.work.pass) {
+            (Operation::FusedProbabilities, Pass::Fused | Pass::Forward) => 2,
+            _ => 1,
+        };
+        // Probabilities are counted as if they were as wide as the logits.
+        let again_bytes = matrices * u64::from(again_packs) * u64::from(abi::XENT_PACK_BYTES);
+        Traffic {
+            slice_packs,
+            again_packs,
+            again_bytes_at_once: again_bytes * resident_blocks,
+            l2_bytes: self.device.l2_bytes,
+        }
     }
 }
 

@@ -151,6 +151,9 @@ impl fmt::Display for Reads<'_> {
                 100 => write!(f, ", all of {again} a second time")?,
                 part => write!(f, ", {part}% of {again} a second time")?,
             }
+            let (at_once, l2) =
+                (Bytes(traffic.again_bytes_at_once), Bytes(traffic.l2_bytes.into()));
+            write!(f, " ({at_once} at once, the L2 cache has {l2})")?;
         }
         match output {
             None => Ok(()),
@@ -307,8 +310,10 @@ impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             few @ ..1024 => write!(f, "{few} bytes"),
-            whole if whole % 1024 == 0 => write!(f, "{} KiB", whole / 1024),
-            more => write!(f, "{:.1} KiB", more as f64 / 1024.0),
+            whole @ ..0x10_0000 if whole % 1024 == 0 => write!(f, "{} KiB", whole / 1024),
+            more @ ..0x10_0000 => write!(f, "{:.1} KiB", more as f64 / 1024.0),
+            whole if whole % 0x10_0000 == 0 => write!(f, "{} MiB", whole / 0x10_0000),
+            more => write!(f, "{:.1} MiB", more as f64 / f64::from(0x10_0000)),
         }
     }
 }

@@ -591,7 +591,7 @@ strategy   two_pass
 launch     xent_fused_block_bf16: 64 blocks of 384 threads, 80 KiB of shared memory a block
 rows       one a block of 6282 packs, 5120 kept in shared memory
 resident   2 blocks a multiprocessor (by shared memory 2, by threads 5, at most 32), if a thread has up to 80 registers
-memory     logits read once, 18% of the logits a second time, gradient written once
+memory     logits read once, 18% of the logits a second time (1.1 MiB at once, the L2 cache has 40 MiB), gradient written once
 because    two_pass  keeps as much of a row as lets 2 blocks share a multiprocessor
 not        cluster   cannot: a cluster needs 2 blocks or more, and this device of compute capability 8.0 places 1 at most
 not        block     is for up to 80 KiB of shared memory, and a row needs 98.2 KiB
@@ -608,7 +608,7 @@ then       xent_fused_split_row_bf16: 2 blocks of 32 threads, no shared memory b
 started while the one before ends
 rows       2 slices each, of up to 63 packs, a block a slice
 resident   32 blocks a multiprocessor (by shared memory 228, by threads 64, at most 32), if a thread has up to 64 registers
-memory     logits read once, all of the logits a second time, gradient written once
+memory     logits read once, all of the logits a second time (2.0 KiB at once, the L2 cache has 50 MiB), gradient written once
 because    split_row was pinned
 tuned for  compute capability 9.0 and up; predicted, not measured
 divisors   known to the host";
