@@ -35,13 +35,13 @@ use crate::{
     abi,
     buffer::{ClassWeights, DeviceRead, DeviceWrite, Logit, Requirement, Target, Workspace},
     call::{
-        Normalizer, check_gradient, check_targets, guarded, host_known, no_sums, optional,
+        Counting, check_gradient, check_targets, divisors, guarded, host_known, no_sums, optional,
         read_weights, row_sums, targets, write_gradient,
     },
     config::Reduction,
     error::Error,
     module::Kernels,
-    plan::{self, Plan},
+    plan::{Normalizer, Plan},
     problem::{BinaryProblem, Pass, Terms, Types},
 };
 
@@ -127,7 +127,7 @@ pub fn forward<T: Logit, Y: Target>(
 /// # Errors
 /// Before anything is enqueued: those of [`BinaryProblem::new`]; [`Error::Length`];
 /// [`Error::BufferSize`]; [`Error::OtherContext`]; [`Error::Workspace`];
-/// [`Error::LossWithoutReduction`]. [`Error::Driver`] if the launch is refused.
+/// [`Error::LossWithoutReduction`]; [`Error::Strategy`]. [`Error::Driver`] if the launch is refused.
 pub fn forward_backward<T: Logit, Y: Target>(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,
@@ -175,6 +175,7 @@ fn enqueue<T: Logit, Y: Target>(
     if let Some(gradient) = &gradient {
         check_gradient(kernels, problem.lengths().gradient, shape.rows, gradient)?;
     }
+    let plan = kernels.plan_binary(problem)?;
     kernels.enter(stream)?;
     let (addresses, _workspace) = workspace.guarded(kernels.context(), stream, shape.rows)?;
 
@@ -195,7 +196,7 @@ fn enqueue<T: Logit, Y: Target>(
         Pass::Forward | Pass::Fused => row_sums(shape.rows, loss, 0, &addresses),
         Pass::Backward => no_sums(shape.rows),
     };
-    let (normalizer, rows) = match plan::choose_binary(problem, kernels.properties()) {
+    let (normalizer, rows) = match plan {
         // SAFETY: `check` found one element, and its guard orders other streams.
         Plan::Empty { loss } => unsafe { return kernels.write_nothing(stream, loss, &sums) },
         Plan::Launches { normalizer, rows } => (normalizer, rows),
@@ -203,18 +204,20 @@ fn enqueue<T: Logit, Y: Target>(
     let targets = targets(values, problem.ignore_index(), Y::TYPE, shape);
     let inverse = problem.inverse_divisor();
     let divided = addresses.divided();
-    if let Some(launch) = normalizer {
-        let normalizer = Normalizer {
+    if let Normalizer::Launch(launch) = normalizer {
+        let inverse = Terms { nll: inverse, smoothing: inverse, z_loss: inverse };
+        let term_weights = Terms { nll: 1.0, smoothing: 0.0, z_loss: 0.0 };
+        let counting = Counting {
             targets,
             class_weights: 0,
-            inverse: Terms { nll: inverse, smoothing: inverse, z_loss: inverse },
-            term_weights: Terms { nll: 1.0, smoothing: 0.0, z_loss: 0.0 },
-            empty_mean: problem.config().empty_mean,
+            divisors: divisors(inverse, term_weights, problem.config().empty_mean),
+            divided,
+            rows: shape.rows,
             classes: problem.classes(),
         };
         // SAFETY: `check` found `rows` targets; the workspace has room for the result; guards order
         // other streams.
-        unsafe { normalizer.launch(kernels, stream, launch, &addresses, divided, shape)? };
+        unsafe { counting.launch(kernels, stream, launch, &addresses)? };
     }
     let smoothed = problem.targets();
     let argument = abi::XentBinary {
@@ -226,7 +229,10 @@ fn enqueue<T: Logit, Y: Target>(
         upstream: gradient.upstream as *const f32,
         row_losses: row_losses as *mut f32,
         sums,
-        device_divided: if normalizer.is_some() { divided } else { std::ptr::null() },
+        device_divided: match normalizer {
+            Normalizer::Launch(_) => divided,
+            Normalizer::Host | Normalizer::Rows | Normalizer::Saved => std::ptr::null(),
+        },
         logits_row_stride: shape.logits_row_stride as u64,
         gradient_row_stride: shape.gradient_row_stride as u64,
         upstream_stride: gradient.upstream_stride,
@@ -236,12 +242,13 @@ fn enqueue<T: Logit, Y: Target>(
         rest: smoothed.rest,
         over_classes: problem.over_classes(),
         inverse_divisor: host_known(inverse),
+        geometry: rows.geometry.into(),
     };
     // SAFETY: the checks above compared every length with what the shape spans, in this context;
     // `guarded` did so for the workspace; `&mut` keeps outputs apart from inputs and each other, but
     // for logits in the gradient's buffer, which the kernel allows; the plan was made from the same
     // problem.
-    unsafe { kernels.launch(stream, rows.launch, &argument) }
+    unsafe { kernels.launch(stream, rows.first.launch, &argument) }
 }
 
 fn check<T, Y: Target>(

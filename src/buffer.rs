@@ -156,7 +156,7 @@ impl Requirement<'_> {
 /// Device memory that the kernels need between and during calls; made once and reused.
 ///
 /// It serves problems of up to [`capacity`](Self::capacity) rows of any number of classes and any
-/// dtype: `88 + 4 * rows + 8 * ceil(rows / 1024)` bytes. It also holds the sticky record of bad
+/// dtype: `32,864 + 4 * rows + 8 * ceil(rows / 1024)` bytes. It also holds the sticky record of bad
 /// targets. One workspace serves one call at a time; calls that share it are ordered by `&mut`, and
 /// on the device by the streams and cudarc's events.
 #[derive(Debug)]
@@ -168,6 +168,7 @@ pub struct Workspace {
 /// Device addresses within a workspace.
 pub(crate) struct WorkspaceAddresses {
     pub head: *mut abi::XentWorkspace,
+    pub partials: *mut abi::XentPartial,
     pub chunk_tickets: *mut u32,
     pub chunk_sums: *mut f32,
     pub row_shares: *mut f32,
@@ -256,6 +257,7 @@ impl Workspace {
         let at = |word: usize| base + (word * size_of::<u32>()) as CUdeviceptr;
         let addresses = WorkspaceAddresses {
             head: base as *mut _,
+            partials: at(layout.partials) as *mut _,
             chunk_tickets: at(layout.chunk_tickets) as *mut _,
             chunk_sums: at(layout.chunk_sums) as *mut _,
             row_shares: at(layout.row_shares) as *mut _,

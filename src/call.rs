@@ -126,14 +126,16 @@ pub(crate) struct GradientAddresses<'a> {
     _matrix_guard: Guard<'a>,
 }
 
+impl GradientAddresses<'_> {
+    pub const NONE: Self = Self { matrix: 0, upstream: 0, upstream_stride: 0, _matrix_guard: None };
+}
+
 pub(crate) fn write_gradient<'a, T>(
     gradient: Option<&'a mut Gradient<'_, T>>,
     stream: &'a CudaStream,
 ) -> (GradientAddresses<'a>, Guard<'a>) {
     let Some(gradient) = gradient else {
-        let none =
-            GradientAddresses { matrix: 0, upstream: 0, upstream_stride: 0, _matrix_guard: None };
-        return (none, None);
+        return (GradientAddresses::NONE, None);
     };
     let ((upstream, upstream_guard), upstream_stride) = match gradient.upstream {
         Upstream::One => ((0, None), 0),
@@ -183,29 +185,44 @@ pub(crate) fn no_sums(rows: usize) -> abi::XentRowSums {
     }
 }
 
-/// What the normalizer kernel has to know beside addresses.
-pub(crate) struct Normalizer {
+/// What the terms are divided by, for kernels that find it.
+pub(crate) fn divisors(
+    inverse: Terms<InverseDivisor>,
+    term_weights: Terms<f32>,
+    empty_mean: EmptyMean,
+) -> abi::XentDivisors {
+    abi::XentDivisors {
+        nll_source: source(inverse.nll),
+        smoothing_source: source(inverse.smoothing),
+        z_loss_source: source(inverse.z_loss),
+        empty_is_zero: (empty_mean == EmptyMean::Zero).into(),
+        given: terms(inverse, host_known),
+        term_weights: terms(term_weights, |weight| weight),
+    }
+}
+
+/// What the normalizer kernel has to know beside the workspace.
+pub(crate) struct Counting {
     pub targets: abi::XentTargets,
     /// 0 for none.
     pub class_weights: CUdeviceptr,
-    pub inverse: Terms<InverseDivisor>,
-    pub term_weights: Terms<f32>,
-    pub empty_mean: EmptyMean,
+    pub divisors: abi::XentDivisors,
+    /// Where the result goes.
+    pub divided: *mut abi::XentDivided,
+    pub rows: usize,
     pub classes: u32,
 }
 
-impl Normalizer {
+impl Counting {
     /// # Safety
-    /// There are `shape.rows` targets, a weight for each class if any, a workspace for as many rows, and
-    /// room for the result, all of which `stream` may use.
+    /// There are `rows` targets, a weight for each class if any, a workspace for as many rows, and room
+    /// for the result, all of which `stream` may use.
     pub(crate) unsafe fn launch(
         &self,
         kernels: &Kernels,
         stream: &CudaStream,
         launch: Launch,
         workspace: &WorkspaceAddresses,
-        divided: *mut abi::XentDivided,
-        shape: Shape,
     ) -> Result<(), Error> {
         // It would take probabilities for indices, and read beyond them.
         assert!(self.targets.kind <= abi::XENT_TARGET_I64, "the normalizer counts class indices");
@@ -214,15 +231,11 @@ impl Normalizer {
             class_weights: self.class_weights as *const f32,
             chunk_sums: workspace.chunk_sums,
             workspace: workspace.head,
-            divided,
-            rows: shape.rows as u64,
+            divided: self.divided,
+            rows: self.rows as u64,
+            divisors: self.divisors,
             classes: self.classes,
-            empty_is_zero: (self.empty_mean == EmptyMean::Zero).into(),
-            given: terms(self.inverse, host_known),
-            term_weights: terms(self.term_weights, |weight| weight),
-            nll_source: source(self.inverse.nll),
-            smoothing_source: source(self.inverse.smoothing),
-            z_loss_source: source(self.inverse.z_loss),
+            reserved: 0,
         };
         // SAFETY: the caller's promise.
         unsafe { kernels.launch(stream, launch, &argument) }

@@ -1,5 +1,7 @@
 //! What is computed, apart from sizes: options, and presets named after the losses that they equal.
 
+use std::fmt;
+
 /// How the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Reduction {
@@ -406,4 +408,56 @@ impl BinaryConfig {
         let label_smoothing = smoothing;
         Self { label_smoothing, smoothing: BinarySmoothing::Classes, ..Self::default() }
     }
+}
+
+/// How the rows of a problem are given to threads. Which is fastest depends on their number and
+/// length, and on the device; results differ in the last bits of the losses at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// A row to a warp or less of one, many rows in shared memory: the shortest rows.
+    Tiny,
+    /// A row to a warp, in its registers.
+    Warp,
+    /// A row to a block, in its shared memory.
+    Block,
+    /// A row to a block whose shared memory holds a part of it; the rest is read a second time.
+    TwoPass,
+    /// A row to a cluster of blocks, in the shared memory of all. Compute capability 9.0 and up.
+    Cluster,
+    /// A row to blocks that know nothing of each other, in two launches: few long rows.
+    SplitRow,
+}
+
+impl Strategy {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Tiny, Self::Warp, Self::Block, Self::TwoPass, Self::Cluster, Self::SplitRow];
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tiny => "tiny",
+            Self::Warp => "warp",
+            Self::Block => "block",
+            Self::TwoPass => "two_pass",
+            Self::Cluster => "cluster",
+            Self::SplitRow => "split_row",
+        })
+    }
+}
+
+/// Who chooses the [`Strategy`].
+///
+/// Loss and gradient at once, and the loss alone, always take the same. The gradient alone, whose bits
+/// depend on no strategy, takes a pinned one where it can, and the fastest elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Selection {
+    /// The tuning table.
+    #[default]
+    Fastest,
+    /// The caller; an error where the strategy cannot take the problem.
+    Pinned(Strategy),
+    /// The caller where the strategy can take the problem, the tuning table elsewhere.
+    Preferred(Strategy),
 }

@@ -2,7 +2,7 @@
 
 use cudarc::driver::{DriverError, sys::CUresult};
 
-use crate::config::Smoothing;
+use crate::config::{Smoothing, Strategy};
 
 /// Why an operation was refused or failed.
 ///
@@ -169,6 +169,15 @@ pub enum Error {
         rows: usize,
     },
 
+    /// A strategy was pinned that cannot take the problem.
+    #[error("the strategy {strategy} was pinned, but {obstacle}")]
+    Strategy {
+        /// The strategy.
+        strategy: Strategy,
+        /// Why it cannot.
+        obstacle: Obstacle,
+    },
+
     /// A shape spans more elements than can be addressed.
     #[error(
         "{rows} rows with a stride of {row_stride} elements span more than this machine can address"
@@ -254,6 +263,69 @@ pub enum Error {
         target: i64,
         /// Classes of its problem.
         classes: u64,
+    },
+}
+
+/// Why a strategy cannot take a problem on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Obstacle {
+    /// No kernel was written.
+    #[error("the operation has no such kernel")]
+    NoKernel,
+
+    /// Tiny: the lanes of a row take a few classes each.
+    #[error("a row has {classes} classes, and its lanes take {most} at most")]
+    Classes {
+        /// Classes of the problem.
+        classes: u32,
+        /// The most that it takes.
+        most: u32,
+    },
+
+    /// Warp: the row is in registers.
+    #[error("a row has up to {packs} packs of 16 bytes, and a warp holds {most} at most")]
+    Packs {
+        /// Packs of the problem's rows.
+        packs: u32,
+        /// The most that it holds.
+        most: u32,
+    },
+
+    /// Block: the row is in shared memory.
+    #[error("a row takes {bytes} bytes of shared memory, and a block has {most} for it")]
+    SharedBytes {
+        /// What a row takes.
+        bytes: u64,
+        /// What a block has.
+        most: u32,
+    },
+
+    /// Two-pass: nothing could be read a second time.
+    #[error("the pass goes over each row once")]
+    OnePass,
+
+    /// Cluster: the device cannot place one.
+    #[error(
+        "a cluster needs 2 blocks or more, and this device of compute capability {major}.{minor} \
+         places {largest} at most"
+    )]
+    Clusters {
+        /// Major compute capability of the device.
+        major: u32,
+        /// Minor compute capability of the device.
+        minor: u32,
+        /// The most blocks of a cluster.
+        largest: u32,
+    },
+
+    /// Split-row: the workspace has room for the partial results of so many rows.
+    #[error("there are {rows} rows, and a workspace holds the partial results of {most} at most")]
+    Rows {
+        /// Rows of the problem.
+        rows: usize,
+        /// The most that it takes.
+        most: u32,
     },
 }
 

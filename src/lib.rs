@@ -77,12 +77,12 @@ pub use buffer::{ClassWeights, DeviceRead, DeviceWrite, Logit, SavedSoftmax, Tar
 pub use call::{Gradient, Upstream};
 pub use config::{
     BinaryConfig, BinarySmoothing, Divisor, Divisors, EmptyMean, LossConfig, OverClasses,
-    Reduction, Smoothing, WeightedTerms,
+    Reduction, Selection, Smoothing, Strategy, WeightedTerms,
 };
 /// The driver bindings whose buffers this crate takes.
 pub use cudarc;
 pub use device::{device_count, open};
-pub use error::Error;
+pub use error::{Error, Obstacle};
 /// The half-precision types that this crate takes.
 pub use half;
 pub use loss::{Logits, LossInputs, LossOutputs};

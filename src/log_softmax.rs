@@ -38,7 +38,6 @@ use crate::{
     call::{guarded, optional},
     error::Error,
     module::Kernels,
-    plan,
     problem::{LogSoftmaxProblem, Pass},
 };
 
@@ -86,8 +85,8 @@ pub enum Softmax<'a, T> {
 ///
 /// # Errors
 /// Before anything is enqueued: those of [`LogSoftmaxProblem::new`]; [`Error::Length`];
-/// [`Error::BufferSize`]; [`Error::OtherContext`]; [`Error::SavedCapacity`]. [`Error::Driver`] if the
-/// launch is refused.
+/// [`Error::BufferSize`]; [`Error::OtherContext`]; [`Error::SavedCapacity`]; [`Error::Strategy`].
+/// [`Error::Driver`] if the launch is refused.
 pub fn forward<T: Logit>(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,
@@ -110,6 +109,7 @@ pub fn forward<T: Logit>(
     if let Some(saved) = &outputs.saved {
         saved.check_capacity(context, shape.rows)?;
     }
+    let plan = kernels.plan_log_softmax(&problem, Pass::Forward)?;
     kernels.enter(stream)?;
 
     // The guards end after the launch, at the end of this function.
@@ -125,7 +125,6 @@ pub fn forward<T: Logit>(
     };
     kernels.check_order()?;
 
-    let plan = plan::choose_log_softmax(&problem, Pass::Forward, kernels.properties());
     if let Some(rows) = plan {
         let argument = abi::XentLogSoftmax {
             logits: logits as *const _,
@@ -136,13 +135,13 @@ pub fn forward<T: Logit>(
             logits_row_stride: shape.logits_row_stride as u64,
             output_row_stride: shape.output_row_stride as u64,
             classes: problem.classes(),
-            cached_packs: rows.cached_packs,
             what,
+            geometry: rows.geometry.into(),
         };
         // SAFETY: the checks above compared every length with what the shape spans, in this context;
         // `&mut` keeps outputs apart from the input and each other; the plan was made from the same
         // problem.
-        unsafe { kernels.launch(stream, rows.launch, &argument)? };
+        unsafe { kernels.launch(stream, rows.first.launch, &argument)? };
     }
     if let Some(note) = note {
         *note = Some(problem.softmax());
@@ -184,6 +183,7 @@ pub fn backward<T: Logit>(
     };
     require("upstream", problem.upstream_len()?).at_least(upstream)?;
     require("gradient", problem.gradient_len()?).at_least(&*gradient)?;
+    let plan = kernels.plan_log_softmax(&problem, Pass::Backward)?;
     kernels.enter(stream)?;
 
     // The guards end after the launch, at the end of this function.
@@ -199,8 +199,7 @@ pub fn backward<T: Logit>(
     };
     kernels.check_order()?;
 
-    let properties = kernels.properties();
-    let Some(rows) = plan::choose_log_softmax(&problem, Pass::Backward, properties) else {
+    let Some(rows) = plan else {
         return Ok(());
     };
     let argument = abi::XentLogSoftmaxBackward {
@@ -213,8 +212,9 @@ pub fn backward<T: Logit>(
         upstream_row_stride: shape.upstream_row_stride as u64,
         gradient_row_stride: shape.gradient_row_stride as u64,
         classes: problem.classes(),
-        cached_packs: rows.cached_packs,
+        reserved: 0,
+        geometry: rows.geometry.into(),
     };
     // SAFETY: as in `forward`.
-    unsafe { kernels.launch(stream, rows.launch, &argument) }
+    unsafe { kernels.launch(stream, rows.first.launch, &argument) }
 }

@@ -58,13 +58,13 @@ use crate::{
         Target, Workspace,
     },
     call::{
-        GradientAddresses, Guard, Normalizer, check_gradient, check_targets, guarded, host_known,
-        no_sums, optional, read_weights, row_sums, targets, terms, write_gradient,
+        Counting, GradientAddresses, Guard, check_gradient, check_targets, divisors, guarded,
+        no_sums, optional, read_weights, row_sums, targets, write_gradient,
     },
     error::Error,
     module::Kernels,
-    plan::{self, Plan},
-    problem::{InverseDivisor, Lengths, Pass, Place, Problem, Terms, Types},
+    plan::{Normalizer, Plan, Planner, RowsPlan, Selection},
+    problem::{Lengths, Pass, Place, Problem, Types},
 };
 
 /// Where the logits are: `[rows, classes]` with a row stride.
@@ -171,10 +171,14 @@ pub fn forward<T: Logit, Y: Target>(
 
 /// Enqueues loss and gradient on `stream`; allocates nothing, waits for nothing.
 ///
-/// Reads each logit once and writes each gradient once where a row fits shared memory (up to about
-/// 116,000 classes in half precision on an H200, 58,000 in f32; a third of it with target
-/// probabilities, which are read once as well); a part of longer rows is read a second time. All
-/// arithmetic is f32. The same call twice gives the same bits, and so do [`forward`] and [`backward`].
+/// Reads each logit once and writes each gradient once where a row fits the shared memory of a block, or
+/// of a cluster of blocks where the device has clusters: up to about 925,000 classes in half precision on
+/// an H200, and 40,000 on an A100; half of it in f32, a third with target probabilities, which are read
+/// once as well. A part of longer rows is read a second time, and so are a few long rows that would leave
+/// most of a device without clusters idle. [`Kernels::plan`] shows what a problem gets.
+///
+/// All arithmetic is f32. The same call twice gives the same bits, and so do [`forward`] and [`backward`]
+/// with the same [`Selection`].
 ///
 /// A target that is neither a class nor `ignore_index` gives its row a NaN loss and a zero gradient,
 /// leaves its neighbours alone, and is reported by [`Workspace::take_status`].
@@ -190,8 +194,8 @@ pub fn forward<T: Logit, Y: Target>(
 /// Before anything is enqueued: those of [`Problem::new`]; [`Error::Length`] (matrices may be
 /// longer than needed, vectors may not: pass a view of the rows at hand); [`Error::BufferSize`];
 /// [`Error::OtherContext`]; [`Error::Workspace`]; [`Error::SavedCapacity`];
-/// [`Error::LossWithoutReduction`]; [`Error::CorrectOfProbabilities`]. [`Error::Driver`] if the launch
-/// is refused.
+/// [`Error::LossWithoutReduction`]; [`Error::CorrectOfProbabilities`]; [`Error::Strategy`].
+/// [`Error::Driver`] if the launch is refused.
 pub fn forward_backward<T: Logit, Y: Target>(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,
@@ -220,6 +224,7 @@ fn enqueue<T: Logit, Y: Target>(
     if let Some(gradient) = &gradient {
         check_gradient(kernels, problem.lengths().gradient, shape.rows, gradient)?;
     }
+    let plan = kernels.plan(problem)?;
     kernels.enter(stream)?;
     let (addresses, _workspace) = workspace.guarded(kernels.context(), stream, shape.rows)?;
 
@@ -242,7 +247,7 @@ fn enqueue<T: Logit, Y: Target>(
     kernels.check_order()?;
 
     let sums = row_sums(shape.rows, loss, correct, &addresses);
-    let (normalizer, rows) = match plan::choose(problem, kernels.properties()) {
+    let (normalizer, rows) = match plan {
         // SAFETY: `check_outputs` found one element each, and their guards order other streams.
         Plan::Empty { loss } => unsafe {
             kernels.write_nothing(stream, loss, &sums)?;
@@ -253,19 +258,21 @@ fn enqueue<T: Logit, Y: Target>(
         },
         Plan::Launches { normalizer, rows } => (normalizer, rows),
     };
-    let inverse = problem.inverse_divisors();
     // A backward pass finds it where the rest is saved.
     let divided = saved.map_or_else(|| addresses.divided(), |saved| saved.divided);
-    let targets = targets(inputs.targets, problem.ignore_index(), problem.types().targets, shape);
-    if let Some(launch) = normalizer {
-        let class_weights = if problem.weighs_nll() { inputs.class_weights } else { 0 };
-        let empty_mean = problem.config().empty_mean;
-        let (classes, term_weights) = (problem.classes(), problem.term_weights());
-        let normalizer =
-            Normalizer { targets, class_weights, inverse, term_weights, empty_mean, classes };
+    let base = argument(problem, &inputs, &gradient, normalizer, &rows);
+    if let Normalizer::Launch(launch) = normalizer {
+        let counting = Counting {
+            targets: base.targets,
+            class_weights: if problem.weighs_nll() { inputs.class_weights } else { 0 },
+            divisors: base.divisors,
+            divided,
+            rows: shape.rows,
+            classes: problem.classes(),
+        };
         // SAFETY: `check_inputs` found `rows` targets and a weight for each class; workspace and
         // saved softmax have room for the result; guards order other streams.
-        unsafe { normalizer.launch(kernels, stream, launch, &addresses, divided, shape)? };
+        unsafe { counting.launch(kernels, stream, launch, &addresses)? };
     }
     let argument = abi::XentFused {
         row_losses: row_losses as *mut f32,
@@ -273,15 +280,22 @@ fn enqueue<T: Logit, Y: Target>(
         row_argmax: row_argmax as *mut i64,
         sums,
         save: saved.map_or(std::ptr::null_mut(), |saved| saved.rows),
-        device_divided: if normalizer.is_some() { divided } else { std::ptr::null() },
-        cached_packs: rows.cached_packs,
-        ..argument(problem, &inputs, &gradient, targets)
+        partials: addresses.partials,
+        device_divided: match normalizer {
+            Normalizer::Launch(_) => divided,
+            Normalizer::Host | Normalizer::Rows | Normalizer::Saved => std::ptr::null(),
+        },
+        save_divided: match normalizer {
+            Normalizer::Rows => saved.map_or(std::ptr::null_mut(), |saved| saved.divided),
+            Normalizer::Host | Normalizer::Launch(_) | Normalizer::Saved => std::ptr::null_mut(),
+        },
+        ..base
     };
     // SAFETY: the checks above compared every length with what the shape spans, in this context;
     // `guarded` did so for the workspace; `&mut` keeps outputs apart from inputs and each other, but
     // for logits in the gradient's buffer, which the kernel allows; the plan was made from the same
     // problem.
-    unsafe { kernels.launch(stream, rows.launch, &argument)? };
+    unsafe { launch(kernels, stream, &rows, argument)? };
     if let Some(note) = note {
         *note = Some(problem.softmax());
     }
@@ -312,6 +326,7 @@ pub fn backward<T: Logit, Y: Target>(
     saved.check(kernels.context(), &problem.softmax())?;
     check_inputs(kernels, &inputs, problem.lengths())?;
     check_gradient(kernels, problem.lengths().gradient, shape.rows, &gradient)?;
+    let plan = kernels.plan(&problem)?;
     kernels.enter(stream)?;
 
     // The guards end after the launch, at the end of this function.
@@ -320,22 +335,39 @@ pub fn backward<T: Logit, Y: Target>(
     let (SavedAddresses { divided, rows: saved }, _saved) = saved.read(stream);
     kernels.check_order()?;
 
-    let Plan::Launches { rows, .. } = plan::choose(&problem, kernels.properties()) else {
+    let Plan::Launches { normalizer, rows } = plan else {
         return Ok(());
     };
-    let Terms { nll, smoothing, z_loss } = problem.inverse_divisors();
-    let host_knows =
-        [nll, smoothing, z_loss].iter().all(|divisor| matches!(divisor, InverseDivisor::Host(_)));
-    let targets = targets(inputs.targets, problem.ignore_index(), problem.types().targets, shape);
     let argument = abi::XentFused {
         saved,
-        device_divided: if host_knows { std::ptr::null() } else { divided },
-        ..argument(&problem, &inputs, &gradient, targets)
+        device_divided: match normalizer {
+            Normalizer::Saved => divided,
+            Normalizer::Host | Normalizer::Rows | Normalizer::Launch(_) => std::ptr::null(),
+        },
+        ..argument(&problem, &inputs, &gradient, normalizer, &rows)
     };
     // SAFETY: as in `enqueue`; there is no workspace, and the kernel uses none without other outputs;
     // `check` found that a forward pass of the same rows was enqueued, on a stream that guards put
     // before this one.
-    unsafe { kernels.launch(stream, rows.launch, &argument) }
+    unsafe { launch(kernels, stream, &rows, argument) }
+}
+
+/// Enqueues the launches over the rows.
+///
+/// # Safety
+/// That of [`Kernels::launch`], for each of them.
+unsafe fn launch(
+    kernels: &Kernels,
+    stream: &CudaStream,
+    rows: &RowsPlan,
+    mut argument: abi::XentFused,
+) -> Result<(), Error> {
+    for step in rows.steps() {
+        argument.phase = step.phase.abi();
+        // SAFETY: the caller's promise.
+        unsafe { kernels.launch(stream, step.launch, &argument)? };
+    }
+    Ok(())
 }
 
 /// What every pass has, and no output but the gradient.
@@ -343,14 +375,17 @@ fn argument(
     problem: &Problem,
     inputs: &InputAddresses<'_>,
     gradient: &GradientAddresses<'_>,
-    targets: abi::XentTargets,
+    normalizer: Normalizer,
+    rows: &RowsPlan,
 ) -> abi::XentFused {
     let shape = problem.shape();
+    let (inverse, weights) = (problem.inverse_divisors(), problem.term_weights());
+    let divisors = divisors(inverse, weights, problem.config().empty_mean);
     let weights = |used| if used { inputs.class_weights as *const f32 } else { std::ptr::null() };
     abi::XentFused {
         logits: inputs.logits.unwrap_or(gradient.matrix) as *const _,
         gradient: gradient.matrix as *mut _,
-        targets,
+        targets: targets(inputs.targets, problem.ignore_index(), problem.types().targets, shape),
         nll_weights: weights(problem.weighs_nll()),
         smoothing_weights: weights(problem.weighs_smoothing()),
         upstream: gradient.upstream as *const f32,
@@ -360,16 +395,46 @@ fn argument(
         sums: no_sums(shape.rows),
         save: std::ptr::null_mut(),
         saved: std::ptr::null(),
+        partials: std::ptr::null_mut(),
         device_divided: std::ptr::null(),
+        save_divided: std::ptr::null_mut(),
         logits_row_stride: shape.logits_row_stride as u64,
         gradient_row_stride: shape.gradient_row_stride as u64,
         upstream_stride: gradient.upstream_stride,
         classes: problem.classes(),
-        cached_packs: 0,
-        term_weights: terms(problem.term_weights(), |weight| weight),
-        divided: divided(problem),
+        phase: abi::XENT_PHASE_WHOLE,
+        divided_source: normalizer.abi(),
+        divisors,
+        term_weights: divisors.term_weights,
+        divided: divided(&divisors),
+        geometry: rows.geometry.into(),
         transform: transform(&problem.config()),
     }
+}
+
+/// What a call of [`forward_backward`] does apart from buffers and driver: checks, plans, and fills in the
+/// kernel's argument. For `benches/host.rs`, which measures it.
+#[doc(hidden)]
+pub fn prepare(
+    planner: &Planner,
+    types: Types,
+    shape: Shape,
+    config: LossConfig,
+) -> Result<impl Sized + use<>, Error> {
+    let problem = Problem::new(types, shape, config, Pass::Fused, Place::Apart)?;
+    let plan = planner.loss(&problem, Selection::Fastest)?;
+    let inputs = InputAddresses {
+        logits: Some(0),
+        targets: 0,
+        class_weights: 0,
+        _guards: [const { None }; 3],
+    };
+    Ok(match plan {
+        Plan::Empty { .. } => None,
+        Plan::Launches { normalizer, rows } => {
+            Some(argument(&problem, &inputs, &GradientAddresses::NONE, normalizer, &rows))
+        }
+    })
 }
 
 fn check_inputs<T, Y: Target>(
@@ -447,9 +512,8 @@ fn read_inputs<'a, T, Y>(
 }
 
 /// As far as the host knows; as the normalizer kernel forms it.
-fn divided(problem: &Problem) -> abi::XentDivided {
-    let inverse = terms(problem.inverse_divisors(), host_known);
-    let weights = problem.term_weights();
+fn divided(divisors: &abi::XentDivisors) -> abi::XentDivided {
+    let (inverse, weights) = (divisors.given, divisors.term_weights);
     // A term that is not there is 0, also divided by 0.
     let times = |weight: f32, inverse: f32| if weight == 0.0 { 0.0 } else { weight * inverse };
     abi::XentDivided {

@@ -6,35 +6,113 @@ use cudarc::{
     driver::{
         CudaContext, CudaFunction, CudaStream, DriverError,
         result::launch_kernel,
-        sys::{CUdevice_attribute, CUdeviceptr, CUfunction_attribute, CUresult, cuMemsetD32Async},
+        sys::{
+            CUdevice_attribute, CUdeviceptr, CUfunction, CUfunction_attribute, CUlaunchAttribute,
+            CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig, CUresult, CUstream,
+            cuLaunchKernelEx, cuMemsetD32Async, cuOccupancyMaxActiveClusters,
+        },
     },
     nvrtc::Ptx,
 };
 
 use crate::{
     abi,
+    config::Selection,
     device::same_context,
     error::Error,
-    plan::{DeviceProperties, Kernel, Launch},
+    plan::{DeviceProperties, Family, Generation, Kernel, Launch, Plan, Planner, RowsPlan, Start},
+    problem::{BinaryProblem, LogSoftmaxProblem, Pass, Problem},
 };
 
-/// Images that build.rs compiled; empty if it could not.
-const IMAGES: [&[u8]; 5] = [
-    include_bytes!(concat!(env!("OUT_DIR"), "/fused_block.fatbin")),
-    include_bytes!(concat!(env!("OUT_DIR"), "/fused_probabilities_block.fatbin")),
-    include_bytes!(concat!(env!("OUT_DIR"), "/log_softmax_block.fatbin")),
-    include_bytes!(concat!(env!("OUT_DIR"), "/binary_block.fatbin")),
-    include_bytes!(concat!(env!("OUT_DIR"), "/normalizer.fatbin")),
-];
+macro_rules! images {
+    ($($image:ident = $stem:literal;)*) => {
+        /// A `.cu` file of kernels/, compiled.
+        #[derive(Clone, Copy)]
+        enum Image {
+            $($image,)*
+        }
 
-/// Which of [`IMAGES`] holds a kernel.
-const fn image_of(kernel: Kernel) -> usize {
+        /// What build.rs compiled, in the order of [`Image`]; empty if it could not.
+        const IMAGES: &[&[u8]] =
+            &[$(include_bytes!(concat!(env!("OUT_DIR"), "/", $stem, ".fatbin")),)*];
+    };
+}
+
+images! {
+    FusedTiny = "fused_tiny";
+    FusedWarp = "fused_warp";
+    FusedBlock = "fused_block";
+    FusedCluster = "fused_cluster";
+    FusedSplitRow = "fused_split_row";
+    FusedProbabilities = "fused_probabilities";
+    LogSoftmax = "log_softmax";
+    LogSoftmaxBackward = "log_softmax_backward";
+    Binary = "binary";
+    Normalizer = "normalizer";
+}
+
+/// Which image holds a kernel.
+const fn image_of(kernel: Kernel) -> Image {
+    use Family as F;
     match kernel {
-        Kernel::FusedBlock(_) | Kernel::FusedBlockGeneral(_) => 0,
-        Kernel::FusedProbabilitiesBlock(_) => 1,
-        Kernel::LogSoftmaxBlock(_) | Kernel::LogSoftmaxBackwardBlock(_) => 2,
-        Kernel::BinaryBlock(_) => 3,
-        Kernel::Normalizer => 4,
+        Kernel::Rows(family, _) => match family {
+            F::FusedTiny | F::FusedGeneralTiny => Image::FusedTiny,
+            F::FusedShortWarp | F::FusedWarp | F::FusedGeneralWarp => Image::FusedWarp,
+            F::FusedBlock | F::FusedGeneralBlock => Image::FusedBlock,
+            F::FusedCluster | F::FusedGeneralCluster => Image::FusedCluster,
+            F::FusedSplitRow | F::FusedGeneralSplitRow => Image::FusedSplitRow,
+            F::FusedProbabilitiesBlock | F::FusedProbabilitiesCluster => Image::FusedProbabilities,
+            F::LogSoftmaxTiny | F::LogSoftmaxWarp | F::LogSoftmaxBlock | F::LogSoftmaxCluster => {
+                Image::LogSoftmax
+            }
+            F::LogSoftmaxBackwardWarp
+            | F::LogSoftmaxBackwardBlock
+            | F::LogSoftmaxBackwardCluster => Image::LogSoftmaxBackward,
+            F::BinaryTiny | F::BinaryWarp | F::BinaryBlock => Image::Binary,
+        },
+        Kernel::Normalizer => Image::Normalizer,
+    }
+}
+
+/// What a kernel needs before it is launched.
+enum Setting {
+    /// At most 48 KiB of shared memory.
+    Default,
+    /// All the shared memory that a block can have.
+    SharedMemory,
+    /// The same, where there are clusters. Elsewhere the kernel is a trap that is never launched.
+    Cluster,
+}
+
+const fn setting_of(kernel: Kernel) -> Setting {
+    use Family as F;
+    match kernel {
+        Kernel::Rows(family, _) => match family {
+            F::FusedBlock
+            | F::FusedGeneralBlock
+            | F::FusedProbabilitiesBlock
+            | F::LogSoftmaxBlock
+            | F::LogSoftmaxBackwardBlock => Setting::SharedMemory,
+            F::FusedCluster
+            | F::FusedGeneralCluster
+            | F::FusedProbabilitiesCluster
+            | F::LogSoftmaxCluster
+            | F::LogSoftmaxBackwardCluster => Setting::Cluster,
+            F::FusedTiny
+            | F::FusedShortWarp
+            | F::FusedWarp
+            | F::FusedSplitRow
+            | F::FusedGeneralTiny
+            | F::FusedGeneralWarp
+            | F::FusedGeneralSplitRow
+            | F::LogSoftmaxTiny
+            | F::LogSoftmaxWarp
+            | F::LogSoftmaxBackwardWarp
+            | F::BinaryTiny
+            | F::BinaryWarp
+            | F::BinaryBlock => Setting::Default,
+        },
+        Kernel::Normalizer => Setting::Default,
     }
 }
 
@@ -44,11 +122,18 @@ const IMAGE_ARCHITECTURES: &str = env!("SMOOTHXENT_IMAGE_ARCHS");
 /// Why there are none, if so.
 const IMAGE_ABSENCE: &str = env!("SMOOTHXENT_IMAGE_ABSENCE");
 
-/// The kernels, loaded on one device. Made once per context and shared.
-#[derive(Debug)]
+/// The kernels, loaded on one device. Made once per context and shared: a clone is another handle to
+/// the same kernels.
+#[derive(Clone, Debug)]
 pub struct Kernels {
+    loaded: Arc<Loaded>,
+    selection: Selection,
+}
+
+#[derive(Debug)]
+struct Loaded {
     context: Arc<CudaContext>,
-    properties: DeviceProperties,
+    planner: Planner,
     /// In the order of [`Kernel::all`].
     functions: Vec<CudaFunction>,
 }
@@ -64,45 +149,90 @@ impl Kernels {
             return Err(Error::NoKernels { reason: IMAGE_ABSENCE });
         }
         context.bind_to_thread().map_err(Error::driver("bind the context"))?;
-        let properties = properties(context)?;
+        let mut properties = properties(context)?;
         let modules = IMAGES
-            .into_iter()
+            .iter()
             .map(|image| context.load_module(Ptx::from_binary(image.to_vec())))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| load_error(error, &properties))?;
         let functions = Kernel::all()
             .map(|kernel| {
-                let function = modules[image_of(kernel)].load_function(kernel.symbol())?;
-                if !matches!(kernel, Kernel::BinaryBlock(_) | Kernel::Normalizer) {
-                    allow_shared_memory(&function, &properties)?;
+                let module = &modules[image_of(kernel) as usize];
+                let function = module.load_function(kernel.symbol())?;
+                match (setting_of(kernel), properties.generation()) {
+                    (Setting::Default, _) | (Setting::Cluster, Generation::Blocks) => {}
+                    (Setting::SharedMemory, _) | (Setting::Cluster, Generation::Clusters) => {
+                        allow_shared_memory(&function, &properties)?;
+                    }
                 }
                 Ok(function)
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(Error::driver("look up a kernel"))?;
-        Ok(Self { context: context.clone(), properties, functions })
+        properties.largest_cluster = largest_cluster(&functions, &properties)?;
+        let planner = Planner::new(properties);
+        let loaded = Loaded { context: context.clone(), planner, functions };
+        Ok(Self { loaded: Arc::new(loaded), selection: Selection::Fastest })
+    }
+
+    /// The same kernels with another choice of strategies.
+    pub fn with_selection(self, selection: Selection) -> Self {
+        Self { selection, ..self }
+    }
+
+    /// Who chooses strategies.
+    pub fn selection(&self) -> Selection {
+        self.selection
     }
 
     /// The context that they were loaded in.
     pub fn context(&self) -> &Arc<CudaContext> {
-        &self.context
+        &self.loaded.context
     }
 
     /// What plans for this device are made from.
     pub fn properties(&self) -> &DeviceProperties {
-        &self.properties
+        self.loaded.planner.properties()
+    }
+
+    /// How a loss is launched; remembers the last few.
+    ///
+    /// # Errors
+    /// [`Error::Strategy`] where a pinned strategy cannot take the problem.
+    pub fn plan(&self, problem: &Problem) -> Result<Plan, Error> {
+        self.loaded.planner.loss(problem, self.selection)
+    }
+
+    /// How a log-softmax is launched, as [`Kernels::plan`]; not at all if there are no rows.
+    ///
+    /// # Errors
+    /// Those of [`Kernels::plan`].
+    pub fn plan_log_softmax(
+        &self,
+        problem: &LogSoftmaxProblem,
+        pass: Pass,
+    ) -> Result<Option<RowsPlan>, Error> {
+        self.loaded.planner.log_softmax(problem, pass, self.selection)
+    }
+
+    /// How a binary cross-entropy is launched, as [`Kernels::plan`].
+    ///
+    /// # Errors
+    /// Those of [`Kernels::plan`].
+    pub fn plan_binary(&self, problem: &BinaryProblem) -> Result<Plan, Error> {
+        self.loaded.planner.binary(problem, self.selection)
     }
 
     /// Refuses a stream of another context and makes the context current on this thread.
     pub(crate) fn enter(&self, stream: &CudaStream) -> Result<(), Error> {
-        same_context("stream", &self.context, stream.context())?;
-        self.context.bind_to_thread().map_err(Error::driver("bind the context"))
+        same_context("stream", self.context(), stream.context())?;
+        self.context().bind_to_thread().map_err(Error::driver("bind the context"))
     }
 
     /// Reports what cudarc could not: an event that a guard failed to wait for, or to record, is
     /// only remembered by the context, and the launch would go ahead unordered.
     pub(crate) fn check_order(&self) -> Result<(), Error> {
-        self.context.check_err().map_err(Error::driver("order this stream behind others"))
+        self.context().check_err().map_err(Error::driver("order this stream behind others"))
     }
 
     /// Enqueues one kernel. The context is current (`enter`).
@@ -117,22 +247,13 @@ impl Kernels {
         argument: &A,
     ) -> Result<(), Error> {
         assert!(A::belongs_to(launch.kernel), "{:?} takes another argument", launch.kernel);
-        let function = self.functions[launch.kernel.index()].cu_function();
-        let mut parameters = [std::ptr::from_ref(argument).cast_mut().cast::<c_void>()];
+        let function = self.loaded.functions[launch.kernel.index()].cu_function();
+        let parameter = std::ptr::from_ref(argument).cast_mut().cast::<c_void>();
         // SAFETY: the function lives as long as its module, which `functions` keeps; the driver
         // copies the one parameter, whose type is the kernel's (KernelArgument), before it
         // returns; what its addresses need is the caller's promise.
-        unsafe {
-            launch_kernel(
-                function,
-                (launch.grid, 1, 1),
-                (launch.block, 1, 1),
-                launch.shared_bytes,
-                stream.cu_stream(),
-                &mut parameters,
-            )
-        }
-        .map_err(Error::driver("launch a kernel"))
+        unsafe { enqueue(function, &launch, stream.cu_stream(), parameter) }
+            .map_err(Error::driver("launch a kernel"))
     }
 
     /// Enqueues writing what follows from no rows: `loss` and no correct prediction, each where there
@@ -158,7 +279,135 @@ impl Kernels {
     }
 }
 
-impl Drop for Kernels {
+/// # Safety
+/// `function` is a loaded kernel of the current context that takes one parameter, which is at
+/// `parameter`.
+unsafe fn enqueue(
+    function: CUfunction,
+    launch: &Launch,
+    stream: CUstream,
+    parameter: *mut c_void,
+) -> Result<(), DriverError> {
+    let mut parameters = [parameter];
+    if launch.cluster == 1 && launch.start == Start::InOrder {
+        let (grid, block) = ((launch.grid, 1, 1), (launch.block, 1, 1));
+        // Drivers before CUDA 11.8 have no other.
+        // SAFETY: the caller's promise.
+        return unsafe {
+            launch_kernel(function, grid, block, launch.shared_bytes, stream, &mut parameters)
+        };
+    }
+    let mut both = [cluster_attribute(launch.cluster), start_attribute(launch.start)];
+    let attributes = match (launch.cluster, launch.start) {
+        (1, _) => &mut both[1..],
+        (_, Start::InOrder) => &mut both[..1],
+        (_, Start::Early) => &mut both[..],
+    };
+    let config = CUlaunchConfig { hStream: stream, ..config(launch, attributes) };
+    let extra = std::ptr::null_mut();
+    // SAFETY: the caller's promise; `both` outlives the call, which copies it.
+    unsafe { cuLaunchKernelEx(&config, function, parameters.as_mut_ptr(), extra) }.result()
+}
+
+/// On the default stream.
+fn config(launch: &Launch, attributes: &mut [CUlaunchAttribute]) -> CUlaunchConfig {
+    CUlaunchConfig {
+        gridDimX: launch.grid,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: launch.block,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: launch.shared_bytes,
+        hStream: std::ptr::null_mut(),
+        attrs: attributes.as_mut_ptr(),
+        numAttrs: attributes.len() as u32,
+    }
+}
+
+fn cluster_attribute(blocks: u32) -> CUlaunchAttribute {
+    let mut value = no_value();
+    value.clusterDim.x = blocks;
+    value.clusterDim.y = 1;
+    value.clusterDim.z = 1;
+    CUlaunchAttribute {
+        id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        pad: [0; 4],
+        value,
+    }
+}
+
+fn start_attribute(start: Start) -> CUlaunchAttribute {
+    let mut value = no_value();
+    value.programmaticStreamSerializationAllowed = match start {
+        Start::InOrder => 0,
+        Start::Early => 1,
+    };
+    CUlaunchAttribute {
+        id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value,
+    }
+}
+
+fn no_value() -> CUlaunchAttributeValue {
+    CUlaunchAttributeValue { pad: [0; 64] }
+}
+
+/// The most blocks of which a cluster of any kernel can be placed with all the shared memory that plans
+/// ask for. Partitioned devices may place less than others.
+fn largest_cluster(
+    functions: &[CudaFunction],
+    properties: &DeviceProperties,
+) -> Result<u32, Error> {
+    if properties.generation() == Generation::Blocks {
+        return Ok(1);
+    }
+    let clusters = Kernel::all().filter(|&kernel| matches!(setting_of(kernel), Setting::Cluster));
+    let kernels: Vec<Kernel> = clusters.collect();
+    let mut blocks = abi::XENT_MAX_CLUSTER;
+    while blocks > 1 {
+        let mut placed = blocks <= properties.max_grid;
+        for &kernel in &kernels {
+            placed = placed && {
+                let function = functions[kernel.index()].cu_function();
+                clusters_placed(function, kernel, blocks, properties)? > 0
+            };
+        }
+        if placed {
+            break;
+        }
+        blocks /= 2;
+    }
+    Ok(blocks)
+}
+
+fn clusters_placed(
+    function: CUfunction,
+    kernel: Kernel,
+    blocks: u32,
+    properties: &DeviceProperties,
+) -> Result<i32, Error> {
+    let launch = Launch {
+        kernel,
+        grid: blocks,
+        block: kernel.max_threads(),
+        cluster: blocks,
+        shared_bytes: properties.dynamic_shared_bytes(),
+        start: Start::InOrder,
+    };
+    let mut attributes = [cluster_attribute(blocks)];
+    let config = config(&launch, &mut attributes);
+    let mut placed = 0;
+    // SAFETY: the function is loaded in the current context; the config and its attributes outlive the
+    // call.
+    unsafe { cuOccupancyMaxActiveClusters(&mut placed, function, &config) }
+        .result()
+        .map_err(Error::driver("count the clusters that fit"))?;
+    Ok(placed)
+}
+
+impl Drop for Loaded {
     /// Waits for the device: unloading a kernel that still runs is not defined.
     fn drop(&mut self) {
         // Nothing can be done about a failure here; the context reports it at its next use.
@@ -174,48 +423,53 @@ pub(crate) unsafe trait KernelArgument {
     fn belongs_to(kernel: Kernel) -> bool;
 }
 
-// SAFETY: kernels/fused_block.cu and kernels/fused_probabilities_block.cu declare `XentFused` from
-// abi.h as the only parameter.
+// SAFETY: kernels/fused_*.cu declare `XentFused` from abi.h as the only parameter.
 unsafe impl KernelArgument for abi::XentFused {
     fn belongs_to(kernel: Kernel) -> bool {
-        matches!(
-            kernel,
-            Kernel::FusedBlock(_)
-                | Kernel::FusedBlockGeneral(_)
-                | Kernel::FusedProbabilitiesBlock(_)
-        )
+        match image_of(kernel) {
+            Image::FusedTiny
+            | Image::FusedWarp
+            | Image::FusedBlock
+            | Image::FusedCluster
+            | Image::FusedSplitRow
+            | Image::FusedProbabilities => true,
+            Image::LogSoftmax | Image::LogSoftmaxBackward | Image::Binary | Image::Normalizer => {
+                false
+            }
+        }
     }
 }
 
-// SAFETY: kernels/log_softmax_block.cu declares `XentLogSoftmax` from abi.h as the only parameter.
+// SAFETY: kernels/log_softmax.cu declares `XentLogSoftmax` from abi.h as the only parameter.
 unsafe impl KernelArgument for abi::XentLogSoftmax {
     fn belongs_to(kernel: Kernel) -> bool {
-        matches!(kernel, Kernel::LogSoftmaxBlock(_))
+        matches!(image_of(kernel), Image::LogSoftmax)
     }
 }
 
-// SAFETY: kernels/log_softmax_block.cu declares `XentLogSoftmaxBackward` from abi.h as the only
+// SAFETY: kernels/log_softmax_backward.cu declares `XentLogSoftmaxBackward` from abi.h as the only
 // parameter.
 unsafe impl KernelArgument for abi::XentLogSoftmaxBackward {
     fn belongs_to(kernel: Kernel) -> bool {
-        matches!(kernel, Kernel::LogSoftmaxBackwardBlock(_))
+        matches!(image_of(kernel), Image::LogSoftmaxBackward)
     }
 }
 
-// SAFETY: kernels/binary_block.cu declares `XentBinary` from abi.h as the only parameter.
+// SAFETY: kernels/binary.cu declares `XentBinary` from abi.h as the only parameter.
 unsafe impl KernelArgument for abi::XentBinary {
     fn belongs_to(kernel: Kernel) -> bool {
-        matches!(kernel, Kernel::BinaryBlock(_))
+        matches!(image_of(kernel), Image::Binary)
     }
 }
 
 // SAFETY: kernels/normalizer.cu declares `XentNormalizer` from abi.h as the only parameter.
 unsafe impl KernelArgument for abi::XentNormalizer {
     fn belongs_to(kernel: Kernel) -> bool {
-        matches!(kernel, Kernel::Normalizer)
+        matches!(image_of(kernel), Image::Normalizer)
     }
 }
 
+/// All but the largest cluster, which depends on the kernels.
 fn properties(context: &CudaContext) -> Result<DeviceProperties, Error> {
     use CUdevice_attribute as A;
     let attribute = |which| {
@@ -230,12 +484,24 @@ fn properties(context: &CudaContext) -> Result<DeviceProperties, Error> {
         ),
         multiprocessors: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         max_grid: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X)?,
+        registers_per_multiprocessor: attribute(
+            A::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR,
+        )?,
+        threads_per_multiprocessor: attribute(
+            A::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR,
+        )?,
+        blocks_per_multiprocessor: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR)?,
         shared_bytes_per_block: attribute(
             A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
         )?,
         shared_bytes_per_multiprocessor: attribute(
             A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
         )?,
+        reserved_shared_bytes_per_block: attribute(
+            A::CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK,
+        )?,
+        largest_cluster: 1,
+        l2_bytes: attribute(A::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
     })
 }
 

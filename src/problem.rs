@@ -140,6 +140,14 @@ pub enum InverseDivisor {
     TargetWeights,
 }
 
+impl Terms<InverseDivisor> {
+    /// Whether the device has nothing to find.
+    pub fn all_known(&self) -> bool {
+        let Self { nll, smoothing, z_loss } = self;
+        [nll, smoothing, z_loss].iter().all(|divisor| matches!(divisor, InverseDivisor::Host(_)))
+    }
+}
+
 /// Whether class weights are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClassWeighting {

@@ -1,28 +1,156 @@
-//! Launch numbers as data. Each row says where its number comes from.
+//! Choices and launch numbers as data. Each row says where its numbers come from.
 
-/// Threads of a block, for rows of up to so many 16-byte packs.
+use std::fmt;
+
+/// Where the numbers of a row come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Provenance {
+    /// Reasoned from the device's limits; the reasons are beside the row.
+    Predicted,
+    /// Measured.
+    Measured {
+        /// On which GPU.
+        gpu: &'static str,
+        /// When: year-month-day.
+        date: &'static str,
+        /// The file with the numbers, below `benches/record/`.
+        record: &'static str,
+    },
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Predicted => write!(f, "predicted, not measured"),
+            Self::Measured { gpu, date, record } => {
+                write!(f, "measured on {gpu}, {date}, benches/record/{record}")
+            }
+        }
+    }
+}
+
+/// Which strategy takes which rows, from a compute capability up.
+#[derive(Debug)]
+pub(super) struct Choices {
+    /// The lowest compute capability that it is for.
+    pub from: (u32, u32),
+    /// Of all its numbers.
+    pub provenance: Provenance,
+    /// Tiny takes rows of up to so many classes.
+    pub tiny_classes: u32,
+    /// Warp takes rows of up to so many 16-byte packs.
+    pub warp_packs: u32,
+    /// Rows that fit so many times into a multiprocessor's shared memory go to a block each, and of
+    /// longer ones as much is kept.
+    pub block_rows: u32,
+    /// Longer rows are spread over a cluster's shared memory, where the device has clusters.
+    pub cluster: Slicing,
+    /// Few rows are cut for blocks that work apart, in two launches; none where clusters do that in
+    /// one.
+    pub split_row: Option<Splitting>,
+    /// The same for a gradient alone, which is one launch however a row is cut.
+    pub split_gradient: Splitting,
+}
+
+/// How a cluster cuts a row.
+#[derive(Debug)]
+pub(super) struct Slicing {
+    /// More slices until one takes at most so much shared memory.
+    pub up_to_bytes: u32,
+    /// More slices while rows leave multiprocessors idle and one has at least so many bytes of the row.
+    pub from_bytes: u32,
+}
+
+/// Which rows are cut for independent blocks, and how.
+#[derive(Debug)]
+pub(super) struct Splitting {
+    /// Where there are at least so many multiprocessors for each row.
+    pub multiprocessors_per_row: u32,
+    /// Where a row has at least so many bytes.
+    pub row_bytes: u32,
+    /// Until so many blocks are there for each multiprocessor,
+    pub blocks_per_multiprocessor: u32,
+    /// and while a slice has at least so many bytes.
+    pub slice_bytes: u32,
+}
+
+const KIB: u32 = 1 << 10;
+
+// Predicted, not measured, for all rows of the table:
+// - tiny: a warp's 16-byte accesses cover 512 bytes at a time, so rows of fewer than about 64
+//   elements leave lanes idle under warp, and tiny's detour through shared memory costs less;
+// - warp up to what its registers hold: it needs no barrier;
+// - a block where two rows fit a multiprocessor: one loads while the other computes and stores;
+// - few rows split in two launches: the second reads from L2, which at 32 KiB a row costs less than
+//   leaving half of the multiprocessors idle.
+// 9.0 and 10.0, 228 KiB of shared memory: slices of 64 KiB, so that three blocks are resident, and
+//   of 4 KiB where rows are few, below which the exchange costs more than the reading.
+// 12.0, 100 KiB: slices of 48 KiB, so that two blocks are resident.
+const CHOICES: [Choices; 3] = [
+    Choices {
+        from: (12, 0),
+        cluster: Slicing { up_to_bytes: 48 * KIB, from_bytes: 4 * KIB },
+        ..WITH_CLUSTERS
+    },
+    Choices { from: (9, 0), ..WITH_CLUSTERS },
+    Choices {
+        from: (0, 0),
+        split_row: Some(Splitting {
+            multiprocessors_per_row: 2,
+            row_bytes: 32 * KIB,
+            blocks_per_multiprocessor: 2,
+            slice_bytes: 8 * KIB,
+        }),
+        ..WITH_CLUSTERS
+    },
+];
+
+const WITH_CLUSTERS: Choices = Choices {
+    from: (9, 0),
+    provenance: Provenance::Predicted,
+    tiny_classes: 64,
+    warp_packs: 256,
+    block_rows: 2,
+    cluster: Slicing { up_to_bytes: 64 * KIB, from_bytes: 4 * KIB },
+    split_row: None,
+    split_gradient: Splitting {
+        multiprocessors_per_row: 2,
+        row_bytes: 16 * KIB,
+        blocks_per_multiprocessor: 2,
+        slice_bytes: 8 * KIB,
+    },
+};
+
+pub(super) fn choices(compute_capability: (u32, u32)) -> &'static Choices {
+    const { assert!(CHOICES[CHOICES.len() - 1].from.0 == 0, "the last row is for every device") };
+    let fits = CHOICES.iter().find(|row| row.from <= compute_capability);
+    fits.unwrap_or(&CHOICES[CHOICES.len() - 1])
+}
+
+/// Threads of a block, for rows or slices of up to so many 16-byte packs.
 struct BlockTuning {
     up_to_packs: u32,
     threads: u32,
 }
 
-// Predicted, not measured: about four packs a thread, so that each has its 64 bytes in flight at
-// once, and no more threads than a row has work for. Up to 7,168 packs (112 KiB) two rows fit the
-// shared memory of a multiprocessor, so two blocks have to fit its registers: 384 threads of 80.
-const BLOCK: [BlockTuning; 7] = [
-    BlockTuning { up_to_packs: 128, threads: 32 },
-    BlockTuning { up_to_packs: 256, threads: 64 },
-    BlockTuning { up_to_packs: 512, threads: 128 },
-    BlockTuning { up_to_packs: 768, threads: 192 },
-    BlockTuning { up_to_packs: 1024, threads: 256 },
-    BlockTuning { up_to_packs: 7168, threads: 384 },
-    BlockTuning { up_to_packs: u32::MAX, threads: 768 },
+// Predicted, not measured: about eight packs a thread, four in flight at a time, and no more threads
+// than a row has work for; beyond 3,072 packs a thread goes around more often.
+const BLOCK: [BlockTuning; 5] = [
+    BlockTuning { up_to_packs: 256, threads: 32 },
+    BlockTuning { up_to_packs: 512, threads: 64 },
+    BlockTuning { up_to_packs: 1024, threads: 128 },
+    BlockTuning { up_to_packs: 2048, threads: 256 },
+    BlockTuning { up_to_packs: u32::MAX, threads: 384 },
 ];
 
 pub(super) fn block_threads(packs: u32) -> u32 {
     let fits = BLOCK.iter().find(|row| packs <= row.up_to_packs);
-    fits.map_or(crate::abi::XENT_MAX_THREADS, |row| row.threads)
+    fits.map_or(crate::abi::XENT_MAX_BLOCK_THREADS, |row| row.threads)
 }
+
+/// Predicted, not measured: twice the 16 blocks of 128 threads that can be resident, before a warp
+/// takes more than one row.
+pub(super) const WARP_BLOCKS_PER_MULTIPROCESSOR: usize = 32;
 
 /// Predicted, not measured: fills a multiprocessor with eight warps a block.
 pub(super) const NORMALIZER_BLOCKS_PER_MULTIPROCESSOR: u32 = 4;

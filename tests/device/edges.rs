@@ -8,7 +8,7 @@ use smoothxent::{
     WeightedTerms, Workspace,
     cudarc::driver::{CudaSlice, DriverError, sys::CUresult},
     loss,
-    plan::{self, Plan},
+    plan::{Plan, RowsPlan},
     problem::{ClassWeighting, Dtype, Pass, Place, Problem, TargetType, Types},
 };
 
@@ -193,8 +193,10 @@ fn shared_memory_limit(dtype: Dtype) -> Result<(), String> {
         let (endless, config) = (Shape::contiguous(1, 1 << 24), LossConfig::default());
         let problem = Problem::new(types, endless, config, Pass::Fused, Place::Apart);
         let problem = problem.map_err(|error| error.to_string())?;
-        match plan::choose(&problem, Rig::here().kernels.properties()) {
-            Plan::Launches { rows, .. } => Ok(rows.cached_packs as usize * pack),
+        match Rig::here().kernels.plan(&problem).map_err(|error| error.to_string())? {
+            Plan::Launches { rows: RowsPlan { geometry, .. }, .. } => {
+                Ok((geometry.slices * geometry.cached_packs) as usize * pack)
+            }
             Plan::Empty { .. } => Err("one row is not empty".to_owned()),
         }
     };

@@ -46,7 +46,7 @@ const MODULE_IMPORTS: [(&str, &[&str]); 14] = [
     ),
     ("log_softmax", &["abi", "buffer", "call", "error", "module", "plan", "problem"]),
     ("loss", &["abi", "buffer", "call", "config", "error", "module", "plan", "problem"]),
-    ("module", &["abi", "device", "error", "plan"]),
+    ("module", &["abi", "config", "device", "error", "plan", "problem"]),
     ("plan", &["abi", "config", "error", "problem"]),
     ("problem", &["abi", "config", "error"]),
     ("reference", &[]),

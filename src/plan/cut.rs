@@ -1,0 +1,523 @@
+//! How rows are given to threads: which strategies can, which one is chosen, and the launches.
+
+use super::{
+    DeviceProperties, Family, Generation, Geometry, Kernel, Launch, Phase, Residency, RowsPlan,
+    Selection, Start, Step, Strategy, Traffic, WARP_SIZE, clamp_grid, pack_elements,
+    reason::{Ground, Reasons, Verdict},
+    tuning::{self, Choices, Splitting},
+};
+use crate::{
+    abi,
+    error::{Error, Obstacle},
+    problem::{Dtype, Pass},
+};
+
+/// What is computed, as far as kernels differ.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Operation {
+    Fused,
+    FusedGeneral,
+    FusedProbabilities,
+    LogSoftmax,
+    LogSoftmaxBackward,
+    Binary,
+}
+
+/// What stays in shared memory between two passes over a row.
+#[derive(Clone, Copy)]
+pub(super) enum Kept {
+    Nothing,
+    /// Packs, with what belongs to each.
+    Packs {
+        bytes: u32,
+    },
+}
+
+/// A problem, as far as its rows are cut by it.
+pub(super) struct Work {
+    pub operation: Operation,
+    pub dtype: Dtype,
+    /// At least 1.
+    pub rows: usize,
+    pub classes: u32,
+    pub pass: Pass,
+    /// What decides how rows are cut: passes that have to give the same bits have the same.
+    pub cut_for: Kept,
+    /// What this pass keeps.
+    pub kept: Kept,
+}
+
+impl Work {
+    /// Packs of a row whose start is aligned: an upper bound of the aligned body of any other.
+    fn body_packs(&self) -> u32 {
+        self.classes / pack_elements(self.dtype)
+    }
+
+    /// Packs of a row with its edges.
+    fn packs(&self) -> u32 {
+        self.classes.div_ceil(pack_elements(self.dtype))
+    }
+
+    fn row_bytes(&self) -> u64 {
+        u64::from(self.classes) * self.dtype.bytes() as u64
+    }
+
+    /// What a row takes of shared memory where all of it is kept.
+    fn kept_bytes(&self) -> u64 {
+        match self.cut_for {
+            Kept::Nothing => 0,
+            Kept::Packs { bytes } => u64::from(self.body_packs()) * u64::from(bytes),
+        }
+    }
+
+    /// Whether a pass gives a gradient from what a forward pass saved, whose bits depend on no
+    /// strategy.
+    fn bits(&self) -> Bits {
+        match (self.pass, self.operation) {
+            (Pass::Backward, _) | (_, Operation::LogSoftmaxBackward) => Bits::OfAnyStrategy,
+            (Pass::Forward | Pass::Fused, _) => Bits::OfTheStrategy,
+        }
+    }
+
+    fn family(&self, strategy: Strategy) -> Option<Family> {
+        use Family as F;
+        use Strategy as S;
+        let short = self.packs() <= WARP_SIZE * abi::XENT_SHORT_WARP_PACKS;
+        match (self.operation, strategy) {
+            (Operation::Fused, S::Tiny) => Some(F::FusedTiny),
+            (Operation::Fused, S::Warp) if short => Some(F::FusedShortWarp),
+            (Operation::Fused, S::Warp) => Some(F::FusedWarp),
+            (Operation::Fused, S::Block | S::TwoPass) => Some(F::FusedBlock),
+            (Operation::Fused, S::Cluster) => Some(F::FusedCluster),
+            (Operation::Fused, S::SplitRow) => Some(F::FusedSplitRow),
+            (Operation::FusedGeneral, S::Tiny) => Some(F::FusedGeneralTiny),
+            (Operation::FusedGeneral, S::Warp) => Some(F::FusedGeneralWarp),
+            (Operation::FusedGeneral, S::Block | S::TwoPass) => Some(F::FusedGeneralBlock),
+            (Operation::FusedGeneral, S::Cluster) => Some(F::FusedGeneralCluster),
+            (Operation::FusedGeneral, S::SplitRow) => Some(F::FusedGeneralSplitRow),
+            (Operation::FusedProbabilities, S::Block | S::TwoPass) => {
+                Some(F::FusedProbabilitiesBlock)
+            }
+            (Operation::FusedProbabilities, S::Cluster) => Some(F::FusedProbabilitiesCluster),
+            (Operation::FusedProbabilities, S::Tiny | S::Warp | S::SplitRow) => None,
+            (Operation::LogSoftmax, S::Tiny) => Some(F::LogSoftmaxTiny),
+            (Operation::LogSoftmax, S::Warp) => Some(F::LogSoftmaxWarp),
+            (Operation::LogSoftmax, S::Block | S::TwoPass) => Some(F::LogSoftmaxBlock),
+            (Operation::LogSoftmax, S::Cluster) => Some(F::LogSoftmaxCluster),
+            (Operation::LogSoftmax, S::SplitRow) => None,
+            (Operation::LogSoftmaxBackward, S::Warp) => Some(F::LogSoftmaxBackwardWarp),
+            (Operation::LogSoftmaxBackward, S::Block | S::TwoPass) => {
+                Some(F::LogSoftmaxBackwardBlock)
+            }
+            (Operation::LogSoftmaxBackward, S::Cluster) => Some(F::LogSoftmaxBackwardCluster),
+            (Operation::LogSoftmaxBackward, S::Tiny | S::SplitRow) => None,
+            (Operation::Binary, S::Tiny) => Some(F::BinaryTiny),
+            (Operation::Binary, S::Warp) => Some(F::BinaryWarp),
+            (Operation::Binary, S::Block | S::TwoPass) => Some(F::BinaryBlock),
+            (Operation::Binary, S::Cluster | S::SplitRow) => None,
+        }
+    }
+}
+
+#[derive(PartialEq)]
+enum Bits {
+    OfTheStrategy,
+    OfAnyStrategy,
+}
+
+/// The launches over the rows of a problem.
+pub(super) fn rows(
+    work: &Work,
+    device: &DeviceProperties,
+    selection: Selection,
+) -> Result<RowsPlan, Error> {
+    let cutter = Cutter { work, device, choices: tuning::choices(device.compute_capability) };
+    let mut reasons = Reasons::new(cutter.choices.from, cutter.choices.provenance);
+    let asked = match selection {
+        Selection::Fastest => None,
+        Selection::Pinned(strategy) | Selection::Preferred(strategy) => Some(strategy),
+    };
+    let strategy = match (asked, asked.map(|strategy| cutter.feasible(strategy))) {
+        (Some(strategy), Some(Ok(_))) => {
+            reasons.add(strategy, Verdict::Asked(selection));
+            strategy
+        }
+        (Some(strategy), Some(Err(obstacle))) => {
+            if matches!(selection, Selection::Pinned(_)) && work.bits() == Bits::OfTheStrategy {
+                return Err(Error::Strategy { strategy, obstacle });
+            }
+            reasons.add(strategy, Verdict::Cannot(obstacle));
+            cutter.fastest(&mut reasons)
+        }
+        (None, _) | (_, None) => cutter.fastest(&mut reasons),
+    };
+    // `fastest` ends with a strategy of which every operation has a kernel.
+    let family =
+        cutter.feasible(strategy).map_err(|obstacle| Error::Strategy { strategy, obstacle })?;
+    Ok(cutter.plan(strategy, family, reasons))
+}
+
+struct Cutter<'a> {
+    work: &'a Work,
+    device: &'a DeviceProperties,
+    choices: &'static Choices,
+}
+
+impl Cutter<'_> {
+    /// The kernels of a strategy, or why it cannot take the problem at all.
+    fn feasible(&self, strategy: Strategy) -> Result<Family, Obstacle> {
+        let work = self.work;
+        let family = work.family(strategy).ok_or(Obstacle::NoKernel)?;
+        match strategy {
+            Strategy::Tiny => {
+                let most = WARP_SIZE * abi::XENT_TINY_LANE_ELEMENTS;
+                if work.classes > most {
+                    return Err(Obstacle::Classes { classes: work.classes, most });
+                }
+            }
+            Strategy::Warp => {
+                let most = WARP_SIZE * abi::XENT_LONG_WARP_PACKS;
+                if work.packs() > most {
+                    return Err(Obstacle::Packs { packs: work.packs(), most });
+                }
+            }
+            Strategy::Block => {
+                let (bytes, most) = (work.kept_bytes(), self.device.dynamic_shared_bytes());
+                if bytes > u64::from(most) {
+                    return Err(Obstacle::SharedBytes { bytes, most });
+                }
+            }
+            Strategy::TwoPass => {
+                if matches!(work.cut_for, Kept::Nothing) {
+                    return Err(Obstacle::OnePass);
+                }
+            }
+            Strategy::Cluster => {
+                let largest = self.largest_cluster();
+                if largest < 2 {
+                    let (major, minor) = self.device.compute_capability;
+                    return Err(Obstacle::Clusters { major, minor, largest });
+                }
+            }
+            Strategy::SplitRow => {
+                let most = abi::XENT_MAX_PARTIALS;
+                if work.rows > most as usize {
+                    return Err(Obstacle::Rows { rows: work.rows, most });
+                }
+            }
+        }
+        Ok(family)
+    }
+
+    /// The first strategy that the tuning table has no word against.
+    fn fastest(&self, reasons: &mut Reasons) -> Strategy {
+        use Strategy as S;
+        for strategy in [S::Tiny, S::Warp, S::SplitRow, S::Block, S::Cluster] {
+            let verdict = match self.feasible(strategy) {
+                Ok(_) => self.judge(strategy),
+                Err(obstacle) => Verdict::Cannot(obstacle),
+            };
+            reasons.add(strategy, verdict);
+            if matches!(verdict, Verdict::Taken(_)) {
+                return strategy;
+            }
+        }
+        // Only a row that is kept comes so far: Block takes every other.
+        let ground = Ground::Rest { blocks: self.choices.block_rows };
+        reasons.add(S::TwoPass, Verdict::Taken(ground));
+        S::TwoPass
+    }
+
+    /// A strategy that could, after those before it were not taken.
+    fn judge(&self, strategy: Strategy) -> Verdict {
+        let Self { work, device, choices } = self;
+        match strategy {
+            Strategy::Tiny => {
+                let (classes, up_to) = (work.classes, choices.tiny_classes);
+                let ground = Ground::Classes { classes, up_to };
+                if classes <= up_to { Verdict::Taken(ground) } else { Verdict::Passed(ground) }
+            }
+            Strategy::Warp => {
+                let (packs, up_to) = (work.packs(), choices.warp_packs);
+                let ground = Ground::Packs { packs, up_to };
+                if packs <= up_to { Verdict::Taken(ground) } else { Verdict::Passed(ground) }
+            }
+            Strategy::SplitRow => {
+                let Some(splitting) = self.splitting() else {
+                    return Verdict::Passed(Ground::ClustersInstead);
+                };
+                let most = device.multiprocessors / splitting.multiprocessors_per_row;
+                let (rows, bytes) = (work.rows, work.row_bytes());
+                let (from, slices) = (splitting.row_bytes, self.split_slices(splitting));
+                if rows > most as usize {
+                    Verdict::Passed(Ground::Rows { rows, up_to: most })
+                } else if bytes < u64::from(from) {
+                    Verdict::Passed(Ground::RowBytes { bytes, from })
+                } else if slices < 2 {
+                    Verdict::Passed(Ground::OneSlice)
+                } else {
+                    Verdict::Taken(Ground::FewRows { rows, slices })
+                }
+            }
+            Strategy::Block => {
+                let clusters = self.feasible(Strategy::Cluster).is_ok();
+                let (bytes, fits) = (work.kept_bytes(), self.block_bytes());
+                let up_to = if clusters { fits.min(choices.cluster.up_to_bytes) } else { fits };
+                let slices = if clusters { self.cluster_slices() } else { 1 };
+                if bytes > u64::from(up_to) {
+                    Verdict::Passed(Ground::SharedBytes { bytes, up_to })
+                } else if slices > 1 {
+                    Verdict::Passed(Ground::FewRows { rows: work.rows, slices })
+                } else if matches!(work.cut_for, Kept::Nothing) {
+                    Verdict::Taken(Ground::OnePass)
+                } else {
+                    Verdict::Taken(Ground::SharedBytes { bytes, up_to })
+                }
+            }
+            Strategy::Cluster => {
+                let slices = self.cluster_slices();
+                let bytes = work.kept_bytes().div_ceil(u64::from(slices));
+                Verdict::Taken(Ground::Slices { slices, bytes })
+            }
+            Strategy::TwoPass => Verdict::Taken(Ground::Rest { blocks: choices.block_rows }),
+        }
+    }
+
+    /// What a row may take of shared memory so that as many rows as the table says are resident.
+    fn block_bytes(&self) -> u32 {
+        self.device.dynamic_shared_bytes_of(self.choices.block_rows)
+    }
+
+    fn splitting(&self) -> Option<&'static Splitting> {
+        match self.work.pass {
+            Pass::Backward => Some(&self.choices.split_gradient),
+            Pass::Forward | Pass::Fused => self.choices.split_row.as_ref(),
+        }
+    }
+
+    /// 1 where there are none; a power of two.
+    fn largest_cluster(&self) -> u32 {
+        let device = self.device;
+        match device.generation() {
+            Generation::Blocks => 1,
+            Generation::Clusters => {
+                let most = device.largest_cluster.min(abi::XENT_MAX_CLUSTER).min(device.max_grid);
+                1 << most.max(1).ilog2()
+            }
+        }
+    }
+
+    /// So that a slice is as short as the table asks for, and no multiprocessor idles; 1 for a row that
+    /// is better left whole.
+    fn cluster_slices(&self) -> u32 {
+        let (work, slicing) = (self.work, &self.choices.cluster);
+        let (most, kept) = (self.largest_cluster(), work.kept_bytes());
+        let mut slices = 1;
+        while slices < most && kept.div_ceil(slices.into()) > slicing.up_to_bytes.into() {
+            slices *= 2;
+        }
+        let idle = |slices| work.rows.saturating_mul(slices as usize) < self.multiprocessors();
+        let long = |slices: u32| work.row_bytes() / u64::from(slices) >= slicing.from_bytes.into();
+        while slices < most && idle(slices) && long(2 * slices) {
+            slices *= 2;
+        }
+        slices
+    }
+
+    /// As many as the table asks for, if there is room for their partial results; at least 1.
+    fn split_slices(&self, splitting: &Splitting) -> u32 {
+        let (work, device) = (self.work, self.device);
+        let blocks = u64::from(device.multiprocessors) * splitting.blocks_per_multiprocessor as u64;
+        let for_device = blocks / work.rows as u64;
+        let for_row = work.row_bytes() / u64::from(splitting.slice_bytes);
+        let wanted = u32::try_from(for_device.min(for_row)).unwrap_or(u32::MAX);
+        wanted.min(self.most_split_slices()).max(1)
+    }
+
+    fn most_split_slices(&self) -> u32 {
+        let room = abi::XENT_MAX_PARTIALS as usize / self.work.rows;
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        room.min(abi::XENT_MAX_SLICES).min(self.device.max_grid)
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.device.multiprocessors as usize
+    }
+
+    fn plan(&self, strategy: Strategy, family: Family, reasons: Reasons) -> RowsPlan {
+        let Self { work, device, .. } = self;
+        let whole = Geometry { slices: 1, cached_packs: 0, rows_per_warp: 1, lanes_per_row: 0 };
+        let rows = work.rows;
+        let shape = match strategy {
+            Strategy::Tiny => {
+                let block = abi::XENT_WARP_BLOCK_THREADS;
+                let lanes_per_row = tiny_lanes(work.classes);
+                let rows_per_block = block / lanes_per_row;
+                // Rows may start anywhere within 16 bytes.
+                let tile = u64::from(rows_per_block) * work.row_bytes();
+                Shape {
+                    geometry: Geometry { lanes_per_row, ..whole },
+                    blocks: rows.div_ceil(rows_per_block as usize),
+                    block,
+                    shared_bytes: tile.next_multiple_of(16) as u32 + 16,
+                }
+            }
+            Strategy::Warp => {
+                let block = abi::XENT_WARP_BLOCK_THREADS;
+                let rows_per_warp = self.rows_per_warp();
+                let rows_per_block = rows_per_warp * (block / WARP_SIZE);
+                Shape {
+                    geometry: Geometry { rows_per_warp, ..whole },
+                    blocks: rows.div_ceil(rows_per_block as usize),
+                    block,
+                    shared_bytes: 0,
+                }
+            }
+            Strategy::Block => self.shape_of(1, device.dynamic_shared_bytes()),
+            Strategy::TwoPass => {
+                let shape = self.shape_of(1, self.block_bytes());
+                // A pin on rows that fit: some is read again, as the name says.
+                if shape.geometry.cached_packs < work.body_packs() {
+                    shape
+                } else {
+                    self.shape_of(1, (work.kept_bytes() / 2) as u32)
+                }
+            }
+            Strategy::Cluster => {
+                self.shape_of(self.cluster_slices().max(2), device.dynamic_shared_bytes())
+            }
+            Strategy::SplitRow => {
+                let splitting = self.splitting().unwrap_or(&self.choices.split_gradient);
+                let tuned = self.split_slices(splitting);
+                self.shape_of(tuned.max(2).min(self.most_split_slices()), 0)
+            }
+        };
+        let grid = clamp_grid(shape.blocks, device.max_grid);
+        let cluster = if strategy == Strategy::Cluster { shape.geometry.slices } else { 1 };
+        let launch = Launch {
+            kernel: Kernel::Rows(family, work.dtype),
+            // All slices of a row have a block.
+            grid: grid - grid % shape.geometry.slices,
+            block: shape.block,
+            cluster,
+            shared_bytes: shape.shared_bytes,
+            start: Start::InOrder,
+        };
+        let (first, second) = match (strategy, work.pass) {
+            (Strategy::SplitRow, Pass::Forward | Pass::Fused) => {
+                let start = match device.generation() {
+                    Generation::Blocks => Start::InOrder,
+                    Generation::Clusters => Start::Early,
+                };
+                let finish = Launch { start, ..launch };
+                (Phase::Partials, Some(Step { launch: finish, phase: Phase::Finish }))
+            }
+            (Strategy::SplitRow, Pass::Backward) => (Phase::Finish, None),
+            (
+                Strategy::Tiny
+                | Strategy::Warp
+                | Strategy::Block
+                | Strategy::TwoPass
+                | Strategy::Cluster,
+                _,
+            ) => (Phase::Whole, None),
+        };
+        let residency = residency(&launch, device);
+        let resident = residency.blocks() as usize * self.multiprocessors();
+        let resident = resident.min(shape.blocks) as u64;
+        RowsPlan {
+            strategy,
+            geometry: shape.geometry,
+            first: Step { launch, phase: first },
+            second,
+            pass: work.pass,
+            traffic: self.traffic(strategy, shape.geometry, resident),
+            residency,
+            reasons,
+        }
+    }
+
+    /// One block a row or slice, each with up to so many bytes of shared memory for what it keeps.
+    fn shape_of(&self, slices: u32, bytes_at_most: u32) -> Shape {
+        let work = self.work;
+        let packs = work.body_packs().div_ceil(slices);
+        let (cached_packs, shared_bytes) = match work.kept {
+            Kept::Nothing => (0, 0),
+            Kept::Packs { bytes } => {
+                let cached_packs = packs.min(bytes_at_most / bytes);
+                (cached_packs, cached_packs * bytes)
+            }
+        };
+        Shape {
+            geometry: Geometry { slices, cached_packs, rows_per_warp: 1, lanes_per_row: 0 },
+            blocks: work.rows.saturating_mul(slices as usize),
+            block: tuning::block_threads(packs),
+            shared_bytes,
+        }
+    }
+
+    /// A power of two; more than 1 where the grid fills the device all the same.
+    fn rows_per_warp(&self) -> u32 {
+        let full = self.multiprocessors() * tuning::WARP_BLOCKS_PER_MULTIPROCESSOR;
+        let rows_at_once = full * (abi::XENT_WARP_BLOCK_THREADS / WARP_SIZE) as usize;
+        let most = (self.work.rows / rows_at_once.max(1)).clamp(1, WARP_SIZE as usize);
+        1 << most.ilog2()
+    }
+
+    fn traffic(&self, strategy: Strategy, geometry: Geometry, resident_blocks: u64) -> Traffic {
+        let slice_packs = self.work.body_packs().div_ceil(geometry.slices);
+        let again_packs = match (strategy, self.work.kept, self.work.pass) {
+            (Strategy::Tiny | Strategy::Warp, _, _) => 0,
+            (Strategy::SplitRow, _, Pass::Fused) => slice_packs,
+            (Strategy::SplitRow, _, Pass::Forward | Pass::Backward) => 0,
+            (Strategy::Block | Strategy::TwoPass | Strategy::Cluster, Kept::Nothing, _) => 0,
+            (Strategy::Block | Strategy::TwoPass | Strategy::Cluster, Kept::Packs { .. }, _) => {
+                slice_packs - geometry.cached_packs
+            }
+        };
+        let matrices = match (self.work.operation, self.work.pass) {
+            (Operation::FusedProbabilities, Pass::Fused | Pass::Forward) => 2,
+            _ => 1,
+        };
+        // Probabilities are counted as if they were as wide as the logits.
+        let again_bytes = matrices * u64::from(again_packs) * u64::from(abi::XENT_PACK_BYTES);
+        Traffic {
+            slice_packs,
+            again_packs,
+            again_bytes_at_once: again_bytes * resident_blocks,
+            l2_bytes: self.device.l2_bytes,
+        }
+    }
+}
+
+/// A launch before its grid is held within the device's limit.
+struct Shape {
+    geometry: Geometry,
+    blocks: usize,
+    block: u32,
+    shared_bytes: u32,
+}
+
+/// The fewest that can take a row; a power of two.
+fn tiny_lanes(classes: u32) -> u32 {
+    classes.div_ceil(abi::XENT_TINY_LANE_ELEMENTS).next_power_of_two()
+}
+
+fn residency(launch: &Launch, device: &DeviceProperties) -> Residency {
+    // The block and cluster kernels; the others have next to none.
+    let fixed = match launch.shared_bytes {
+        0 => 0,
+        _ => abi::XENT_BLOCK_STATIC_SHARED_BYTES,
+    };
+    let shared = launch.shared_bytes + fixed + device.reserved_shared_bytes_per_block;
+    let mut residency = Residency {
+        by_shared_bytes: device.shared_bytes_per_multiprocessor / shared.max(1),
+        by_threads: device.threads_per_multiprocessor / launch.block,
+        by_blocks: device.blocks_per_multiprocessor,
+        registers: 0,
+    };
+    let threads = residency.blocks().max(1) * launch.block;
+    // Registers come in groups of 8 a thread.
+    residency.registers = (device.registers_per_multiprocessor / threads / 8 * 8).min(255);
+    residency
+}

@@ -1,0 +1,616 @@
+use super::{devices::Device, *};
+use crate::{
+    config::{
+        BinaryConfig, Divisor, Divisors, EmptyMean, LossConfig, Reduction, Smoothing, WeightedTerms,
+    },
+    error::Obstacle,
+    problem::{ClassWeighting, LogSoftmaxShape, Place, Shape, TargetType, Types},
+};
+
+const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+const PASSES: [Pass; 3] = [Pass::Forward, Pass::Backward, Pass::Fused];
+const INDICES: Types =
+    Types { dtype: Dtype::Bf16, targets: TargetType::I64, class_weights: ClassWeighting::Absent };
+
+pub(super) fn problem(rows: usize, classes: usize) -> Problem {
+    of(INDICES, (rows, classes), LossConfig::default(), Pass::Fused)
+}
+
+fn of(types: Types, (rows, classes): (usize, usize), config: LossConfig, pass: Pass) -> Problem {
+    Problem::new(types, Shape::contiguous(rows, classes), config, pass, Place::Apart).unwrap()
+}
+
+fn fastest(problem: &Problem, device: &Device) -> RowsPlan {
+    rows_of(choose(problem, &device.properties, Selection::Fastest).unwrap())
+}
+
+fn rows_of(plan: Plan) -> RowsPlan {
+    match plan {
+        Plan::Launches { rows, .. } => rows,
+        Plan::Empty { .. } => panic!("there are rows"),
+    }
+}
+
+fn normalizer_of(plan: Plan) -> Normalizer {
+    match plan {
+        Plan::Launches { normalizer, .. } => normalizer,
+        Plan::Empty { .. } => panic!("there are rows"),
+    }
+}
+
+fn selections() -> impl Iterator<Item = Selection> {
+    let asked = Strategy::ALL.into_iter();
+    [Selection::Fastest]
+        .into_iter()
+        .chain(asked.clone().map(Selection::Pinned))
+        .chain(asked.map(Selection::Preferred))
+}
+
+/// Devices that are less than their kind: no clusters to be had, and grids of two blocks.
+fn all_devices() -> Vec<Device> {
+    let mut all = devices::ALL.to_vec();
+    for device in [devices::H100, devices::A100, devices::RTX_5090] {
+        let small = DeviceProperties { max_grid: 2, ..device.properties };
+        all.push(Device { properties: small, ..device });
+        for largest_cluster in [1, 2, 4] {
+            let partition =
+                DeviceProperties { largest_cluster, multiprocessors: 16, ..device.properties };
+            all.push(Device { properties: partition, ..device });
+        }
+    }
+    all
+}
+
+#[test]
+fn no_rows_launch_nothing() {
+    let loss = |config| {
+        let problem = of(INDICES, (0, 10), config, Pass::Fused);
+        match choose(&problem, &devices::T4.properties, Selection::Fastest).unwrap() {
+            Plan::Empty { loss } => loss,
+            Plan::Launches { .. } => panic!("there are no rows"),
+        }
+    };
+    let mean = LossConfig::default();
+    assert_eq!(loss(LossConfig { reduction: Reduction::Sum, ..mean }), 0.0);
+    for divisor in [Divisor::TargetWeights, Divisor::CountedRows, Divisor::AllRows] {
+        let divisors = Divisors::all(divisor);
+        assert!(loss(LossConfig { divisors, ..mean }).is_nan());
+        assert_eq!(loss(LossConfig { divisors, empty_mean: EmptyMean::Zero, ..mean }), 0.0);
+    }
+    let divisors = Divisors::all(Divisor::Given(8.0));
+    assert_eq!(loss(LossConfig { divisors, ..mean }), 0.0);
+}
+
+#[test]
+fn only_a_mean_with_ignored_rows_counts() {
+    let counts = |rows, reduction, ignore_index| {
+        let config = LossConfig { reduction, ignore_index, ..LossConfig::default() };
+        let problem = of(INDICES, (rows, 1000), config, Pass::Fused);
+        normalizer_of(choose(&problem, &devices::H200.properties, Selection::Fastest).unwrap())
+    };
+    for reduction in [Reduction::None, Reduction::Sum, Reduction::Mean] {
+        assert_eq!(counts(5, reduction, None), Normalizer::Host);
+    }
+    for reduction in [Reduction::None, Reduction::Sum] {
+        assert_eq!(counts(5, reduction, Some(0)), Normalizer::Host);
+    }
+    let most = abi::XENT_MAX_COUNTED_ROWS as usize;
+    for rows in [1, most - 1, most] {
+        assert_eq!(counts(rows, Reduction::Mean, Some(0)), Normalizer::Rows);
+    }
+    let launched = counts(most + 1, Reduction::Mean, Some(0));
+    assert!(matches!(launched, Normalizer::Launch(Launch { grid: 1, .. })));
+}
+
+#[test]
+fn only_a_launch_that_waits_by_itself_starts_early() {
+    let config = LossConfig { ignore_index: Some(0), ..LossConfig::default() };
+    for device in devices::ALL {
+        let (early, in_order) = match device.properties.generation() {
+            Generation::Clusters => (Start::Early, Start::InOrder),
+            Generation::Blocks => (Start::InOrder, Start::InOrder),
+        };
+        let starts = |rows, selection| {
+            let problem = of(INDICES, (rows, 4096), config, Pass::Fused);
+            let plan = choose(&problem, &device.properties, selection).unwrap();
+            rows_of(plan).steps().map(|step| step.launch.start).collect::<Vec<_>>()
+        };
+        assert_eq!(starts(64, Selection::Pinned(Strategy::Block)), [in_order]);
+        assert_eq!(starts(256, Selection::Pinned(Strategy::Block)), [early]);
+        // What is behind the normalizer, and waits for nothing, may not let another overtake it.
+        let split = Selection::Pinned(Strategy::SplitRow);
+        assert_eq!(starts(64, split), [in_order, early]);
+        assert_eq!(starts(256, split), [in_order, early]);
+
+        let config = BinaryConfig { ignore_index: Some(0), ..BinaryConfig::default() };
+        let (shape, pass) = (Shape::contiguous(64, 10), Pass::Fused);
+        let binary = BinaryProblem::new(INDICES, shape, config, pass, Place::Apart).unwrap();
+        let plan = choose_binary(&binary, &device.properties, Selection::Fastest).unwrap();
+        let divisor = binary.inverse_divisor();
+        if !matches!(divisor, InverseDivisor::Host(_)) {
+            assert!(matches!(normalizer_of(plan), Normalizer::Launch(_)));
+            assert_eq!(rows_of(plan).first.launch.start, early);
+        }
+    }
+}
+
+#[test]
+fn only_what_needs_a_general_kernel_pays_for_it() {
+    let family = |class_weights, config| {
+        let types = Types { class_weights, ..INDICES };
+        match fastest(&of(types, (4, 1000), config, Pass::Fused), &devices::A100)
+            .first
+            .launch
+            .kernel
+        {
+            Kernel::Rows(family, _) => family,
+            Kernel::Normalizer => panic!("it goes over no rows"),
+        }
+    };
+    let plain = LossConfig { label_smoothing: 0.1, ..LossConfig::default() };
+    let hard = LossConfig::default();
+    let on_nll = LossConfig { weighted_terms: WeightedTerms::Nll, ..plain };
+    let others = LossConfig { smoothing: Smoothing::OtherClasses, ..plain };
+    let rest = LossConfig { z_loss: 1e-4, logit_scale: 0.5, ignore_index: Some(0), ..plain };
+    let capped = LossConfig { logit_softcap: Some(30.0), ..hard };
+    let (absent, given) = (ClassWeighting::Absent, ClassWeighting::Given);
+    for (class_weights, config) in
+        [(absent, plain), (absent, others), (absent, rest), (given, hard), (given, on_nll)]
+    {
+        assert_eq!(family(class_weights, config), Family::FusedWarp);
+    }
+    for (class_weights, config) in [(given, plain), (given, others), (absent, capped)] {
+        assert_eq!(family(class_weights, config), Family::FusedGeneralWarp);
+    }
+}
+
+/// The strategy of each length of row, on each device: at each boundary -1, 0, +1. Many rows of bf16,
+/// 8 elements a pack.
+#[test]
+fn strategies_change_where_the_table_says() {
+    use Strategy as S;
+    // Classes up to which block goes, of which a multiprocessor's shared memory holds two rows, or
+    // three where there are clusters.
+    let kib = |kib: usize| kib * 1024 / 2;
+    let cases = [
+        (devices::H200, kib(64), S::Cluster),
+        (devices::H100, kib(64), S::Cluster),
+        (devices::B200, kib(64), S::Cluster),
+        (devices::RTX_5090, kib(48), S::Cluster),
+        (devices::A100, kib(82 - 2), S::TwoPass),
+        (devices::L4, kib(50 - 2), S::TwoPass),
+        (devices::RTX_4090, kib(50 - 2), S::TwoPass),
+        (devices::T4, kib(32 - 1), S::TwoPass),
+    ];
+    for (device, block, longer) in cases {
+        let strategy = |classes| fastest(&problem(1 << 16, classes), &device).strategy;
+        let expected = [
+            (1, S::Tiny),
+            (63, S::Tiny),
+            (64, S::Tiny),
+            (65, S::Warp),
+            (2047, S::Warp),
+            (2048, S::Warp),
+            (2049, S::Block),
+            (block - 1, S::Block),
+            (block, S::Block),
+            // One pack more: edges alone are kept in registers.
+            (block + 7, S::Block),
+            (block + 8, longer),
+            (1 << 24, longer),
+        ];
+        for (classes, expected) in expected {
+            assert_eq!(strategy(classes), expected, "{classes} classes on {}", device.name);
+        }
+    }
+}
+
+#[test]
+fn warps_and_lanes_take_what_they_can_hold() {
+    let fused = |dtype, classes| {
+        let types = Types { dtype, ..INDICES };
+        let plan =
+            fastest(&of(types, (64, classes), LossConfig::default(), Pass::Fused), &devices::L4);
+        match plan.first.launch.kernel {
+            Kernel::Rows(family, _) => (family, plan.geometry.lanes_per_row),
+            Kernel::Normalizer => panic!("it goes over no rows"),
+        }
+    };
+    use Family as F;
+    for (dtype, elements) in [(Dtype::F32, 4), (Dtype::Bf16, 8)] {
+        assert_eq!(fused(dtype, 64 * elements), (F::FusedShortWarp, 0));
+        assert_eq!(fused(dtype, 64 * elements + 1), (F::FusedWarp, 0));
+        assert_eq!(fused(dtype, 256 * elements), (F::FusedWarp, 0));
+        assert_eq!(fused(dtype, 256 * elements + 1), (F::FusedBlock, 0));
+        for (classes, lanes) in
+            [(1, 1), (7, 1), (8, 1), (9, 2), (16, 2), (17, 4), (32, 4), (33, 8), (64, 8)]
+        {
+            assert_eq!(fused(dtype, classes), (F::FusedTiny, lanes), "{classes}");
+        }
+    }
+    let rows_per_warp = |rows| fastest(&problem(rows, 1000), &devices::T4).geometry.rows_per_warp;
+    // 40 multiprocessors, 32 blocks of 4 warps each.
+    for (rows, expected) in
+        [(1, 1), (5120, 1), (10_239, 1), (10_240, 2), (20_480, 4), (163_840, 32), (1 << 40, 32)]
+    {
+        assert_eq!(rows_per_warp(rows), expected, "{rows} rows");
+    }
+}
+
+#[test]
+fn threads_follow_the_packs_of_a_slice() {
+    let threads = |classes| {
+        let pinned = Selection::Pinned(Strategy::Block);
+        let plan = choose(&problem(1 << 16, classes), &devices::H200.properties, pinned);
+        rows_of(plan.unwrap()).first.launch.block
+    };
+    for (packs, at, beyond) in [(256, 32, 64), (512, 64, 128), (1024, 128, 256), (2048, 256, 384)] {
+        for (classes, expected) in
+            [(8 * (packs - 1), at), (8 * packs, at), (8 * packs + 7, at), (8 * (packs + 1), beyond)]
+        {
+            assert_eq!(threads(classes), expected, "{classes} classes");
+        }
+    }
+    assert_eq!((threads(1), threads(100_000)), (32, 384));
+}
+
+/// Clusters get more slices where rows are few, split-row where there are no clusters.
+#[test]
+fn few_rows_are_cut_into_more() {
+    use Strategy as S;
+    let cut = |device: Device, rows, classes| {
+        let plan = fastest(&problem(rows, classes), &device);
+        (plan.strategy, plan.geometry.slices)
+    };
+    // 132 multiprocessors, rows of 62.5 KiB.
+    for (rows, expected) in [
+        (1, (S::Cluster, 8)),
+        (32, (S::Cluster, 8)),
+        (33, (S::Cluster, 4)),
+        (65, (S::Cluster, 4)),
+        (66, (S::Cluster, 2)),
+        (131, (S::Cluster, 2)),
+        (132, (S::Block, 1)),
+    ] {
+        assert_eq!(cut(devices::H200, rows, 32_000), expected, "{rows} rows");
+    }
+    // Slices of 4 KiB at least.
+    assert_eq!(cut(devices::H200, 1, 4095), (S::Block, 1));
+    assert_eq!(cut(devices::H200, 1, 4096), (S::Cluster, 2));
+    assert_eq!(cut(devices::H200, 1, 16_383), (S::Cluster, 4));
+    assert_eq!(cut(devices::H200, 1, 16_384), (S::Cluster, 8));
+    // 108 multiprocessors; slices of 8 KiB at least.
+    assert_eq!(cut(devices::A100, 1, 16_383), (S::Block, 1));
+    assert_eq!(cut(devices::A100, 1, 16_384), (S::SplitRow, 4));
+    assert_eq!(cut(devices::A100, 1, 128_256), (S::SplitRow, 31));
+    assert_eq!(cut(devices::A100, 1, 1 << 24), (S::SplitRow, 32));
+    assert_eq!(cut(devices::A100, 54, 128_256), (S::SplitRow, 4));
+    assert_eq!(cut(devices::A100, 55, 128_256), (S::TwoPass, 1));
+    // A gradient alone is one launch however it is cut.
+    let backward = |device: Device, rows, classes| {
+        let problem = of(INDICES, (rows, classes), LossConfig::default(), Pass::Backward);
+        let plan = fastest(&problem, &device);
+        let steps: Vec<_> = plan.steps().map(|step| step.phase).collect();
+        (plan.strategy, plan.geometry.slices, steps)
+    };
+    for device in [devices::H200, devices::A100] {
+        let finish = vec![Phase::Finish];
+        assert_eq!(backward(device, 4, 32_000), (S::SplitRow, 7, finish));
+        assert_eq!(backward(device, 400, 1 << 24), (S::Block, 1, vec![Phase::Whole]));
+    }
+}
+
+#[test]
+fn slices_hold_a_row_as_long_as_they_can() {
+    let slices = |classes| {
+        let plan = fastest(&problem(1 << 16, classes), &devices::H200);
+        (plan.geometry.slices, plan.traffic.again_packs)
+    };
+    let kib = |kib: usize| kib * 1024 / 2;
+    assert_eq!(slices(kib(128)), (2, 0));
+    assert_eq!(slices(kib(128) + 16), (4, 0));
+    assert_eq!(slices(kib(256)), (4, 0));
+    assert_eq!(slices(kib(256) + 16), (8, 0));
+    assert_eq!(slices(kib(8 * 226)), (8, 0));
+    assert_eq!(slices(kib(8 * 226) + 8), (8, 1));
+    let two_pass = |classes| fastest(&problem(1 << 16, classes), &devices::A100);
+    let plan = two_pass(128_256);
+    assert_eq!((plan.geometry.cached_packs, plan.traffic.again_packs), (5120, 16_032 - 5120));
+    assert_eq!(plan.residency.by_shared_bytes, 2);
+}
+
+#[test]
+fn a_pass_alone_is_cut_as_both_are() {
+    for device in all_devices() {
+        for dtype in DTYPES {
+            for targets in [TargetType::I32, TargetType::Probabilities(Dtype::F16)] {
+                for classes in [1, 5, 64, 65, 1000, 2048, 4097, 32_000, 50_257, 128_256, 1 << 22] {
+                    for rows in [1, 7, 60, 200, 5000] {
+                        for selection in selections() {
+                            let plan = |pass| {
+                                let types = Types { dtype, targets, ..INDICES };
+                                let config =
+                                    LossConfig { ignore_index: Some(0), ..LossConfig::default() };
+                                let problem = of(types, (rows, classes), config, pass);
+                                choose(&problem, &device.properties, selection).map(rows_of)
+                            };
+                            let (fused, forward) = (plan(Pass::Fused), plan(Pass::Forward));
+                            let cut = |plan: RowsPlan| {
+                                let geometry = Geometry { cached_packs: 0, ..plan.geometry };
+                                let of = |step: Step| {
+                                    let launch = Launch { shared_bytes: 0, ..step.launch };
+                                    Step { launch, ..step }
+                                };
+                                (plan.strategy, geometry, of(plan.first), plan.second.map(of))
+                            };
+                            assert_eq!(fused.clone().map(cut), forward.clone().map(cut));
+                            let kept = forward.map(|plan| plan.geometry.cached_packs);
+                            if !targets.is_probabilities() {
+                                assert_eq!(kept.unwrap_or(0), 0);
+                            }
+                            let backward = plan(Pass::Backward).unwrap();
+                            assert_eq!(backward.geometry.cached_packs, 0);
+                            assert!(backward.second.is_none());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_plan_is_launchable() {
+    let targets = [TargetType::I32, TargetType::Probabilities(Dtype::F32)];
+    for device in all_devices() {
+        let properties = &device.properties;
+        for classes in [
+            1,
+            2,
+            5,
+            7,
+            8,
+            31,
+            33,
+            64,
+            100,
+            256,
+            257,
+            1000,
+            2049,
+            4097,
+            50_257,
+            128_256,
+            1 << 24,
+            1 << 29,
+        ] {
+            for rows in [1, 2, 5, 60, 128, 1024, 1025, 1 << 20, 1 << 31] {
+                for dtype in DTYPES {
+                    for selection in selections() {
+                        for pass in PASSES {
+                            for targets in targets {
+                                let types = Types { dtype, targets, ..INDICES };
+                                let problem =
+                                    of(types, (rows, classes), LossConfig::default(), pass);
+                                let Ok(plan) = choose(&problem, properties, selection) else {
+                                    assert!(matches!(selection, Selection::Pinned(_)));
+                                    continue;
+                                };
+                                let per_pack = if targets.is_probabilities() {
+                                    16 + 4 * pack_elements(dtype)
+                                } else {
+                                    16
+                                };
+                                launchable(
+                                    rows_of(plan),
+                                    properties,
+                                    (dtype, rows, classes),
+                                    per_pack,
+                                );
+                            }
+                            let shape = LogSoftmaxShape::contiguous(rows, classes);
+                            let problem = LogSoftmaxProblem::new(dtype, shape).unwrap();
+                            let plan = choose_log_softmax(&problem, pass, properties, selection);
+                            if let Ok(Some(plan)) = plan {
+                                launchable(plan, properties, (dtype, rows, classes), 16);
+                            }
+                            let (types, shape) =
+                                (Types { dtype, ..INDICES }, Shape::contiguous(rows, classes));
+                            let config = BinaryConfig::default();
+                            let problem =
+                                BinaryProblem::new(types, shape, config, pass, Place::Apart)
+                                    .unwrap();
+                            if let Ok(plan) = choose_binary(&problem, properties, selection) {
+                                launchable(rows_of(plan), properties, (dtype, rows, classes), 16);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Everything that a driver, or a kernel, would refuse.
+fn launchable(
+    plan: RowsPlan,
+    device: &DeviceProperties,
+    (dtype, rows, classes): (Dtype, usize, usize),
+    pack_bytes: u32,
+) {
+    let context = || format!("{rows} x {classes} {dtype:?} on {device:?}: {plan:?}");
+    let Geometry { slices, cached_packs, rows_per_warp, lanes_per_row } = plan.geometry;
+    let packs = (classes * dtype.bytes() / 16) as u32;
+    for Step { launch, phase } in plan.steps() {
+        assert!((1..=device.max_grid).contains(&launch.grid), "{}", context());
+        let threads = 32..=launch.kernel.max_threads();
+        assert!(launch.block % 32 == 0 && threads.contains(&launch.block), "{}", context());
+        assert!(launch.shared_bytes <= device.dynamic_shared_bytes(), "{}", context());
+        assert_eq!(launch.grid % launch.cluster, 0, "{}", context());
+        assert_eq!(launch.grid % slices, 0, "{}", context());
+        assert_eq!(phase == Phase::Whole, plan.strategy != Strategy::SplitRow, "{}", context());
+        if launch.start == Start::Early {
+            assert!(device.compute_capability >= (9, 0), "{}", context());
+        }
+    }
+    assert!(plan.residency.blocks() > 0 && plan.residency.registers >= 32, "{}", context());
+    assert!(rows_per_warp.is_power_of_two() && rows_per_warp <= 32, "{}", context());
+    assert!(cached_packs <= packs.div_ceil(slices), "{}", context());
+    let launch = plan.first.launch;
+    match plan.strategy {
+        Strategy::Tiny => {
+            let lanes = lanes_per_row as usize;
+            assert!(
+                lanes.is_power_of_two() && lanes <= 32 && classes <= 8 * lanes,
+                "{}",
+                context()
+            );
+            let tile = launch.block as usize / lanes * classes * dtype.bytes();
+            assert!((16..32).contains(&(launch.shared_bytes as usize - tile)), "{}", context());
+            assert!(launch.shared_bytes <= 48 << 10, "{}", context());
+        }
+        Strategy::Warp => {
+            assert!(classes * dtype.bytes() <= 16 * 32 * 8, "{}", context());
+            assert_eq!(launch.shared_bytes, 0, "{}", context());
+        }
+        Strategy::Block | Strategy::TwoPass => {
+            assert_eq!(launch.shared_bytes, cached_packs * pack_bytes, "{}", context());
+        }
+        Strategy::Cluster => {
+            assert!(slices.is_power_of_two() && slices >= 2, "{}", context());
+            assert!(slices <= device.largest_cluster, "{}", context());
+            assert_eq!(launch.shared_bytes, cached_packs * pack_bytes, "{}", context());
+        }
+        Strategy::SplitRow => {
+            assert!(slices <= abi::XENT_MAX_SLICES, "{}", context());
+            assert!(rows * slices as usize <= abi::XENT_MAX_PARTIALS as usize, "{}", context());
+            assert_eq!(launch.shared_bytes, 0, "{}", context());
+        }
+    }
+    let clusters = if plan.strategy == Strategy::Cluster { slices } else { 1 };
+    assert_eq!(launch.cluster, clusters, "{}", context());
+    assert_eq!(lanes_per_row > 0, plan.strategy == Strategy::Tiny, "{}", context());
+}
+
+#[test]
+fn pins_hold_far_outside_of_the_tuned_range() {
+    let pinned = |device: Device, strategy, rows, classes| {
+        let selection = Selection::Pinned(strategy);
+        let plan = choose(&problem(rows, classes), &device.properties, selection).map(rows_of);
+        plan.inspect(|plan| {
+            assert_eq!(plan.strategy, strategy);
+            let asked = Considered { strategy, verdict: Verdict::Asked(selection) };
+            assert_eq!(plan.reasons.considered().collect::<Vec<_>>(), [asked]);
+        })
+    };
+    let geometry = |plan: Result<RowsPlan, Error>| {
+        let geometry = plan.unwrap().geometry;
+        (geometry.slices, geometry.cached_packs)
+    };
+    use Strategy as S;
+    assert_eq!(geometry(pinned(devices::H200, S::Cluster, 3, 5)), (2, 0));
+    assert_eq!(geometry(pinned(devices::H200, S::Cluster, 1000, 800)), (2, 50));
+    assert_eq!(geometry(pinned(devices::A100, S::Block, 3, 3)), (1, 0));
+    assert_eq!(geometry(pinned(devices::A100, S::TwoPass, 3, 800)), (1, 50));
+    assert_eq!(geometry(pinned(devices::A100, S::TwoPass, 3, 3)), (1, 0));
+    assert_eq!(geometry(pinned(devices::H200, S::SplitRow, 3, 5)), (2, 0));
+    assert_eq!(geometry(pinned(devices::H200, S::SplitRow, 512, 5)), (2, 0));
+    assert_eq!(geometry(pinned(devices::H200, S::SplitRow, 513, 5)), (1, 0));
+    assert_eq!(geometry(pinned(devices::H200, S::SplitRow, 1, 1 << 20)), (32, 0));
+    assert_eq!(geometry(pinned(devices::T4, S::Tiny, 3, 256)), (1, 0));
+
+    let refused = |device, strategy, rows, classes| match pinned(device, strategy, rows, classes) {
+        Err(Error::Strategy { strategy: named, obstacle }) if named == strategy => obstacle,
+        other => panic!("{other:?}"),
+    };
+    let cases = [
+        (devices::T4, S::Tiny, 3, 257, Obstacle::Classes { classes: 257, most: 256 }),
+        (devices::T4, S::Warp, 3, 2049, Obstacle::Packs { packs: 257, most: 256 }),
+        (devices::T4, S::Block, 3, 32_264, Obstacle::SharedBytes { bytes: 64_528, most: 64_512 }),
+        (devices::L4, S::Cluster, 3, 10, Obstacle::Clusters { major: 8, minor: 9, largest: 1 }),
+        (devices::H200, S::SplitRow, 1025, 10, Obstacle::Rows { rows: 1025, most: 1024 }),
+    ];
+    for (device, strategy, rows, classes, expected) in cases {
+        let obstacle = refused(device, strategy, rows, classes);
+        assert_eq!(obstacle, expected);
+        // Preferred says why not, and goes on.
+        let selection = Selection::Preferred(strategy);
+        let plan = choose(&problem(rows, classes), &device.properties, selection).unwrap();
+        let first = rows_of(plan).reasons.considered().next().unwrap();
+        assert_eq!(first, Considered { strategy, verdict: Verdict::Cannot(obstacle) });
+    }
+    let error = Error::Strategy { strategy: S::Tiny, obstacle: cases[0].4 };
+    assert_eq!(
+        error.to_string(),
+        "the strategy tiny was pinned, but a row has 257 classes, and its lanes take 256 at most"
+    );
+}
+
+/// A gradient alone takes a pin where it can, and what is fastest elsewhere.
+#[test]
+fn a_pin_never_refuses_a_gradient_alone() {
+    for (strategy, expected) in [
+        (Strategy::Tiny, Strategy::Block),
+        (Strategy::Cluster, Strategy::Cluster),
+        (Strategy::TwoPass, Strategy::Block),
+        (Strategy::SplitRow, Strategy::SplitRow),
+    ] {
+        let problem = of(INDICES, (1000, 50_257), LossConfig::default(), Pass::Backward);
+        let plan = choose(&problem, &devices::H200.properties, Selection::Pinned(strategy));
+        assert_eq!(rows_of(plan.unwrap()).strategy, expected);
+    }
+    let problem = LogSoftmaxProblem::new(Dtype::F32, LogSoftmaxShape::contiguous(5, 10)).unwrap();
+    let pinned = Selection::Pinned(Strategy::Tiny);
+    let plan = |pass| choose_log_softmax(&problem, pass, &devices::H200.properties, pinned);
+    assert_eq!(plan(Pass::Forward).unwrap().unwrap().strategy, Strategy::Tiny);
+    assert_eq!(plan(Pass::Backward).unwrap().unwrap().strategy, Strategy::Warp);
+}
+
+#[test]
+fn a_plan_says_why() {
+    let shown = |device: Device, rows, classes, selection| {
+        let plan = choose(&problem(rows, classes), &device.properties, selection).unwrap();
+        plan.to_string()
+    };
+    let expected = "\
+strategy   cluster
+launch     xent_fused_cluster_bf16: 32768 blocks of 384 threads, clusters of 4, 62.6 KiB of shared memory a block
+rows       one a cluster: 4 slices of up to 4008 packs, all kept in shared memory
+resident   3 blocks a multiprocessor (by shared memory 3, by threads 5, at most 32), if a thread has up to 56 registers
+memory     logits read once, gradient written once
+because    cluster   cuts a row into 4 slices, 62.6 KiB of shared memory each
+not        block     cannot: a row takes 256512 bytes of shared memory, and a block has 231424 for it
+not        split_row cannot: there are 8192 rows, and a workspace holds the partial results of 1024 at most
+not        warp      cannot: a row has up to 16032 packs of 16 bytes, and a warp holds 256 at most
+not        tiny      cannot: a row has 128256 classes, and its lanes take 256 at most
+tuned for  compute capability 9.0 and up; predicted, not measured
+divisors   known to the host";
+    assert_eq!(shown(devices::H200, 8192, 128_256, Selection::Fastest), expected);
+    let expected = "\
+strategy   two_pass
+launch     xent_fused_block_bf16: 64 blocks of 384 threads, 80 KiB of shared memory a block
+rows       one a block of 6282 packs, 5120 kept in shared memory
+resident   2 blocks a multiprocessor (by shared memory 2, by threads 5, at most 32), if a thread has up to 80 registers
+memory     logits read once, 18% of the logits a second time (1.1 MiB at once, the L2 cache has 40 MiB), gradient written once
+because    two_pass  keeps as much of a row as lets 2 blocks share a multiprocessor
+not        cluster   cannot: a cluster needs 2 blocks or more, and this device of compute capability 8.0 places 1 at most
+not        block     is for up to 80 KiB of shared memory, and a row needs 98.2 KiB
+not        split_row is for up to 54 rows, and there are 64
+not        warp      cannot: a row has up to 6283 packs of 16 bytes, and a warp holds 256 at most
+not        tiny      cannot: a row has 50257 classes, and its lanes take 256 at most
+tuned for  every compute capability; predicted, not measured
+divisors   known to the host";
+    assert_eq!(shown(devices::A100, 64, 50_257, Selection::Fastest), expected);
+    let expected = "\
+strategy   split_row
+launch     xent_fused_split_row_bf16: 2 blocks of 32 threads, no shared memory beside what is compiled in
+then       xent_fused_split_row_bf16: 2 blocks of 32 threads, no shared memory beside what is compiled in, \
+started while the one before ends
+rows       2 slices each, of up to 63 packs, a block a slice
+resident   32 blocks a multiprocessor (by shared memory 228, by threads 64, at most 32), if a thread has up to 64 registers
+memory     logits read once, all of the logits a second time (2.0 KiB at once, the L2 cache has 50 MiB), gradient written once
+because    split_row was pinned
+tuned for  compute capability 9.0 and up; predicted, not measured
+divisors   known to the host";
+    assert_eq!(shown(devices::H200, 1, 1000, Selection::Pinned(Strategy::SplitRow)), expected);
+}
