@@ -176,6 +176,9 @@ struct FusedRow {
         return merged;
     }
 
+    // Whether another block finishes the row by itself, while this one keeps away from it.
+    __device__ __forceinline__ bool is_for_others() const { return exact && row.leaves_exact(); }
+
     // From the logits.
     __device__ __forceinline__ void reduce() {
         State<FusedShift> mine(p.transform, -INFINITY);
@@ -186,9 +189,10 @@ struct FusedRow {
             merged.raise(target_value, kNoPlace);
         }
         softmax = softmax_of(merged);
-        if (p.row_argmax != nullptr || p.sums.correct != nullptr) find_argmax(mine);
         const float smoothing = Terms::kHasTarget ? p.term_weights.smoothing : 1.0f;
         exact = needs_exact_shift(softmax, merged.shift, smoothing);
+        if (is_for_others()) return;
+        if (p.row_argmax != nullptr || p.sums.correct != nullptr) find_argmax(mine);
         if (!Terms::kHasTarget && !exact && is_confident(softmax)) {
             keep_apart(mine);
             row.team.separate();
@@ -346,6 +350,7 @@ __device__ __forceinline__ void fused(const XentFused &p) {
             } else {
                 fused_row.restore(p.saved[index]);
             }
+            if (fused_row.is_for_others()) return;
             summary = fused_row.summary();
         }
         wait_for_launch_before();

@@ -75,7 +75,10 @@ struct Row {
           team(row_team),
           packs(layout.body(row), layout.packs, target_pack, place) {
         load_single(team.rank());
-        if (is_target(single_position)) team.share_target(single);
+        // A row that is not read has no target.
+        if (single_position != kNoPosition && is_target(single_position)) {
+            team.share_target(single);
+        }
     }
 
     // The edges that this thread's block takes: all or none.
@@ -310,6 +313,9 @@ struct Row {
         }
         return transform.capped() ? mul_rn(result, transform.cap_slope(value)) : result;
     }
+
+    // Whether rows that need the exact shift are finished by another block alone.
+    __device__ __forceinline__ static constexpr bool leaves_exact() { return false; }
 
     // Puts one element right that was written like the others. Called by all threads of the team.
     __device__ __forceinline__ void mend(T *to, uint32_t position, float value) {

@@ -4,7 +4,8 @@
 //     one reads b * classes again, from the L2 cache where that holds what rows there are, and writes as many.
 // Parallelism: block i of slices * rows takes slice i % slices of row i / slices. In the second launch every
 //     block merges the partial results of its row's slices, in the same order, and then goes on alone.
-// Invariants: rows have a class target. Not in place: a block may read a row again while another one writes.
+// Invariants: rows have a class target. In place is safe with both launches: what the second one reads
+//     again is a block's own slice. For a gradient alone it is not: every block reads the target's logit.
 #pragma once
 
 #include <stdint.h>
@@ -100,6 +101,24 @@ struct SplitRow : Row<T, Terms, SplitTeam, SlicePacks<Terms>> {
             if (x != x) return position;
         }
         return kNoPosition;
+    }
+
+    // A row that needs the exact shift is read again as a whole, which nobody may overwrite meanwhile: its
+    // first slice's block does what is left of it.
+    __device__ __forceinline__ bool leaves_exact() const { return !this->packs.has_edges(); }
+
+    template <class Output, class Shift>
+    __device__ __forceinline__ void write_slowly(T *to, const Output &output,
+                                                 const Shift &shift) const {
+        if constexpr (std::is_same_v<Shift, FusedShift>) {
+            Slices::write_slowly(to, output, shift);
+        } else {
+            for (uint32_t position = threadIdx.x; position < classes(); position += blockDim.x) {
+                const float value = this->transform.value(load_one(this->input + position));
+                store_one(to + position, this->output_of(position, value, this->terms.at(position),
+                                                         output, shift));
+            }
+        }
     }
 
     // In the first launch: what is known of this block's slice.

@@ -246,6 +246,9 @@ struct TinyRow {
         write(to, output, shift);
     }
 
+    // Whether rows that need the exact shift are finished by another block alone.
+    __device__ __forceinline__ static constexpr bool leaves_exact() { return false; }
+
     // Puts one element right that was written like the others. Called by all lanes of the row.
     __device__ __forceinline__ void mend(T *to, uint32_t at, float value) const {
         team.meet();

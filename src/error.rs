@@ -319,6 +319,10 @@ pub enum Obstacle {
         largest: u32,
     },
 
+    /// Split-row: a block would overwrite the target's logit before others have read it.
+    #[error("a gradient alone in place of the logits cannot be cut for blocks that do not wait")]
+    InPlace,
+
     /// Split-row: the workspace has room for the partial results of so many rows.
     #[error("there are {rows} rows, and a workspace holds the partial results of {most} at most")]
     Rows {

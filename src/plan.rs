@@ -44,7 +44,7 @@ use crate::{
     abi,
     config::EmptyMean,
     error::Error,
-    problem::{BinaryProblem, Dtype, InverseDivisor, LogSoftmaxProblem, Pass, Problem},
+    problem::{BinaryProblem, Dtype, InverseDivisor, LogSoftmaxProblem, Pass, Place, Problem},
 };
 
 const WARP_SIZE: u32 = 32;
@@ -320,7 +320,8 @@ pub fn choose(
         Pass::Forward => (packs, Kept::Nothing),
         Pass::Backward => (Kept::Nothing, Kept::Nothing),
     };
-    let work = Work { operation, dtype, rows, classes: problem.classes(), pass, cut_for, kept };
+    let (classes, place) = (problem.classes(), problem.place());
+    let work = Work { operation, dtype, rows, classes, pass, place, cut_for, kept };
     let mut rows_plan = cut::rows(&work, device, selection)?;
     let normalizer = match pass {
         _ if divisors.all_known() => Normalizer::Host,
@@ -353,7 +354,8 @@ pub fn choose_log_softmax(
     };
     let kept = Kept::Packs { bytes: abi::XENT_PACK_BYTES };
     let classes = problem.classes();
-    let work = Work { operation, dtype, rows, classes, pass, cut_for: kept, kept };
+    let place = Place::Apart;
+    let work = Work { operation, dtype, rows, classes, pass, place, cut_for: kept, kept };
     cut::rows(&work, device, selection).map(Some)
 }
 
@@ -378,6 +380,8 @@ pub fn choose_binary(
         rows,
         classes: problem.classes(),
         pass: problem.pass(),
+        // Each element's gradient follows from its own logit.
+        place: Place::Apart,
         cut_for: Kept::Nothing,
         kept: Kept::Nothing,
     };

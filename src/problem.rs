@@ -175,6 +175,7 @@ pub struct Problem {
     shape: Shape,
     config: LossConfig,
     pass: Pass,
+    place: Place,
     lengths: Lengths,
 }
 
@@ -233,7 +234,7 @@ impl Problem {
     ) -> Result<Self, Error> {
         let lengths = Lengths::of(&types, &shape, pass, place)?;
         check_options(&config, shape.classes)?;
-        Ok(Self { types, shape, config, pass, lengths })
+        Ok(Self { types, shape, config, pass, place, lengths })
     }
 
     /// What its elements are.
@@ -254,6 +255,11 @@ impl Problem {
     /// Which pass it is.
     pub fn pass(&self) -> Pass {
         self.pass
+    }
+
+    /// Where the logits are.
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     /// Elements that its buffers have to hold.

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     abi,
     error::{Error, Obstacle},
-    problem::{Dtype, Pass},
+    problem::{Dtype, Pass, Place},
 };
 
 /// What is computed, as far as kernels differ.
@@ -41,6 +41,7 @@ pub(super) struct Work {
     pub rows: usize,
     pub classes: u32,
     pub pass: Pass,
+    pub place: Place,
     /// What decides how rows are cut: passes that have to give the same bits have the same.
     pub cut_for: Kept,
     /// What this pass keeps.
@@ -200,6 +201,10 @@ impl Cutter<'_> {
                 }
             }
             Strategy::SplitRow => {
+                // With a forward pass, the first launch has read it.
+                if work.pass == Pass::Backward && work.place == Place::InPlace {
+                    return Err(Obstacle::InPlace);
+                }
                 let most = abi::XENT_MAX_PARTIALS;
                 if work.rows > most as usize {
                     return Err(Obstacle::Rows { rows: work.rows, most });
@@ -353,13 +358,15 @@ impl Cutter<'_> {
                 let block = abi::XENT_WARP_BLOCK_THREADS;
                 let lanes_per_row = tiny_lanes(work.classes);
                 let rows_per_block = block / lanes_per_row;
-                // Rows may start anywhere within 16 bytes.
-                let tile = u64::from(rows_per_block) * work.row_bytes();
+                let warps = block / WARP_SIZE;
+                // Each warp has a tile of its own, whose rows may start anywhere within a pack.
+                let tile = u64::from(rows_per_block / warps) * work.row_bytes();
+                let packs = tile.div_ceil(abi::XENT_PACK_BYTES.into()) as u32 + 1;
                 Shape {
                     geometry: Geometry { lanes_per_row, ..whole },
                     blocks: rows.div_ceil(rows_per_block as usize),
                     block,
-                    shared_bytes: tile.next_multiple_of(16) as u32 + 16,
+                    shared_bytes: warps * packs * abi::XENT_PACK_BYTES,
                 }
             }
             Strategy::Warp => {

@@ -8,7 +8,7 @@ use std::{
 use half::{bf16, f16};
 use smoothxent::{
     ClassWeights, Divisor, Divisors, EmptyMean, Error, Gradient, Kernels, Logit, Logits,
-    LossConfig, LossInputs, LossOutputs, Reduction, SavedSoftmax, Shape, Smoothing, Target,
+    LossConfig, LossInputs, LossOutputs, Reduction, SavedSoftmax, Selection, Shape, Smoothing, Strategy, Target,
     Upstream, WeightedTerms, Workspace,
     cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, DeviceRepr},
     loss,
@@ -25,13 +25,23 @@ pub struct Rig {
     pub kernels: Kernels,
 }
 
+/// Who chooses the strategies: the tests run on each of them.
+const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
+
+/// The strategy that a run of the tests is to use wherever it can take a problem, or the fastest.
+fn selection() -> Selection {
+    let Ok(name) = std::env::var(STRATEGY_VARIABLE) else { return Selection::Fastest };
+    let named = Strategy::ALL.into_iter().find(|strategy| strategy.to_string() == name);
+    Selection::Preferred(named.unwrap_or_else(|| panic!("{STRATEGY_VARIABLE}: no strategy {name}")))
+}
+
 impl Rig {
     /// Opened once; the error is the same for everybody.
     pub fn get() -> Result<&'static Self, Error> {
         static RIG: OnceLock<Result<Rig, Error>> = OnceLock::new();
         let rig = RIG.get_or_init(|| {
             let context = smoothxent::open(0)?;
-            let kernels = Kernels::load(&context)?;
+            let kernels = Kernels::load(&context)?.with_selection(selection());
             Ok(Rig { stream: context.default_stream(), context, kernels })
         });
         rig.as_ref().map_err(Clone::clone)
