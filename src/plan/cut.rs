@@ -70,12 +70,12 @@ impl Work {
         }
     }
 
-    /// Whether a pass gives a gradient from what a forward pass saved, whose bits depend on no
-    /// strategy.
-    fn bits(&self) -> Bits {
-        match (self.pass, self.operation) {
-            (Pass::Backward, _) | (_, Operation::LogSoftmaxBackward) => Bits::OfAnyStrategy,
-            (Pass::Forward | Pass::Fused, _) => Bits::OfTheStrategy,
+    /// What a pin is worth.
+    fn pin(&self) -> Pin {
+        match self.pass {
+            Pass::Forward | Pass::Fused => Pin::Binds,
+            // What belongs to a pinned forward pass shall not fail where its strategy has no kernel.
+            Pass::Backward => Pin::Asks,
         }
     }
 
@@ -119,10 +119,11 @@ impl Work {
     }
 }
 
-#[derive(PartialEq)]
-enum Bits {
-    OfTheStrategy,
-    OfAnyStrategy,
+enum Pin {
+    /// That strategy or an error.
+    Binds,
+    /// That strategy where it can.
+    Asks,
 }
 
 /// The launches over the rows of a problem.
@@ -142,13 +143,16 @@ pub(super) fn rows(
             reasons.add(strategy, Verdict::Asked(selection));
             strategy
         }
-        (Some(strategy), Some(Err(obstacle))) => {
-            if matches!(selection, Selection::Pinned(_)) && work.bits() == Bits::OfTheStrategy {
+        (Some(strategy), Some(Err(obstacle))) => match (selection, work.pin()) {
+            (Selection::Pinned(_), Pin::Binds) => {
                 return Err(Error::Strategy { strategy, obstacle });
             }
-            reasons.add(strategy, Verdict::Cannot(obstacle));
-            cutter.fastest(&mut reasons)
-        }
+            (Selection::Pinned(_), Pin::Asks)
+            | (Selection::Preferred(_) | Selection::Fastest, _) => {
+                reasons.add(strategy, Verdict::Cannot(obstacle));
+                cutter.fastest(&mut reasons)
+            }
+        },
         (None, _) | (_, None) => cutter.fastest(&mut reasons),
     };
     // `fastest` ends with a strategy of which every operation has a kernel.

@@ -10,18 +10,20 @@ pub struct Reasons {
     pub from: (u32, u32),
     /// Where its numbers come from.
     pub provenance: Provenance,
-    considered: [Option<Considered>; MOST],
+    /// Each strategy at most once.
+    considered: [Option<Considered>; Strategy::ALL.len()],
 }
-
-/// Every strategy once, and before them one that was asked for and cannot.
-const MOST: usize = Strategy::ALL.len() + 1;
 
 impl Reasons {
     pub(super) fn new(from: (u32, u32), provenance: Provenance) -> Self {
-        Self { from, provenance, considered: [None; MOST] }
+        Self { from, provenance, considered: [None; Strategy::ALL.len()] }
     }
 
     pub(super) fn add(&mut self, strategy: Strategy, verdict: Verdict) {
+        // One that was asked for, and cannot, is met again among the others.
+        if self.considered().any(|known| known.strategy == strategy) {
+            return;
+        }
         if let Some(free) = self.considered.iter_mut().find(|place| place.is_none()) {
             *free = Some(Considered { strategy, verdict });
         }

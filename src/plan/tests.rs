@@ -239,19 +239,63 @@ fn warps_and_lanes_take_what_they_can_hold() {
 
 #[test]
 fn threads_follow_the_packs_of_a_slice() {
-    let threads = |classes| {
-        let pinned = Selection::Pinned(Strategy::Block);
-        let plan = choose(&problem(1 << 16, classes), &devices::H200.properties, pinned);
-        rows_of(plan.unwrap()).first.launch.block
-    };
-    for (packs, at, beyond) in [(256, 32, 64), (512, 64, 128), (1024, 128, 256), (2048, 256, 384)] {
-        for (classes, expected) in
-            [(8 * (packs - 1), at), (8 * packs, at), (8 * packs + 7, at), (8 * (packs + 1), beyond)]
+    for device in devices::ALL {
+        let threads = |classes| {
+            let pinned = Selection::Pinned(Strategy::Block);
+            let plan = choose(&problem(1 << 16, classes), &device.properties, pinned);
+            rows_of(plan.unwrap()).first.launch.block
+        };
+        for (packs, at, beyond) in
+            [(256, 32, 64), (512, 64, 128), (1024, 128, 256), (2048, 256, 384)]
         {
-            assert_eq!(threads(classes), expected, "{classes} classes");
+            for (classes, expected) in [
+                (8 * (packs - 1), at),
+                (8 * packs, at),
+                (8 * packs + 7, at),
+                (8 * (packs + 1), beyond),
+            ] {
+                assert_eq!(threads(classes), expected, "{classes} classes on {}", device.name);
+            }
+        }
+        assert_eq!((threads(1), threads(30_000)), (32, 384));
+    }
+}
+
+/// At each boundary of rows and of their length -1, 0, +1, on every device.
+#[test]
+fn few_rows_are_cut_on_every_device() {
+    use Strategy as S;
+    for device in devices::ALL {
+        let strategy = |rows, classes| fastest(&problem(rows, classes), &device).strategy;
+        let multiprocessors = device.properties.multiprocessors as usize;
+        let context = device.name;
+        match device.properties.generation() {
+            Generation::Clusters => {
+                for (rows, expected) in [(-1, S::Cluster), (0, S::Block), (1, S::Block)] {
+                    let rows = multiprocessors.checked_add_signed(rows).unwrap();
+                    assert_eq!(strategy(rows, 16_384), expected, "{rows} rows on {context}");
+                }
+                for (classes, expected) in
+                    [(4095, S::Block), (4096, S::Cluster), (4097, S::Cluster)]
+                {
+                    assert_eq!(strategy(1, classes), expected, "{classes} on {context}");
+                }
+            }
+            Generation::Blocks => {
+                // Of the smallest shared memory, 32 KiB are more than half.
+                let whole = if context == "t4" { S::TwoPass } else { S::Block };
+                for (rows, expected) in [(-1, S::SplitRow), (0, S::SplitRow), (1, whole)] {
+                    let rows = (multiprocessors / 2).checked_add_signed(rows).unwrap();
+                    assert_eq!(strategy(rows, 16_384), expected, "{rows} rows on {context}");
+                }
+                for (classes, expected) in
+                    [(16_383, whole), (16_384, S::SplitRow), (16_385, S::SplitRow)]
+                {
+                    assert_eq!(strategy(1, classes), expected, "{classes} on {context}");
+                }
+            }
         }
     }
-    assert_eq!((threads(1), threads(100_000)), (32, 384));
 }
 
 /// Clusters get more slices where rows are few, split-row where there are no clusters.
