@@ -133,7 +133,7 @@ pub(super) fn rows(
     selection: Selection,
 ) -> Result<RowsPlan, Error> {
     let cutter = Cutter { work, device, choices: tuning::choices(device.compute_capability) };
-    let mut reasons = Reasons::new(cutter.choices.from, cutter.choices.provenance);
+    let mut reasons = Reasons::new(cutter.choices);
     let asked = match selection {
         Selection::Fastest => None,
         Selection::Pinned(strategy) | Selection::Preferred(strategy) => Some(strategy),
@@ -514,10 +514,11 @@ fn residency(launch: &Launch, device: &DeviceProperties) -> Residency {
         _ => abi::XENT_BLOCK_STATIC_SHARED_BYTES,
     };
     let shared = launch.shared_bytes + fixed + device.reserved_shared_bytes_per_block;
+    let by_blocks = device.blocks_per_multiprocessor;
     let mut residency = Residency {
-        by_shared_bytes: device.shared_bytes_per_multiprocessor / shared.max(1),
-        by_threads: device.threads_per_multiprocessor / launch.block,
-        by_blocks: device.blocks_per_multiprocessor,
+        by_shared_bytes: (device.shared_bytes_per_multiprocessor / shared.max(1)).min(by_blocks),
+        by_threads: (device.threads_per_multiprocessor / launch.block).min(by_blocks),
+        by_blocks,
         registers: 0,
     };
     let threads = residency.blocks().max(1) * launch.block;

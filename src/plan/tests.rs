@@ -618,8 +618,8 @@ fn a_plan_says_why() {
     };
     let expected = "\
 strategy   cluster
-launch     xent_fused_cluster_bf16: 32768 blocks of 384 threads, clusters of 4, 62.6 KiB of shared memory a block
-rows       one a cluster: 4 slices of up to 4008 packs, all kept in shared memory
+launch     xent_fused_cluster_bf16: 32768 blocks of 384 threads, clusters of 4, 62.6 KiB of dynamic shared memory
+rows       a cluster each, 4 slices of up to 4008 packs of 16 bytes, all kept in shared memory
 resident   3 blocks a multiprocessor (by shared memory 3, by threads 5, at most 32), if a thread has up to 56 registers
 memory     logits read once, gradient written once
 because    cluster   cuts a row into 4 slices, 62.6 KiB of shared memory each
@@ -627,13 +627,13 @@ not        block     cannot: a row takes 256512 bytes of shared memory, and a bl
 not        split_row cannot: there are 8192 rows, and a workspace holds the partial results of 1024 at most
 not        warp      cannot: a row has up to 16032 packs of 16 bytes, and a warp holds 256 at most
 not        tiny      cannot: a row has 128256 classes, and its lanes take 256 at most
-tuned for  compute capability 9.0 and up; predicted, not measured
+tuned for  compute capability 9.0 to below 12.0; predicted, not measured
 divisors   known to the host";
     assert_eq!(shown(devices::H200, 8192, 128_256, Selection::Fastest), expected);
     let expected = "\
 strategy   two_pass
-launch     xent_fused_block_bf16: 64 blocks of 384 threads, 80 KiB of shared memory a block
-rows       one a block of 6282 packs, 5120 kept in shared memory
+launch     xent_fused_block_bf16: 64 blocks of 384 threads, 80 KiB of dynamic shared memory
+rows       a block each, 6282 packs of 16 bytes, 5120 kept in shared memory
 resident   2 blocks a multiprocessor (by shared memory 2, by threads 5, at most 32), if a thread has up to 80 registers
 memory     logits read once, 18% of the logits a second time (1.1 MiB at once, the L2 cache has 40 MiB), gradient written once
 because    two_pass  keeps as much of a row as lets 2 blocks share a multiprocessor
@@ -642,19 +642,19 @@ not        block     is for up to 80 KiB of shared memory, and a row needs 98.2 
 not        split_row is for up to 54 rows, and there are 64
 not        warp      cannot: a row has up to 6283 packs of 16 bytes, and a warp holds 256 at most
 not        tiny      cannot: a row has 50257 classes, and its lanes take 256 at most
-tuned for  every compute capability; predicted, not measured
+tuned for  compute capability below 9.0; predicted, not measured
 divisors   known to the host";
     assert_eq!(shown(devices::A100, 64, 50_257, Selection::Fastest), expected);
     let expected = "\
 strategy   split_row
-launch     xent_fused_split_row_bf16: 2 blocks of 32 threads, no shared memory beside what is compiled in
-then       xent_fused_split_row_bf16: 2 blocks of 32 threads, no shared memory beside what is compiled in, \
+launch     xent_fused_split_row_bf16: 2 blocks of 32 threads, no dynamic shared memory
+then       xent_fused_split_row_bf16: 2 blocks of 32 threads, no dynamic shared memory, \
 started while the one before ends
-rows       2 slices each, of up to 63 packs, a block a slice
-resident   32 blocks a multiprocessor (by shared memory 228, by threads 64, at most 32), if a thread has up to 64 registers
+rows       2 blocks each, for up to 63 packs of 16 bytes
+resident   32 blocks a multiprocessor (by shared memory 32, by threads 32, at most 32), if a thread has up to 64 registers
 memory     logits read once, all of the logits a second time (2.0 KiB at once, the L2 cache has 50 MiB), gradient written once
 because    split_row was pinned
-tuned for  compute capability 9.0 and up; predicted, not measured
+tuned for  compute capability 9.0 to below 12.0; predicted, not measured
 divisors   known to the host";
     assert_eq!(shown(devices::H200, 1, 1000, Selection::Pinned(Strategy::SplitRow)), expected);
 }
