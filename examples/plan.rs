@@ -145,7 +145,7 @@ impl Arguments {
         };
         let limit = self.bytes() / device.bytes_per_second * 1e6;
         Ok(format!(
-            "{operation} on {}\n{plan}\nlimit      {limit:.1} us: {:.1} MB at the rated {:.0} GB/s",
+            "{operation} on {}\n{plan}\nlimit      {limit:.2} us: {:.2} MB at the rated {:.0} GB/s",
             device.name,
             self.bytes() / 1e6,
             device.bytes_per_second / 1e9,

@@ -449,8 +449,8 @@ impl fmt::Display for Strategy {
 
 /// Who chooses the [`Strategy`].
 ///
-/// Loss and gradient at once, and the loss alone, always take the same. The gradient alone, whose bits
-/// depend on no strategy, takes a pinned one where it can, and the fastest elsewhere.
+/// Loss and gradient at once, and the loss alone, always take the same. A gradient alone takes a pinned
+/// one where it can, and the fastest elsewhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Selection {
     /// The tuning table.

@@ -175,7 +175,8 @@ impl Kernels {
         Ok(Self { loaded: Arc::new(loaded), selection: Selection::Fastest })
     }
 
-    /// The same kernels with another choice of strategies.
+    /// The same kernels with another choice of strategies. Costs nothing:
+    /// `kernels.clone().with_selection(Selection::Pinned(Strategy::Block))` is a second handle.
     pub fn with_selection(self, selection: Selection) -> Self {
         Self { selection, ..self }
     }

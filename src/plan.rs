@@ -198,11 +198,11 @@ pub struct Traffic {
 /// How many blocks of a launch a multiprocessor holds at a time, registers apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Residency {
-    /// By its shared memory.
+    /// By its shared memory, and not more than it can hold of any kind.
     pub by_shared_bytes: u32,
-    /// By its threads.
+    /// By its threads, and not more than that.
     pub by_threads: u32,
-    /// By the blocks that it can hold.
+    /// What it can hold of any kind.
     pub by_blocks: u32,
     /// Registers of a thread that still allow as many.
     pub registers: u32,
@@ -211,7 +211,7 @@ pub struct Residency {
 impl Residency {
     /// The least of them.
     pub fn blocks(&self) -> u32 {
-        self.by_shared_bytes.min(self.by_threads).min(self.by_blocks)
+        self.by_shared_bytes.min(self.by_threads)
     }
 }
 

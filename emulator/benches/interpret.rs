@@ -22,7 +22,7 @@ use compile::{Compiler, NO_NVCC, Source};
 
 const ROWS: u64 = 128;
 const CLASSES: u32 = 32000;
-const THREADS: u32 = 512;
+const THREADS: u32 = abi::XENT_MAX_BLOCK_THREADS;
 
 /// What the launch adds to the kernel's static shared memory: whole rows fit.
 const CACHED_PACKS: u32 = CLASSES / 8;
@@ -103,7 +103,9 @@ impl Launch {
         set!(u64::from(CLASSES), logits_row_stride);
         set!(u64::from(CLASSES), gradient_row_stride);
         set!(CLASSES, classes);
-        set!(CACHED_PACKS, cached_packs);
+        set!(1_u32, geometry.slices);
+        set!(CACHED_PACKS, geometry.cached_packs);
+        set!(1_u32, geometry.rows_per_warp);
         set!(0.9_f32, term_weights.nll);
         set!((0.1 / CLASSES as f32), term_weights.smoothing);
         set!(1_f32, divided.inverse_divisors.nll);

@@ -71,12 +71,12 @@ impl Work {
         }
     }
 
-    /// Whether a pass gives a gradient from what a forward pass saved, whose bits depend on no
-    /// strategy.
-    fn bits(&self) -> Bits {
-        match (self.pass, self.operation) {
-            (Pass::Backward, _) | (_, Operation::LogSoftmaxBackward) => Bits::OfAnyStrategy,
-            (Pass::Forward | Pass::Fused, _) => Bits::OfTheStrategy,
+    /// What a pin is worth.
+    fn pin(&self) -> Pin {
+        match self.pass {
+            Pass::Forward | Pass::Fused => Pin::Binds,
+            // What belongs to a pinned forward pass shall not fail where its strategy has no kernel.
+            Pass::Backward => Pin::Asks,
         }
     }
 
@@ -120,10 +120,11 @@ impl Work {
     }
 }
 
-#[derive(PartialEq)]
-enum Bits {
-    OfTheStrategy,
-    OfAnyStrategy,
+enum Pin {
+    /// That strategy or an error.
+    Binds,
+    /// That strategy where it can.
+    Asks,
 }
 
 /// The launches over the rows of a problem.
@@ -133,7 +134,7 @@ pub(super) fn rows(
     selection: Selection,
 ) -> Result<RowsPlan, Error> {
     let cutter = Cutter { work, device, choices: tuning::choices(device.compute_capability) };
-    let mut reasons = Reasons::new(cutter.choices.from, cutter.choices.provenance);
+    let mut reasons = Reasons::new(cutter.choices);
     let asked = match selection {
         Selection::Fastest => None,
         Selection::Pinned(strategy) | Selection::Preferred(strategy) => Some(strategy),
@@ -143,13 +144,16 @@ pub(super) fn rows(
             reasons.add(strategy, Verdict::Asked(selection));
             strategy
         }
-        (Some(strategy), Some(Err(obstacle))) => {
-            if matches!(selection, Selection::Pinned(_)) && work.bits() == Bits::OfTheStrategy {
+        (Some(strategy), Some(Err(obstacle))) => match (selection, work.pin()) {
+            (Selection::Pinned(_), Pin::Binds) => {
                 return Err(Error::Strategy { strategy, obstacle });
             }
-            reasons.add(strategy, Verdict::Cannot(obstacle));
-            cutter.fastest(&mut reasons)
-        }
+            (Selection::Pinned(_), Pin::Asks)
+            | (Selection::Preferred(_) | Selection::Fastest, _) => {
+                reasons.add(strategy, Verdict::Cannot(obstacle));
+                cutter.fastest(&mut reasons)
+            }
+        },
         (None, _) | (_, None) => cutter.fastest(&mut reasons),
     };
     // `fastest` ends with a strategy of which every operation has a kernel.
@@ -517,10 +521,11 @@ fn residency(launch: &Launch, device: &DeviceProperties) -> Residency {
         _ => abi::XENT_BLOCK_STATIC_SHARED_BYTES,
     };
     let shared = launch.shared_bytes + fixed + device.reserved_shared_bytes_per_block;
+    let by_blocks = device.blocks_per_multiprocessor;
     let mut residency = Residency {
-        by_shared_bytes: device.shared_bytes_per_multiprocessor / shared.max(1),
-        by_threads: device.threads_per_multiprocessor / launch.block,
-        by_blocks: device.blocks_per_multiprocessor,
+        by_shared_bytes: (device.shared_bytes_per_multiprocessor / shared.max(1)).min(by_blocks),
+        by_threads: (device.threads_per_multiprocessor / launch.block).min(by_blocks),
+        by_blocks,
         registers: 0,
     };
     let threads = residency.blocks().max(1) * launch.block;

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    Considered, Family, Ground, Kernel, Launch, Normalizer, Plan, RowsPlan, Selection, Start,
-    Strategy, Verdict,
+    Considered, Family, Ground, Kernel, Launch, Normalizer, Plan, Reasons, RowsPlan, Selection,
+    Start, Strategy, Verdict,
 };
 use crate::{abi, problem::Pass};
 
@@ -38,8 +38,8 @@ impl fmt::Display for Launch {
             write!(f, ", clusters of {cluster}")?;
         }
         match shared_bytes {
-            0 => write!(f, ", no shared memory beside what is compiled in")?,
-            some => write!(f, ", {} of shared memory a block", Bytes((*some).into()))?,
+            0 => write!(f, ", no dynamic shared memory")?,
+            some => write!(f, ", {} of dynamic shared memory", Bytes((*some).into()))?,
         }
         match start {
             Start::InOrder => Ok(()),
@@ -62,11 +62,25 @@ impl fmt::Display for RowsPlan {
             writeln!(f, "{label:<11}{strategy:<10}{verdict}")?;
             label = "not";
         }
-        let ((major, minor), provenance) = (self.reasons.from, self.reasons.provenance);
-        match (major, minor) {
-            (0, 0) => write!(f, "tuned for  every compute capability; {provenance}"),
-            _ => write!(f, "tuned for  compute capability {major}.{minor} and up; {provenance}"),
+        let Reasons { from, below, provenance, .. } = self.reasons;
+        let (from, below) = (from.map(Capability), below.map(Capability));
+        write!(f, "tuned for  compute capability ")?;
+        match (from, below) {
+            (None, None) => write!(f, "of any device")?,
+            (Some(from), None) => write!(f, "{from} and up")?,
+            (None, Some(below)) => write!(f, "below {below}")?,
+            (Some(from), Some(below)) => write!(f, "{from} to below {below}")?,
         }
+        write!(f, "; {provenance}")
+    }
+}
+
+struct Capability((u32, u32));
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self((major, minor)) = self;
+        write!(f, "{major}.{minor}")
     }
 }
 
@@ -81,20 +95,22 @@ impl fmt::Display for Cut<'_> {
             Strategy::Tiny => {
                 let lanes = geometry.lanes_per_row;
                 let rows = first.launch.block / lanes.max(1);
-                write!(f, "{rows} a block at a time, {} each", count(lanes, "lane"))
+                write!(f, "{rows} at a time a block, {} a row", count(lanes, "lane"))
             }
-            Strategy::Warp => write!(f, "{} a warp", geometry.rows_per_warp),
+            Strategy::Warp => {
+                write!(f, "{} at a time a warp", geometry.rows_per_warp)
+            }
             Strategy::Block | Strategy::TwoPass => {
-                write!(f, "one a block of {}{}", count(packs, "pack"), Keeps(self.0))
+                write!(f, "a block each, {} of 16 bytes{}", count(packs, "pack"), Keeps(self.0))
             }
             Strategy::Cluster => {
-                let slices = geometry.slices;
-                let packs = count(packs, "pack");
-                write!(f, "one a cluster: {slices} slices of up to {packs}{}", Keeps(self.0))
+                let (slices, packs) = (count(geometry.slices, "slice"), count(packs, "pack"));
+                let keeps = Keeps(self.0);
+                write!(f, "a cluster each, {slices} of up to {packs} of 16 bytes{keeps}")
             }
             Strategy::SplitRow => {
-                let (slices, packs) = (count(geometry.slices, "slice"), count(packs, "pack"));
-                write!(f, "{slices} each, of up to {packs}, a block a slice")
+                let (slices, packs) = (count(geometry.slices, "block"), count(packs, "pack"));
+                write!(f, "{slices} each, for up to {packs} of 16 bytes")
             }
         }
     }

@@ -1,27 +1,32 @@
 //! Why a plan takes the strategy that it takes, as data.
 
-use super::{Provenance, Selection, Strategy};
+use super::{Provenance, Selection, Strategy, tuning::Choices};
 use crate::error::Obstacle;
 
 /// What became of the strategies that were looked at, in their order; the last was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reasons {
-    /// The tuning table's row: the lowest compute capability that it is for.
-    pub from: (u32, u32),
+    /// The tuning table's row is for compute capabilities from this one up, if it has a lowest,
+    pub from: Option<(u32, u32)>,
+    /// and below this one, if another row is for that.
+    pub below: Option<(u32, u32)>,
     /// Where its numbers come from.
     pub provenance: Provenance,
-    considered: [Option<Considered>; MOST],
+    /// Each strategy at most once.
+    considered: [Option<Considered>; Strategy::ALL.len()],
 }
 
-/// Every strategy once, and before them one that was asked for and cannot.
-const MOST: usize = Strategy::ALL.len() + 1;
-
 impl Reasons {
-    pub(super) fn new(from: (u32, u32), provenance: Provenance) -> Self {
-        Self { from, provenance, considered: [None; MOST] }
+    pub(super) fn new(choices: &Choices) -> Self {
+        let Choices { from, below, provenance, .. } = *choices;
+        Self { from, below, provenance, considered: [None; Strategy::ALL.len()] }
     }
 
     pub(super) fn add(&mut self, strategy: Strategy, verdict: Verdict) {
+        // One that was asked for, and cannot, is met again among the others.
+        if self.considered().any(|known| known.strategy == strategy) {
+            return;
+        }
         if let Some(free) = self.considered.iter_mut().find(|place| place.is_none()) {
             *free = Some(Considered { strategy, verdict });
         }

@@ -239,19 +239,63 @@ fn warps_and_lanes_take_what_they_can_hold() {
 
 #[test]
 fn threads_follow_the_packs_of_a_slice() {
-    let threads = |classes| {
-        let pinned = Selection::Pinned(Strategy::Block);
-        let plan = choose(&problem(1 << 16, classes), &devices::H200.properties, pinned);
-        rows_of(plan.unwrap()).first.launch.block
-    };
-    for (packs, at, beyond) in [(256, 32, 64), (512, 64, 128), (1024, 128, 256), (2048, 256, 384)] {
-        for (classes, expected) in
-            [(8 * (packs - 1), at), (8 * packs, at), (8 * packs + 7, at), (8 * (packs + 1), beyond)]
+    for device in devices::ALL {
+        let threads = |classes| {
+            let pinned = Selection::Pinned(Strategy::Block);
+            let plan = choose(&problem(1 << 16, classes), &device.properties, pinned);
+            rows_of(plan.unwrap()).first.launch.block
+        };
+        for (packs, at, beyond) in
+            [(256, 32, 64), (512, 64, 128), (1024, 128, 256), (2048, 256, 384)]
         {
-            assert_eq!(threads(classes), expected, "{classes} classes");
+            for (classes, expected) in [
+                (8 * (packs - 1), at),
+                (8 * packs, at),
+                (8 * packs + 7, at),
+                (8 * (packs + 1), beyond),
+            ] {
+                assert_eq!(threads(classes), expected, "{classes} classes on {}", device.name);
+            }
+        }
+        assert_eq!((threads(1), threads(30_000)), (32, 384));
+    }
+}
+
+/// At each boundary of rows and of their length -1, 0, +1, on every device.
+#[test]
+fn few_rows_are_cut_on_every_device() {
+    use Strategy as S;
+    for device in devices::ALL {
+        let strategy = |rows, classes| fastest(&problem(rows, classes), &device).strategy;
+        let multiprocessors = device.properties.multiprocessors as usize;
+        let context = device.name;
+        match device.properties.generation() {
+            Generation::Clusters => {
+                for (rows, expected) in [(-1, S::Cluster), (0, S::Block), (1, S::Block)] {
+                    let rows = multiprocessors.checked_add_signed(rows).unwrap();
+                    assert_eq!(strategy(rows, 16_384), expected, "{rows} rows on {context}");
+                }
+                for (classes, expected) in
+                    [(4095, S::Block), (4096, S::Cluster), (4097, S::Cluster)]
+                {
+                    assert_eq!(strategy(1, classes), expected, "{classes} on {context}");
+                }
+            }
+            Generation::Blocks => {
+                // Of the smallest shared memory, 32 KiB are more than half.
+                let whole = if context == "t4" { S::TwoPass } else { S::Block };
+                for (rows, expected) in [(-1, S::SplitRow), (0, S::SplitRow), (1, whole)] {
+                    let rows = (multiprocessors / 2).checked_add_signed(rows).unwrap();
+                    assert_eq!(strategy(rows, 16_384), expected, "{rows} rows on {context}");
+                }
+                for (classes, expected) in
+                    [(16_383, whole), (16_384, S::SplitRow), (16_385, S::SplitRow)]
+                {
+                    assert_eq!(strategy(1, classes), expected, "{classes} on {context}");
+                }
+            }
         }
     }
-    assert_eq!((threads(1), threads(100_000)), (32, 384));
 }
 
 /// Clusters get more slices where rows are few, split-row where there are no clusters.
@@ -574,8 +618,8 @@ fn a_plan_says_why() {
     };
     let expected = "\
 strategy   cluster
-launch     xent_fused_cluster_bf16: 32768 blocks of 384 threads, clusters of 4, 62.6 KiB of shared memory a block
-rows       one a cluster: 4 slices of up to 4008 packs, all kept in shared memory
+launch     xent_fused_cluster_bf16: 32768 blocks of 384 threads, clusters of 4, 62.6 KiB of dynamic shared memory
+rows       a cluster each, 4 slices of up to 4008 packs of 16 bytes, all kept in shared memory
 resident   3 blocks a multiprocessor (by shared memory 3, by threads 5, at most 32), if a thread has up to 56 registers
 memory     logits read once, gradient written once
 because    cluster   cuts a row into 4 slices, 62.6 KiB of shared memory each
@@ -583,13 +627,13 @@ not        block     cannot: a row takes 256512 bytes of shared memory, and a bl
 not        split_row cannot: there are 8192 rows, and a workspace holds the partial results of 1024 at most
 not        warp      cannot: a row has up to 16032 packs of 16 bytes, and a warp holds 256 at most
 not        tiny      cannot: a row has 128256 classes, and its lanes take 256 at most
-tuned for  compute capability 9.0 and up; predicted, not measured
+tuned for  compute capability 9.0 to below 12.0; predicted, not measured
 divisors   known to the host";
     assert_eq!(shown(devices::H200, 8192, 128_256, Selection::Fastest), expected);
     let expected = "\
 strategy   two_pass
-launch     xent_fused_block_bf16: 64 blocks of 384 threads, 80 KiB of shared memory a block
-rows       one a block of 6282 packs, 5120 kept in shared memory
+launch     xent_fused_block_bf16: 64 blocks of 384 threads, 80 KiB of dynamic shared memory
+rows       a block each, 6282 packs of 16 bytes, 5120 kept in shared memory
 resident   2 blocks a multiprocessor (by shared memory 2, by threads 5, at most 32), if a thread has up to 80 registers
 memory     logits read once, 18% of the logits a second time (1.1 MiB at once, the L2 cache has 40 MiB), gradient written once
 because    two_pass  keeps as much of a row as lets 2 blocks share a multiprocessor
@@ -598,19 +642,19 @@ not        block     is for up to 80 KiB of shared memory, and a row needs 98.2 
 not        split_row is for up to 54 rows, and there are 64
 not        warp      cannot: a row has up to 6283 packs of 16 bytes, and a warp holds 256 at most
 not        tiny      cannot: a row has 50257 classes, and its lanes take 256 at most
-tuned for  every compute capability; predicted, not measured
+tuned for  compute capability below 9.0; predicted, not measured
 divisors   known to the host";
     assert_eq!(shown(devices::A100, 64, 50_257, Selection::Fastest), expected);
     let expected = "\
 strategy   split_row
-launch     xent_fused_split_row_bf16: 2 blocks of 32 threads, no shared memory beside what is compiled in
-then       xent_fused_split_row_bf16: 2 blocks of 32 threads, no shared memory beside what is compiled in, \
+launch     xent_fused_split_row_bf16: 2 blocks of 32 threads, no dynamic shared memory
+then       xent_fused_split_row_bf16: 2 blocks of 32 threads, no dynamic shared memory, \
 started while the one before ends
-rows       2 slices each, of up to 63 packs, a block a slice
-resident   32 blocks a multiprocessor (by shared memory 228, by threads 64, at most 32), if a thread has up to 64 registers
+rows       2 blocks each, for up to 63 packs of 16 bytes
+resident   32 blocks a multiprocessor (by shared memory 32, by threads 32, at most 32), if a thread has up to 64 registers
 memory     logits read once, all of the logits a second time (2.0 KiB at once, the L2 cache has 50 MiB), gradient written once
 because    split_row was pinned
-tuned for  compute capability 9.0 and up; predicted, not measured
+tuned for  compute capability 9.0 to below 12.0; predicted, not measured
 divisors   known to the host";
     assert_eq!(shown(devices::H200, 1, 1000, Selection::Pinned(Strategy::SplitRow)), expected);
 }

@@ -29,11 +29,13 @@ impl fmt::Display for Provenance {
     }
 }
 
-/// Which strategy takes which rows, from a compute capability up.
+/// Which strategy takes which rows.
 #[derive(Debug)]
 pub(super) struct Choices {
-    /// The lowest compute capability that it is for.
-    pub from: (u32, u32),
+    /// The lowest compute capability that it is for, if there is one,
+    pub from: Option<(u32, u32)>,
+    /// and the one from which another row is.
+    pub below: Option<(u32, u32)>,
     /// Of all its numbers.
     pub provenance: Provenance,
     /// Tiny takes rows of up to so many classes.
@@ -88,13 +90,15 @@ const KIB: u32 = 1 << 10;
 // 12.0, 100 KiB: slices of 48 KiB, so that two blocks are resident.
 const CHOICES: [Choices; 3] = [
     Choices {
-        from: (12, 0),
+        from: Some((12, 0)),
+        below: None,
         cluster: Slicing { up_to_bytes: 48 * KIB, from_bytes: 4 * KIB },
         ..WITH_CLUSTERS
     },
-    Choices { from: (9, 0), ..WITH_CLUSTERS },
+    WITH_CLUSTERS,
     Choices {
-        from: (0, 0),
+        from: None,
+        below: Some((9, 0)),
         split_row: Some(Splitting {
             multiprocessors_per_row: 2,
             row_bytes: 32 * KIB,
@@ -106,7 +110,8 @@ const CHOICES: [Choices; 3] = [
 ];
 
 const WITH_CLUSTERS: Choices = Choices {
-    from: (9, 0),
+    from: Some((9, 0)),
+    below: Some((12, 0)),
     provenance: Provenance::Predicted,
     tiny_classes: 64,
     warp_packs: 256,
@@ -122,9 +127,14 @@ const WITH_CLUSTERS: Choices = Choices {
 };
 
 pub(super) fn choices(compute_capability: (u32, u32)) -> &'static Choices {
-    const { assert!(CHOICES[CHOICES.len() - 1].from.0 == 0, "the last row is for every device") };
-    let fits = CHOICES.iter().find(|row| row.from <= compute_capability);
-    fits.unwrap_or(&CHOICES[CHOICES.len() - 1])
+    let [most, some, least] = &CHOICES;
+    // None is less than any.
+    let capability = Some(compute_capability);
+    match capability {
+        _ if capability >= most.from => most,
+        _ if capability >= some.from => some,
+        _ => least,
+    }
 }
 
 /// Threads of a block, for rows or slices of up to so many 16-byte packs.
@@ -154,3 +164,25 @@ pub(super) const WARP_BLOCKS_PER_MULTIPROCESSOR: usize = 32;
 
 /// Predicted, not measured: fills a multiprocessor with eight warps a block.
 pub(super) const NORMALIZER_BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table is in order, without gaps, and every row is found.
+    #[test]
+    fn every_capability_has_a_row() {
+        for pair in CHOICES.windows(2) {
+            assert_eq!(pair[0].from, pair[1].below);
+            assert!(pair[0].from > pair[1].from);
+        }
+        for major in 0..20 {
+            for minor in 0..10 {
+                let capability = (major, minor);
+                let row = choices(capability);
+                assert!(row.from.is_none_or(|from| from <= capability), "{capability:?}");
+                assert!(row.below.is_none_or(|below| capability < below), "{capability:?}");
+            }
+        }
+    }
+}

@@ -8,8 +8,8 @@ use std::{
 use half::{bf16, f16};
 use smoothxent::{
     ClassWeights, Divisor, Divisors, EmptyMean, Error, Gradient, Kernels, Logit, Logits,
-    LossConfig, LossInputs, LossOutputs, Reduction, SavedSoftmax, Selection, Shape, Smoothing, Strategy, Target,
-    Upstream, WeightedTerms, Workspace,
+    LossConfig, LossInputs, LossOutputs, Reduction, SavedSoftmax, Selection, Shape, Smoothing,
+    Strategy, Target, Upstream, WeightedTerms, Workspace,
     cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, DeviceRepr},
     loss,
     problem::{Dtype, TargetType},
@@ -123,16 +123,19 @@ pub struct Case {
     pub upstream: UpstreamCase,
     pub config: LossConfig,
     pub placement: Placement,
+    /// Which kernels, where they can.
+    pub selection: Selection,
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { dtype, target_type, classes, config, placement, .. } = self;
+        let Self { dtype, target_type, classes, config, placement, selection, .. } = self;
         let rows = self.targets.len();
         let weights = if self.class_weights.is_some() { ", class weights" } else { "" };
         write!(
             f,
-            "{rows} x {classes} {dtype:?}, {target_type:?} targets{weights}, {config:?}, {placement:?}"
+            "{rows} x {classes} {dtype:?}, {target_type:?} targets{weights}, {config:?}, {placement:?}, \
+             {selection:?}"
         )
     }
 }
@@ -151,6 +154,7 @@ impl Case {
             upstream: UpstreamCase::One,
             config: LossConfig::default(),
             placement: Placement::PACKED,
+            selection: Selection::Fastest,
         }
     }
 
@@ -399,7 +403,7 @@ impl Case {
 
         let reduced = self.config.reduction != Reduction::None;
         let counts = self.probabilities.is_none();
-        let kernels = &Rig::here().kernels;
+        let kernels = &Rig::here().kernels.clone().with_selection(self.selection);
         {
             let targets = targets.view();
             let upstream_view = upstream.as_ref().map(Vector::view);

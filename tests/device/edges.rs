@@ -4,11 +4,10 @@ use std::sync::{Mutex, PoisonError};
 
 use libtest_mimic::{Completion, Trial};
 use smoothxent::{
-    EmptyMean, Gradient, LossConfig, LossInputs, LossOutputs, Reduction, Shape, Smoothing,
-    WeightedTerms, Workspace,
+    EmptyMean, Gradient, LossConfig, LossInputs, LossOutputs, Reduction, Selection, Shape,
+    Smoothing, Strategy, WeightedTerms, Workspace,
     cudarc::driver::{CudaSlice, DriverError, sys::CUresult},
     loss,
-    plan::{Plan, RowsPlan},
     problem::{ClassWeighting, Dtype, Pass, Place, Problem, TargetType, Types},
 };
 
@@ -185,35 +184,50 @@ fn all_targets_weigh_nothing() -> Result<(), String> {
     Ok(())
 }
 
-/// Rows that just fit shared memory, and rows of which a part is read twice.
+/// Rows that just fit a block's shared memory, and rows of which a part is read twice.
 fn shared_memory_limit(dtype: Dtype) -> Result<(), String> {
     let pack = PACK_BYTES / dtype.bytes();
+    let (block, two_pass) =
+        (Selection::Pinned(Strategy::Block), Selection::Pinned(Strategy::TwoPass));
+    let kernels = Rig::here().kernels.clone().with_selection(block);
     let fits_of = |targets| {
-        let types = Types { dtype, targets, class_weights: ClassWeighting::Absent };
-        let (endless, config) = (Shape::contiguous(1, 1 << 24), LossConfig::default());
-        let problem = Problem::new(types, endless, config, Pass::Fused, Place::Apart);
-        let problem = problem.map_err(|error| error.to_string())?;
-        match Rig::here().kernels.plan(&problem).map_err(|error| error.to_string())? {
-            Plan::Launches { rows: RowsPlan { geometry, .. }, .. } => {
-                Ok((geometry.slices * geometry.cached_packs) as usize * pack)
-            }
-            Plan::Empty { .. } => Err("one row is not empty".to_owned()),
+        let fits = |packs: usize| {
+            let types = Types { dtype, targets, class_weights: ClassWeighting::Absent };
+            let (shape, config) = (Shape::contiguous(1, packs * pack), LossConfig::default());
+            Problem::new(types, shape, config, Pass::Fused, Place::Apart)
+                .and_then(|problem| kernels.plan(&problem))
+                .is_ok()
+        };
+        let (mut most, mut too_many) = (1, 1 << 24);
+        while too_many - most > 1 {
+            let middle = (most + too_many) / 2;
+            if fits(middle) { most = middle } else { too_many = middle }
         }
+        most * pack
     };
-    let fits = fits_of(TargetType::I64)?;
-    for classes in [fits - 1, fits, fits + 1, fits + pack, 2 * fits + pack + 1] {
-        check(&Case { config: smoothed(0.1), ..Case::new(dtype, 2, classes, 2) })?;
+    let fits = fits_of(TargetType::I64);
+    for (classes, selection) in [
+        (fits - 1, block),
+        (fits, block),
+        (fits + 1, block),
+        (fits + pack, two_pass),
+        (2 * fits + pack + 1, two_pass),
+    ] {
+        check(&Case { config: smoothed(0.1), selection, ..Case::new(dtype, 2, classes, 2) })?;
     }
     let class_weights = Some(inputs::class_weights(fits + pack, 35));
-    let softcap = LossConfig { logit_softcap: Some(20.0), ..smoothed(0.1) };
-    check(&Case { class_weights, config: softcap, ..Case::new(dtype, 1, fits + pack, 2) })?;
+    let config = LossConfig { logit_softcap: Some(20.0), ..smoothed(0.1) };
+    let selection = two_pass;
+    check(&Case { class_weights, config, selection, ..Case::new(dtype, 1, fits + pack, 2) })?;
     // Cut differently: the gradient goes element by element, from shared and from global memory.
     let placement = Placement { gradient_offset: 1, ..Placement::PACKED };
-    check(&Case { placement, ..Case::new(dtype, 1, fits + 3 * pack + 1, 3) })?;
+    check(&Case { placement, selection, ..Case::new(dtype, 1, fits + 3 * pack + 1, 3) })?;
     // With target probabilities less of a row fits.
-    let fits = fits_of(TargetType::Probabilities(Dtype::F16))?;
-    for classes in [fits, fits + pack, fits + pack + 1] {
-        let case = Case { config: smoothed(0.1), ..Case::new(dtype, 2, classes, 2) };
+    let fits = fits_of(TargetType::Probabilities(Dtype::F16));
+    for (classes, selection) in
+        [(fits, block), (fits + pack, two_pass), (fits + pack + 1, two_pass)]
+    {
+        let case = Case { config: smoothed(0.1), selection, ..Case::new(dtype, 2, classes, 2) };
         check(&case.spread(Dtype::F16, 3))?;
     }
     Ok(())
