@@ -136,6 +136,11 @@ struct Row {
         packs.template forward<pass>([&](uint32_t index, uint4 bits) {
             add_pack<pass>(state, index, bits, excluded);
         });
+        add_single<pass>(state, excluded);
+    }
+
+    template <Pass pass, class AnyState>
+    __device__ __forceinline__ void add_single(AnyState &state, uint32_t excluded) const {
         if (single_position != kNoPosition && !is_target(single_position) &&
             !(pass == Pass::kLater && single_position == excluded)) {
             const float one[1] = {single};
@@ -194,18 +199,15 @@ struct Row {
         }
     }
 
-    // As `accumulate`, from where the row is in memory. Cold.
+    // As `accumulate`, pack by pack from where the row is in memory. Cold.
     template <class AnyState>
     __device__ __forceinline__ void accumulate_slowly(AnyState &state, uint32_t excluded) const {
-        const auto add = [&](float value, float of_weight, uint32_t position) {
-            const float one[1] = {value};
-            const float weight[1] = {of_weight};
-            if (!is_target(position) && position != excluded) state.add(one, weight, position);
-        };
-        for_each_element([&](uint32_t position) {
-            add(transform.value(load_one(input + position)), terms.at(position), position);
-        });
-        if (single_position != kNoPosition) add(single, single_weight, single_position);
+        const uint4 *const body = layout.body(input);
+#pragma unroll 1
+        for (uint32_t pack = packs.begin() + team.rank(); pack < packs.end(); pack += team.size()) {
+            if (pack != target_pack) add_pack<Pass::kLater>(state, pack, body[pack], excluded);
+        }
+        add_single<Pass::kLater>(state, excluded);
     }
 
     // The lowest position of this thread's elements, the target apart, that have the row's largest value,

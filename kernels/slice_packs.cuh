@@ -3,8 +3,8 @@
 //
 // Traffic: 16 bytes a pack, read once; what shared memory has no room for is read again by each further
 //     pass, last packs first, so that what the L2 cache still holds comes first.
-// Parallelism: pack i of what is kept, and of what is not, belongs to thread i % blockDim.x in all passes, so
-//     that a thread reads back from shared memory only what is its own.
+// Parallelism: pack i of a slice belongs to thread i % blockDim.x in all passes, so that a thread reads back
+//     from shared memory only what is its own, and adds in the same order however much is kept.
 #pragma once
 
 #include <stdint.h>
@@ -116,6 +116,13 @@ class SlicePacks {
     uint32_t cached_;  // packs [begin, begin + cached) are kept
     SliceCache &cache_;
 
+    // The first of this thread's packs from `from` on.
+    __device__ __forceinline__ uint32_t first_of_thread(uint32_t from) const {
+        const uint32_t before = from - begin_;
+        const uint32_t round = before / blockDim.x * blockDim.x + threadIdx.x;
+        return begin_ + (round < before ? round + blockDim.x : round);
+    }
+
     template <Pass pass, class Do>
     __device__ __forceinline__ void forward_in_cache(const Do &do_with) const {
         // All at once where they have been there since an earlier pass.
@@ -136,8 +143,9 @@ class SlicePacks {
                                                      const Prefetch &prefetch,
                                                      const Do &do_with) const {
         const uint32_t stride = kBatch * blockDim.x;
+        const uint32_t first = first_of_thread(from);
         for (uint32_t round = (to - from + stride - 1) / stride; round-- > 0;) {
-            const uint32_t start = from + round * stride + threadIdx.x;
+            const uint32_t start = first + round * stride;
             uint4 batch[kBatch];
             decltype(prefetch(0)) beside[kBatch];
 #pragma unroll
@@ -160,7 +168,7 @@ class SlicePacks {
     __device__ __forceinline__ void forward_in_memory(uint32_t from, uint32_t to,
                                                       const Do &do_with) const {
         constexpr uint32_t kBatch = Terms::kPacksInFlight;
-        for (uint32_t start = from + threadIdx.x; start < to; start += kBatch * blockDim.x) {
+        for (uint32_t start = first_of_thread(from); start < to; start += kBatch * blockDim.x) {
             uint4 batch[kBatch];
 #pragma unroll
             for (uint32_t i = 0; i < kBatch; ++i) {

@@ -82,11 +82,21 @@ struct SplitRow : Row<T, Terms, SplitTeam, SlicePacks<Terms>> {
 
     template <class AnyState>
     __device__ __forceinline__ void accumulate_slowly(AnyState &state, uint32_t excluded) const {
-        for (uint32_t position = threadIdx.x; position < classes(); position += blockDim.x) {
-            if (this->is_target(position) || position == excluded) continue;
-            const float one[1] = {this->transform.value(load_one(this->input + position))};
-            const float weight[1] = {this->terms.at(position)};
-            state.add(one, weight, position);
+        const uint4 *const body = this->layout.body(this->input);
+#pragma unroll 1
+        for (uint32_t pack = threadIdx.x; pack < this->layout.packs; pack += blockDim.x) {
+            if (pack != this->target_pack) {
+                this->template add_pack<Pass::kLater>(state, pack, body[pack], excluded);
+            }
+        }
+        // This block has the edges, but not always the target's pack.
+        if (threadIdx.x < this->layout.edges()) {
+            add_one(state, this->layout.edge(threadIdx.x), excluded);
+        } else if (this->target_pack != kNoPack &&
+                   threadIdx.x - this->layout.edges() < Slices::kSize) {
+            add_one(state,
+                    this->layout.start_of(this->target_pack) + threadIdx.x - this->layout.edges(),
+                    excluded);
         }
     }
 
@@ -142,6 +152,15 @@ struct SplitRow : Row<T, Terms, SplitTeam, SlicePacks<Terms>> {
     }
 
   private:
+    template <class AnyState>
+    __device__ __forceinline__ void add_one(AnyState &state, uint32_t position,
+                                            uint32_t excluded) const {
+        if (this->is_target(position) || position == excluded) return;
+        const float one[1] = {this->transform.value(load_one(this->input + position))};
+        const float weight[1] = {this->terms.at(position)};
+        state.add(one, weight, position);
+    }
+
     __device__ __forceinline__ uint32_t classes() const {
         return this->layout.edges() + this->layout.packs * Slices::kSize;
     }

@@ -38,11 +38,14 @@ const U: f64 = 1.0 / (1u64 << 24) as f64;
 /// The smallest normal f32: exponentials below it are flushed to 0.
 const MIN_NORMAL: f64 = f32::MIN_POSITIVE as f64;
 
-/// Additions on the longest path of a row's sums: 768 threads at most share a row (512 in the general
-/// kernels, 384 for probabilities), so 64 covers rows of 51 packs a thread, which are 156,672 f32
-/// elements (104,448; 78,336), and everything shorter that fewer threads share (plan/tuning.rs gives a
-/// thread at most 19 packs below that).
-const SUM_PATH: f64 = 64.0;
+/// Additions on the longest path of a row's sums, in u. A block of a row of up to 4,096 packs has so many
+/// threads that each adds 11 packs at most (plan/tuning.rs), of longer ones 384; warp has 8 packs a lane
+/// and tiny 8 elements. To these come a pack's own 3, 5 + 4 steps within a block and 3 within a cluster, or
+/// 5 between slices, two edges and a target's pack: 32 covers the rest.
+fn sum_path(dtype: Dtype, classes: usize) -> f64 {
+    let packs = (classes * dtype.bytes()).div_ceil(16);
+    32.0 + (packs / 384) as f64
+}
 
 /// Half the distance between neighbours of the stored type around a value.
 fn half_ulp(dtype: Dtype, value: f64) -> f64 {
@@ -82,6 +85,8 @@ struct Row {
     nll: f64,
     /// Of an exponential, relative for each nat below the maximum, in u.
     by_distance: f64,
+    /// Of the sums: [`sum_path`].
+    sum_path: f64,
     /// Of any z, absolute; 0 but under a cap.
     value_error: f64,
     /// Of the divisors, relative.
@@ -179,6 +184,7 @@ impl Row {
                     Some(y) => (max - values[y]) + sum.ln(),
                 },
                 by_distance: 1.0 + multiplier.abs() / U,
+                sum_path: sum_path(case.dtype, classes),
                 value_error: if options.logit_softcap.is_some() { 8.0 * U * largest } else { 0.0 },
                 divisor_error: divisors.relative_error,
                 weight_error: if spread.is_some() { 3.0 * U } else { 0.0 },
@@ -217,13 +223,13 @@ impl Row {
     /// maximum, or closer.
     fn rest_relative(&self) -> f64 {
         let distance = if self.rest > 0.0 { -self.rest.ln() } else { 0.0 };
-        2.0 * self.exponential(distance.max(0.0)) + SUM_PATH * U
+        2.0 * self.exponential(distance.max(0.0)) + self.sum_path * U
     }
 
     /// Of the sum over all classes, relative; a term at distance g weighs e^-g, so g e^-g < 1/2
     /// takes the place of the distance.
     fn sum_relative(&self) -> f64 {
-        self.exponential(0.5) + SUM_PATH * U
+        self.exponential(0.5) + self.sum_path * U
     }
 
     /// Of -log p of the class kept apart.
@@ -258,7 +264,7 @@ impl Row {
         let (_, on_apart) = self.on_apart(terms);
         // Each -log p_k is log2(sum) - t_k, the t_k added along the path.
         let smoothing_error = self.mass_of_others * (self.sum_relative() + self.value_error)
-            + (SUM_PATH + 4.0) * U * self.others_size;
+            + (self.sum_path + 4.0) * U * self.others_size;
         let lse_error = self.lse_error();
         let z_loss_error = lse_error * (2.0 * self.lse.abs() + lse_error);
         let size = times(on_apart, self.nll)
@@ -282,7 +288,7 @@ impl Row {
     fn gradient(&self, k: usize) -> f64 {
         let Terms { smoothing, z_loss, .. } = self.divided;
         let coefficient = COEFFICIENT + self.weight_error + self.divisor_error + 6.0 * U;
-        let mass_error = if self.weights.is_empty() { 0.0 } else { SUM_PATH * U };
+        let mass_error = if self.weights.is_empty() { 0.0 } else { self.sum_path * U };
         let (_, on_apart) = self.on_apart(self.divided);
         let from_z_loss = times(2.0 * z_loss, self.lse.abs());
         let from_z_loss_error = times(2.0 * z_loss, self.lse_error());
@@ -540,9 +546,10 @@ pub fn oracle_agrees(found: f64, expected: f64) -> bool {
 pub fn log_softmax(case: &LogSoftmaxCase, found: &LogSoftmaxOutcome) -> Result<(), String> {
     let mut worst = Worst::default();
     let (log_probs, row_lse) = case.expected();
+    let sum_path = sum_path(case.dtype, case.classes);
     // Exponents are relative to log2(e), rounded once: by 1/4 u.
     let exponential = |distance: f64| (4.0 + 1.25 * distance) * U;
-    let sum_relative = exponential(0.5) + SUM_PATH * U;
+    let sum_relative = exponential(0.5) + sum_path * U;
     for (row, x) in case.logits.chunks_exact(case.classes).enumerate() {
         let range = row * case.classes..(row + 1) * case.classes;
         let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -557,7 +564,7 @@ pub fn log_softmax(case: &LogSoftmaxCase, found: &LogSoftmaxOutcome) -> Result<(
             let own = if log_p > -0.5 {
                 // log1p of the sum of the others, relative to itself.
                 let below = (-log_p.exp_m1()).max(f64::MIN_POSITIVE);
-                log_p.abs() * (2.0 * exponential(-below.ln()) + SUM_PATH * U + 6.0 * U) + MIN_NORMAL
+                log_p.abs() * (2.0 * exponential(-below.ln()) + sum_path * U + 6.0 * U) + MIN_NORMAL
             } else {
                 sum_relative + 4.0 * U * (distance.abs() + log_p.abs())
             };
@@ -575,13 +582,13 @@ pub fn log_softmax(case: &LogSoftmaxCase, found: &LogSoftmaxOutcome) -> Result<(
                 // The class kept apart: (1 - p) g - p times the sum of the other upstream gradients.
                 let rest = -log_p.exp_m1();
                 let rest_relative =
-                    2.0 * exponential(-rest.max(f64::MIN_POSITIVE).ln()) + SUM_PATH * U;
+                    2.0 * exponential(-rest.max(f64::MIN_POSITIVE).ln()) + sum_path * U;
                 let others: f64 = upstream.iter().map(|&g| f64::from(g)).sum::<f64>() - g;
                 let others = if upstream.len() == 1 { 0.0 } else { others };
                 let of_others = size - g.abs();
                 let want = rest * g - p * others;
                 let error = rest * (rest_relative + 6.0 * U) * (g.abs() + others.abs())
-                    + p * (SUM_PATH + 6.0) * U * of_others
+                    + p * (sum_path + 6.0) * U * of_others
                     + MIN_NORMAL * size;
                 worst.see(
                     || format!("gradient of logits [{row}, {k}]"),
@@ -592,7 +599,7 @@ pub fn log_softmax(case: &LogSoftmaxCase, found: &LogSoftmaxOutcome) -> Result<(
             }
             let budget = |p: f64, p_error: f64| {
                 let error = p_error * total.abs()
-                    + p * SUM_PATH * U * size
+                    + p * sum_path * U * size
                     + 4.0 * U * (g.abs() + p * total.abs())
                     + MIN_NORMAL * size;
                 error + half_ulp(case.dtype, (g - p * total).abs() + error)
@@ -677,7 +684,8 @@ pub fn binary(case: &BinaryCase, found: &BinaryOutcome) -> Result<(), String> {
                 let want = to_range(case.dtype, want);
                 worst.see(|| format!("gradient [{row}, {k}]"), found.gradient[i], want, budget);
             }
-            let budget = options.over_classes * (error + (SUM_PATH + 4.0) * U * size);
+            let budget = options.over_classes
+                * (error + (sum_path(case.dtype, case.classes) + 4.0) * U * size);
             worst.see(
                 || format!("loss of row {row}"),
                 found.row_losses[row].into(),
