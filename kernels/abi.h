@@ -21,9 +21,9 @@
 /* Largest block of the strategies that give a row, or a slice of one, to a block. */
 #define XENT_MAX_BLOCK_THREADS 384u
 
-/* 16-byte packs of a row that a lane keeps in registers: of short rows, and of the longest. */
-#define XENT_SHORT_WARP_PACKS 2u
-#define XENT_LONG_WARP_PACKS 8u
+/* 16-byte packs of a row that a lane keeps in registers, at most, and the fewest lanes of a row. */
+#define XENT_WARP_PACKS 8u
+#define XENT_FEWEST_WARP_LANES 8u
 
 /* Most elements of a row that a lane takes under tiny, where up to 32 lanes take a row. */
 #define XENT_TINY_LANE_ELEMENTS 8u
@@ -191,13 +191,14 @@ struct XentGeometry {
     /* cluster, split_row: parts of a row, one a block. 1 elsewhere. */
     uint32_t slices;
     /* block, cluster: packs of a slice's aligned body that fit the launch's dynamic shared memory, with
-       the weights of their elements for target probabilities. 0 elsewhere. */
-    uint32_t cached_packs;
-    /* warp: consecutive rows that a warp takes and then reports together: a power of two up to 32.
-       1 elsewhere. */
-    uint32_t rows_per_warp;
-    /* tiny: lanes of a row, a power of two up to 32 of which each has XENT_TINY_LANE_ELEMENTS at most.
+       the weights of their elements for target probabilities: all, or a multiple of the block's threads.
        0 elsewhere. */
+    uint32_t cached_packs;
+    /* warp: consecutive rows that a warp takes and then reports together: a power of two, at least
+       32 / lanes_per_row and at most 32. 1 elsewhere. */
+    uint32_t rows_per_warp;
+    /* tiny, warp: lanes of a row, a power of two up to 32: of which each has XENT_TINY_LANE_ELEMENTS
+       elements, or, from XENT_FEWEST_WARP_LANES lanes up, XENT_WARP_PACKS packs at most. 0 elsewhere. */
     uint32_t lanes_per_row;
 };
 

@@ -166,11 +166,11 @@ __device__ __forceinline__ float binary_of(Row<T, Terms, Team, Packs> &row,
         loss = add_rn(loss, sum_of(losses));
         if (gradient != nullptr) store_run(gradient + start, gradient_aligned, x);
     });
-    if (row.single_position != kNoPosition) {
-        const BinaryElement result = terms.element(row.single, row.single_position);
+    row.for_each_single([&](uint32_t i) {
+        const BinaryElement result = terms.element(row.single[i], row.single_position[i]);
         loss = add_rn(loss, result.loss);
-        if (gradient != nullptr) store_one(gradient + row.single_position, result.gradient);
-    }
+        if (gradient != nullptr) store_one(gradient + row.single_position[i], result.gradient);
+    });
     return loss;
 }
 

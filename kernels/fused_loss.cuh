@@ -325,6 +325,8 @@ __device__ __forceinline__ void fused(const XentFused &p) {
         // Lane 0 wrote it for its warp; for other warps a merge is the barrier.
         __syncwarp();
     };
+    // The lanes of a warp part later on, where several have a row each.
+    if (Strategy::kSharesWarps) find_divided();
     const auto body = [&](uint64_t index, const auto &tell) {
         Target target{TargetKind::kClass, 0};
         if constexpr (Terms::kHasTarget) target = load_target(p.targets, index, p.classes);

@@ -15,7 +15,7 @@
                      xent::log_softmax<xent::TinyStrategy<T, xent::NoTerms>>(p))                 \
     XENT_LOG_SOFTMAX(                                                                            \
         warp_##DTYPE, XENT_WARP_BLOCK_THREADS, 5,                                                \
-        xent::log_softmax<xent::WarpStrategy<T, xent::NoTerms, XENT_LONG_WARP_PACKS>>(p))        \
+        xent::log_softmax<xent::WarpStrategy<T, xent::NoTerms>>(p))        \
     XENT_LOG_SOFTMAX(block_##DTYPE, XENT_MAX_BLOCK_THREADS, 2,                                   \
                      xent::log_softmax<xent::BlockStrategy<T, xent::NoTerms>>(p))                \
     XENT_LOG_SOFTMAX(cluster_##DTYPE, XENT_MAX_BLOCK_THREADS, 2,                                 \

@@ -155,9 +155,10 @@ struct LogSoftmaxBackwardRow {
             }
             sum = add_rn(sum, sum_of(g));
         });
-        const bool has_single =
-            row.single_position != kNoPosition && row.single_position != apart;
-        return has_single ? add_rn(sum, row.single) : sum;
+        row.for_each_single([&](uint32_t i) {
+            if (row.single_position[i] != apart) sum = add_rn(sum, row.single[i]);
+        });
+        return sum;
     }
 
     template <class Shift>
@@ -179,10 +180,10 @@ struct LogSoftmaxBackwardRow {
                 for (uint32_t i = 0; i < kSize; ++i) x[i] = gradient_of(x[i], g[i]);
                 store_run(gradient + row.layout.start_of(index), gradient_aligned, x);
             });
-        if (row.single_position != kNoPosition) {
-            const float x = load_one(values + row.single_position);
-            store_one(gradient + row.single_position, gradient_of(x, row.single));
-        }
+        row.for_each_single([&](uint32_t i) {
+            const float x = load_one(values + row.single_position[i]);
+            store_one(gradient + row.single_position[i], gradient_of(x, row.single[i]));
+        });
     }
 
     template <class Shift>

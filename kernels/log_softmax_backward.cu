@@ -14,7 +14,7 @@
     XENT_LOG_SOFTMAX_BACKWARD(                                                                   \
         warp_##DTYPE, XENT_WARP_BLOCK_THREADS, 4,                                                \
         xent::log_softmax_backward<                                                              \
-            xent::WarpStrategy<T, xent::UpstreamTerms, XENT_LONG_WARP_PACKS>>(p))                \
+            xent::WarpStrategy<T, xent::UpstreamTerms>>(p))                \
     XENT_LOG_SOFTMAX_BACKWARD(                                                                   \
         block_##DTYPE, XENT_MAX_BLOCK_THREADS, 2,                                                \
         xent::log_softmax_backward<xent::BlockStrategy<T, xent::UpstreamTerms>>(p))              \

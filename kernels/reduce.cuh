@@ -2,7 +2,7 @@
 // many they are, so that the same launch gives the same bits.
 //
 // A team offers
-//     rank(), size()      this thread's place among its threads
+//     rank(), size()      this thread's place among its threads, which are kFewestThreads at least
 //     speaks()            whether it is the thread that speaks for the row
 //     merge(state)        the state of all elements that its threads took in; all get it, but for its place,
 //                         and for its mass where all weights are 1: the caller knows how many there were
@@ -48,12 +48,25 @@ struct LaneGroup {
     __device__ __forceinline__ uint32_t mask() const { return bits; }
 };
 
+// The value of the lane whose number differs in `bits`. One instruction: __shfl_xor_sync takes several in
+// PTX, and so in the emulated driver's counts.
+__device__ __forceinline__ float shuffle_xor(uint32_t mask, float x, uint32_t bits) {
+    float other;
+    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, %3;"
+                 : "=f"(other)
+                 : "f"(x), "r"(bits), "r"(mask));
+    return other;
+}
+__device__ __forceinline__ uint32_t shuffle_xor(uint32_t mask, uint32_t x, uint32_t bits) {
+    return __shfl_xor_sync(mask, x, bits);
+}
+
 // Every lane gets the result: `combine` of two operands does not depend on their order.
 template <class Lanes, typename T, class Combine>
 __device__ __forceinline__ T butterfly(const Lanes &lanes, T x, const Combine &combine) {
 #pragma unroll
     for (uint32_t offset = lanes.width() / 2; offset > 0; offset /= 2) {
-        x = combine(x, __shfl_xor_sync(lanes.mask(), x, offset));
+        x = combine(x, shuffle_xor(lanes.mask(), x, offset));
     }
     return x;
 }
@@ -97,6 +110,8 @@ constexpr Mass kMassAtLast = kWeights == Weights::kGiven ? Mass::kMerged : Mass:
 
 template <class Lanes>
 struct LanesTeam {
+    static constexpr uint32_t kFewestThreads = XENT_FEWEST_WARP_LANES;
+
     Lanes lanes;
 
     __device__ __forceinline__ uint32_t rank() const {
@@ -132,7 +147,7 @@ struct LanesTeam {
     }
 };
 
-using WarpTeam = LanesTeam<WarpLanes<>>;
+using GroupTeam = LanesTeam<LaneGroup>;
 
 // ---------------------------------------------------------------- a block
 
@@ -167,6 +182,8 @@ struct BlockStorage {
 
 // A block of whole warps.
 struct BlockTeam {
+    static constexpr uint32_t kFewestThreads = kWarpSize;
+
     BlockStorage &storage;
 
     __device__ __forceinline__ uint32_t rank() const { return threadIdx.x; }
@@ -248,7 +265,7 @@ struct BlockTeam {
 #if __CUDA_ARCH__ >= 900
 // ---------------------------------------------------------------- a cluster of blocks
 
-// What a block tells the others: two packs of 16 bytes.
+// What a block tells the others.
 struct BlockResult {
     float max;
     float sum;
@@ -256,13 +273,31 @@ struct BlockResult {
     float mass;
     float target;
     uint32_t lowest;
-    uint32_t reserved[2];
 };
-static_assert(sizeof(BlockResult) == 2 * XENT_PACK_BYTES, "sent as two packs");
 
-// In static shared memory: of every block of the cluster, for two exchanges in turn.
+// Of every block of a cluster: a slot a block, in packs of 16 bytes that lanes read side by side.
+struct BlockResults {
+    uint4 state[XENT_MAX_CLUSTER];
+    uint4 rest[XENT_MAX_CLUSTER];
+
+    __device__ __forceinline__ void send(uint32_t from, uint32_t to, const BlockResult &result) {
+        store_to_block(state + from, to,
+                       make_uint4(__float_as_uint(result.max), __float_as_uint(result.sum),
+                                  __float_as_uint(result.shifted_sum),
+                                  __float_as_uint(result.mass)));
+        store_to_block(rest + from, to,
+                       make_uint4(__float_as_uint(result.target), result.lowest, 0, 0));
+    }
+    __device__ __forceinline__ BlockResult of(uint32_t block) const {
+        const uint4 a = state[block], b = rest[block];
+        return {__uint_as_float(a.x), __uint_as_float(a.y), __uint_as_float(a.z),
+                __uint_as_float(a.w), __uint_as_float(b.x), b.y};
+    }
+};
+
+// In static shared memory, for two exchanges in turn.
 struct ClusterStorage {
-    alignas(XENT_PACK_BYTES) BlockResult results[2][XENT_MAX_CLUSTER];
+    BlockResults results[2];
 };
 
 // The blocks of a cluster, of whole warps. Each tells all others what it found, into their own shared
@@ -270,6 +305,8 @@ struct ClusterStorage {
 // sets of slots in turn: whoever writes to a set again has passed the barrier of the exchange between,
 // and so all have read it.
 struct ClusterTeam {
+    static constexpr uint32_t kFewestThreads = BlockTeam::kFewestThreads;
+
     BlockTeam block;
     ClusterStorage &storage;
     uint32_t exchanges;
@@ -303,62 +340,56 @@ struct ClusterTeam {
         cluster_wait();
     }
 
-    // Every block's result, a slot a lane, in every warp. The caller is in step with its block.
-    __device__ __forceinline__ const BlockResult *exchange(const BlockResult &mine) {
-        BlockResult *const slots = storage.results[exchanges % 2];
+    // Every block's result, in every warp. The caller is in step with its block.
+    __device__ __forceinline__ const BlockResults &exchange(const BlockResult &mine) {
+        BlockResults &results = storage.results[exchanges % 2];
         // All blocks have begun: their shared memory can be written.
         if (exchanges++ == 0) cluster_wait();
-        if (threadIdx.x < cluster_size()) {
-            uint4 *const here = reinterpret_cast<uint4 *>(slots + cluster_rank());
-            store_to_block(here, threadIdx.x,
-                           make_uint4(__float_as_uint(mine.max), __float_as_uint(mine.sum),
-                                      __float_as_uint(mine.shifted_sum),
-                                      __float_as_uint(mine.mass)));
-            store_to_block(here + 1, threadIdx.x,
-                           make_uint4(__float_as_uint(mine.target), mine.lowest, 0, 0));
-        }
+        if (threadIdx.x < cluster_size()) results.send(cluster_rank(), threadIdx.x, mine);
         // All blocks have written their results to all; below each reads its own slots.
         cluster_arrive();
         cluster_wait();
-        return slots;
+        return results;
+    }
+
+    // Lanes in groups of XENT_MAX_CLUSTER have a block's result each; `rest` where there is no block.
+    __device__ __forceinline__ static BlockResult of_lane(const BlockResults &results,
+                                                          const BlockResult &rest) {
+        const uint32_t lane = threadIdx.x % XENT_MAX_CLUSTER;
+        return lane < cluster_size() ? results.of(lane) : rest;
     }
 
     template <class Shift, Weights kWeights>
     __device__ __forceinline__ SoftmaxState<Shift, kWeights> merge(
         SoftmaxState<Shift, kWeights> state, const XentTransform &by) {
         state = block.merge_to<Mass::kMerged>(state, by);
-        const BlockResult *const slots = exchange(
-            {state.max, state.sum, state.shifted_sum, state.mass, block.storage.target, 0, {}});
-        const uint32_t lane = threadIdx.x % XENT_MAX_CLUSTER;
-        const bool used = lane < cluster_size();
-        SoftmaxState<Shift, kWeights> merged(by, used ? slots[lane].max : -INFINITY);
-        if (used) {
-            merged.sum = slots[lane].sum;
-            merged.shifted_sum = slots[lane].shifted_sum;
-            merged.mass = slots[lane].mass;
-        }
+        const BlockResult found = of_lane(
+            exchange({state.max, state.sum, state.shifted_sum, state.mass, block.storage.target, 0}),
+            {-INFINITY, 0.0f, 0.0f, 0.0f, 0.0f, 0});
+        SoftmaxState<Shift, kWeights> merged(by, found.max);
+        merged.sum = found.sum;
+        merged.shifted_sum = found.shifted_sum;
+        merged.mass = found.mass;
         return merge_among<kMassAtLast<kWeights>>(WarpLanes<XENT_MAX_CLUSTER>(), merged);
     }
 
     __device__ __forceinline__ uint32_t lowest(uint32_t x) {
-        const BlockResult *const slots = exchange({0.0f, 0.0f, 0.0f, 0.0f, 0.0f, block.lowest(x), {}});
-        const uint32_t lane = threadIdx.x % XENT_MAX_CLUSTER;
+        const BlockResults &results = exchange({0.0f, 0.0f, 0.0f, 0.0f, 0.0f, block.lowest(x)});
         return lowest_among(WarpLanes<XENT_MAX_CLUSTER>(),
-                            lane < cluster_size() ? slots[lane].lowest : kNoPlace);
+                            of_lane(results, {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, kNoPlace}).lowest);
     }
 
     __device__ __forceinline__ float sum(float x) {
-        const BlockResult *const slots = exchange({0.0f, block.sum(x), 0.0f, 0.0f, 0.0f, 0, {}});
-        const uint32_t lane = threadIdx.x % XENT_MAX_CLUSTER;
+        const BlockResults &results = exchange({0.0f, block.sum(x), 0.0f, 0.0f, 0.0f, 0});
         return sum_among(WarpLanes<XENT_MAX_CLUSTER>(),
-                         lane < cluster_size() ? slots[lane].sum : 0.0f);
+                         of_lane(results, {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0}).sum);
     }
 
     // Called by the one thread of the cluster that has it.
     __device__ __forceinline__ void share_target(float value) const { block.share_target(value); }
     // Of block `part`, as the last merge brought it.
     __device__ __forceinline__ float shared_target(float, uint32_t, uint32_t part) const {
-        return storage.results[(exchanges - 1) % 2][part].target;
+        return storage.results[(exchanges - 1) % 2].of(part).target;
     }
 };
 #endif

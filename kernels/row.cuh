@@ -5,8 +5,8 @@
 //
 // Shapes: input and output [rows, classes] with any row strides and any base alignment.
 // Parallelism: packs as `Packs` gives them out. What cannot be handled in packs, the row's edges and the
-//     pack around the target, goes one element a lane to one warp of the team, which keeps it in registers
-//     between the passes: no pack is ever compared with the target's place element by element, and the
+//     pack around the target, goes one or a few elements a thread to one warp of the team, which keeps it in
+//     registers between the passes: no pack is ever compared with the target's place element by element, and the
 //     target never enters a sum.
 // Invariants: 16-byte access to the input wherever the row allows, and to the output if its row is cut as
 //     the input row is, else element by element. In place is safe: a thread overwrites only what it alone
@@ -40,8 +40,9 @@ struct Row {
     using Team = TeamOfRow;
     using Packs = PacksOfRow;
     static constexpr uint32_t kSize = kPackSize<T>;
-    // Two edges and a pack: every single element has a lane.
-    static_assert(3 * kSize - 2 <= 32, "single elements need a lane each");
+    // Single elements of a thread, at most: of two edges and a pack.
+    static constexpr uint32_t kSingles =
+        (3 * kSize - 2 + Team::kFewestThreads - 1) / Team::kFewestThreads;
 
     template <class Shift>
     using State = SoftmaxState<Shift, Terms::kWeights>;
@@ -50,9 +51,9 @@ struct Row {
     RowLayout<T> layout;
     uint32_t target_position;  // or kNoPosition
     uint32_t target_pack;      // or kNoPack
-    uint32_t single_position;  // this thread's single element, or kNoPosition
-    float single;              // its value
-    float single_weight;
+    uint32_t single_position[kSingles];  // of this thread's single elements, or kNoPosition
+    float single[kSingles];              // their values
+    float single_weight[kSingles];
     LogitTransform<Terms::kKnowsCap> transform;
     Terms terms;
     Team &team;
@@ -67,18 +68,12 @@ struct Row {
           layout(row_layout),
           target_position(target),
           target_pack(Terms::kHasTarget ? layout.pack_of(target) : kNoPack),
-          single_position(kNoPosition),
-          single(0.0f),
-          single_weight(1.0f),
           transform{by},
           terms(row_terms),
           team(row_team),
           packs(layout.body(row), layout.packs, target_pack, place) {
-        load_single(team.rank());
-        // A row that is not read has no target.
-        if (single_position != kNoPosition && is_target(single_position)) {
-            team.share_target(single);
-        }
+#pragma unroll
+        for (uint32_t i = 0; i < kSingles; ++i) load_single(i);
     }
 
     // The edges that this thread's block takes: all or none.
@@ -86,17 +81,31 @@ struct Row {
         return packs.has_edges() ? layout.edges() : 0;
     }
 
-    // Single elements lie one a thread: the edges, then the target's pack.
-    __device__ __forceinline__ void load_single(uint32_t rank) {
-        const uint32_t beyond_edges = rank - edges();  // wraps for an edge
-        if (rank < edges()) {
-            single_position = layout.edge(rank);
+    // Single elements lie side by side: the edges, then the target's pack.
+    __device__ __forceinline__ void load_single(uint32_t i) {
+        single_position[i] = kNoPosition;
+        single[i] = 0.0f;
+        single_weight[i] = 1.0f;
+        const uint32_t at = i * team.size() + team.rank();
+        const uint32_t beyond_edges = at - edges();  // wraps for an edge
+        if (at < edges()) {
+            single_position[i] = layout.edge(at);
         } else if (packs.takes(target_pack) && beyond_edges < kSize) {
-            single_position = layout.start_of(target_pack) + beyond_edges;
+            single_position[i] = layout.start_of(target_pack) + beyond_edges;
+        } else {
+            return;
         }
-        if (single_position != kNoPosition) {
-            single = transform.value(load_one(input + single_position));
-            single_weight = terms.at(single_position);
+        single[i] = transform.value(load_one(input + single_position[i]));
+        single_weight[i] = terms.at(single_position[i]);
+        if (is_target(single_position[i])) team.share_target(single[i]);
+    }
+
+    // do_with(i) for this thread's single elements.
+    template <class Do>
+    __device__ __forceinline__ void for_each_single(const Do &do_with) const {
+#pragma unroll
+        for (uint32_t i = 0; i < kSingles; ++i) {
+            if (single_position[i] != kNoPosition) do_with(i);
         }
     }
 
@@ -109,9 +118,13 @@ struct Row {
         const uint32_t in_pack = target_position - layout.start_of(target_pack);
         const uint32_t in_edges =
             target_position < layout.head ? target_position : target_position - layout.packs * kSize;
-        return team.shared_target(single,
-                                  target_pack == kNoPack ? in_edges : layout.edges() + in_pack,
-                                  packs.owner_of(target_pack));
+        const uint32_t at = target_pack == kNoPack ? in_edges : layout.edges() + in_pack;
+        float mine = single[0];
+#pragma unroll
+        for (uint32_t i = 1; i < kSingles; ++i) {
+            if (at / team.size() == i) mine = single[i];
+        }
+        return team.shared_target(mine, at % team.size(), packs.owner_of(target_pack));
     }
 
     // From memory, without a merge.
@@ -136,17 +149,22 @@ struct Row {
         packs.template forward<pass>([&](uint32_t index, uint4 bits) {
             add_pack<pass>(state, index, bits, excluded);
         });
-        add_single<pass>(state, excluded);
+        add_singles<pass>(state, excluded);
     }
 
     template <Pass pass, class AnyState>
-    __device__ __forceinline__ void add_single(AnyState &state, uint32_t excluded) const {
-        if (single_position != kNoPosition && !is_target(single_position) &&
-            !(pass == Pass::kLater && single_position == excluded)) {
-            const float one[1] = {single};
-            const float weight[1] = {single_weight};
-            state.add(one, weight, single_position);
-        }
+    __device__ __forceinline__ void add_singles(AnyState &state, uint32_t excluded) const {
+        for_each_single([&](uint32_t i) {
+            const uint32_t position = single_position[i];
+            if (is_target(position) || (pass == Pass::kLater && position == excluded)) return;
+            const float one[1] = {single[i]};
+            if constexpr (Terms::kWeights == Weights::kGiven) {
+                const float weight[1] = {single_weight[i]};
+                state.add(one, weight, position);
+            } else {
+                state.add(one, position);
+            }
+        });
     }
 
     template <Pass pass, class AnyState>
@@ -207,7 +225,7 @@ struct Row {
         for (uint32_t pack = packs.begin() + team.rank(); pack < packs.end(); pack += team.size()) {
             if (pack != target_pack) add_pack<Pass::kLater>(state, pack, body[pack], excluded);
         }
-        add_single<Pass::kLater>(state, excluded);
+        add_singles<Pass::kLater>(state, excluded);
     }
 
     // The lowest position of this thread's elements, the target apart, that have the row's largest value,
@@ -215,10 +233,16 @@ struct Row {
     template <class AnyState>
     __device__ __forceinline__ uint32_t lowest_of(const AnyState &state, float row_max) const {
         if (state.max != row_max || state.place == kNoPlace) return kNoPosition;
-        // The single element comes last, so an equal one in a pack came before it; not so in the row.
-        const bool single_is_one = single_position != kNoPosition && single == row_max;
-        uint32_t lowest = single_is_one ? single_position : kNoPosition;
-        if (state.place == single_position) return lowest;
+        // Single elements come last, so an equal one in a pack came before them; not so in the row.
+        uint32_t lowest = kNoPosition;
+        bool place_is_single = false;
+        for_each_single([&](uint32_t i) {
+            place_is_single |= state.place == single_position[i];
+            if (single[i] == row_max && !is_target(single_position[i])) {
+                lowest = min(lowest, single_position[i]);
+            }
+        });
+        if (place_is_single) return lowest;
         float x[kSize];
         values_of(packs.fetch((state.place - layout.head) / kSize), x);
 #pragma unroll
@@ -230,7 +254,10 @@ struct Row {
 
     // The lowest position of this thread's elements that hold NaN. Cold.
     __device__ __forceinline__ uint32_t lowest_nan() const {
-        uint32_t lowest = single != single ? single_position : kNoPosition;
+        uint32_t lowest = kNoPosition;
+        for_each_single([&](uint32_t i) {
+            if (single[i] != single[i]) lowest = min(lowest, single_position[i]);
+        });
         for_each_element([&](uint32_t position) {
             const float x = load_one(input + position);
             if (x != x) lowest = min(lowest, position);
@@ -251,7 +278,7 @@ struct Row {
                        [&](uint32_t index, uint4 bits, Nothing) {
                            packs_to[index] = outputs_of(index, bits, output, shift);
                        });
-        write_single(to, output, shift);
+        write_singles(to, output, shift);
     }
 
     // From the bits of a pack to those of its outputs. The branches are the same for the whole grid.
@@ -289,16 +316,17 @@ struct Row {
             const float value = transform.value(load_one(input + position));
             store_one(to + position, output_of(position, value, terms.at(position), output, shift));
         });
-        write_single(to, output, shift);
+        write_singles(to, output, shift);
     }
 
     template <class Output, class Shift>
-    __device__ __forceinline__ void write_single(T *to, const Output &output,
-                                                 const Shift &shift) const {
-        if (single_position != kNoPosition) {
-            store_one(to + single_position,
-                      output_of(single_position, single, single_weight, output, shift));
-        }
+    __device__ __forceinline__ void write_singles(T *to, const Output &output,
+                                                  const Shift &shift) const {
+        for_each_single([&](uint32_t i) {
+            const uint32_t position = single_position[i];
+            store_one(to + position,
+                      output_of(position, single[i], single_weight[i], output, shift));
+        });
     }
 
     template <class Output, class Shift>

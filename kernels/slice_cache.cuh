@@ -35,9 +35,11 @@ class SliceCache {
 
     uint4 *packs;
 
-    // Called by all threads of the block; the caller has a barrier before `fill`.
-    __device__ __forceinline__ SliceCache(uint4 *shared, SliceCacheStorage &storage)
-        : packs(shared), count_(0), chunk_(0), storage_(storage), parity_(1) {
+    // For up to `most` packs. Called by all threads of the block; the caller has a barrier before `fill`.
+    __device__ __forceinline__ SliceCache(uint4 *shared, SliceCacheStorage &storage, uint32_t most)
+        : packs(shared), count_(0), storage_(storage), parity_(1) {
+        const uint32_t chunks = kCacheChunks * blockDim.x;
+        chunk_ = (most + chunks - 1) / chunks * blockDim.x;
 #if __CUDA_ARCH__ >= 900
         if (threadIdx.x == 0) {
             for (uint32_t i = 0; i < kCacheChunks; ++i) init(storage.arrived + i);
@@ -50,8 +52,6 @@ class SliceCache {
     // Orders `count` packs. All threads have read what was there before, and met at a barrier since.
     __device__ __forceinline__ void fill(const uint4 *from, uint32_t count) {
         count_ = count;
-        const uint32_t rounds = (count + kCacheChunks * blockDim.x - 1) / (kCacheChunks * blockDim.x);
-        chunk_ = rounds * blockDim.x;
         parity_ ^= 1;
 #if __CUDA_ARCH__ >= 900
         if (threadIdx.x == 0) {
@@ -110,7 +110,7 @@ class SliceCache {
 
   private:
     uint32_t count_;
-    uint32_t chunk_;  // packs of every chunk but the last ones, which can have fewer
+    uint32_t chunk_;  // packs of every chunk but the last ones, which can have fewer: some a thread
     SliceCacheStorage &storage_;
     uint32_t parity_;  // of the phase that this row's packs complete
 

@@ -4,7 +4,8 @@
 // Traffic: 16 bytes a pack, read once; what shared memory has no room for is read again by each further
 //     pass, last packs first, so that what the L2 cache still holds comes first.
 // Parallelism: pack i of a slice belongs to thread i % blockDim.x in all passes, so that a thread reads back
-//     from shared memory only what is its own, and adds in the same order however much is kept.
+//     from shared memory only what is its own, and adds in the same order however much is kept: all, or a
+//     whole number of packs a thread.
 #pragma once
 
 #include <stdint.h>
@@ -116,25 +117,19 @@ class SlicePacks {
     uint32_t cached_;  // packs [begin, begin + cached) are kept
     SliceCache &cache_;
 
-    // The first of this thread's packs from `from` on.
-    __device__ __forceinline__ uint32_t first_of_thread(uint32_t from) const {
-        const uint32_t before = from - begin_;
-        const uint32_t round = before / blockDim.x * blockDim.x + threadIdx.x;
-        return begin_ + (round < before ? round + blockDim.x : round);
-    }
-
     template <Pass pass, class Do>
     __device__ __forceinline__ void forward_in_cache(const Do &do_with) const {
-        // All at once where they have been there since an earlier pass.
-        constexpr uint32_t kChunks = pass == Pass::kFirst ? kCacheChunks : 1;
-        for (uint32_t chunk = 0; chunk < kChunks; ++chunk) {
-            if (pass == Pass::kFirst) cache_.wait_for(chunk);
-            const uint32_t from = pass == Pass::kFirst ? cache_.begin_of(chunk) : 0;
+        uint32_t from = 0;
+#pragma unroll 1
+        for (uint32_t chunk = 0; from < cached_; ++chunk) {
+            // All at once where they have been there since an earlier pass.
             const uint32_t to = pass == Pass::kFirst ? cache_.end_of(chunk) : cached_;
+            if (pass == Pass::kFirst) cache_.wait_for(chunk);
 #pragma unroll 2
             for (uint32_t i = from + threadIdx.x; i < to; i += blockDim.x) {
                 if (begin_ + i != skipped_) do_with(begin_ + i, cache_.packs[i]);
             }
+            from = to;
         }
     }
 
@@ -143,9 +138,8 @@ class SlicePacks {
                                                      const Prefetch &prefetch,
                                                      const Do &do_with) const {
         const uint32_t stride = kBatch * blockDim.x;
-        const uint32_t first = first_of_thread(from);
         for (uint32_t round = (to - from + stride - 1) / stride; round-- > 0;) {
-            const uint32_t start = first + round * stride;
+            const uint32_t start = from + round * stride + threadIdx.x;
             uint4 batch[kBatch];
             decltype(prefetch(0)) beside[kBatch];
 #pragma unroll
@@ -168,7 +162,7 @@ class SlicePacks {
     __device__ __forceinline__ void forward_in_memory(uint32_t from, uint32_t to,
                                                       const Do &do_with) const {
         constexpr uint32_t kBatch = Terms::kPacksInFlight;
-        for (uint32_t start = first_of_thread(from); start < to; start += kBatch * blockDim.x) {
+        for (uint32_t start = from + threadIdx.x; start < to; start += kBatch * blockDim.x) {
             uint4 batch[kBatch];
 #pragma unroll
             for (uint32_t i = 0; i < kBatch; ++i) {

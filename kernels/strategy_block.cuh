@@ -21,6 +21,7 @@ struct BlockStrategy {
     using Element = T;
     using TermsOfRow = Terms;
     using Row = xent::Row<T, Terms, BlockTeam, SlicePacks<Terms>>;
+    static constexpr bool kSharesWarps = false;
     static constexpr bool kHasTwoLaunches = false;
     static constexpr uint32_t kDividedSlots = 1;
 
@@ -35,7 +36,7 @@ struct BlockStrategy {
     __device__ __forceinline__ BlockStrategy(Storage &storage, uint4 *shared,
                                              const XentGeometry &geometry, uint32_t classes)
         : team{storage.block},
-          place{SliceCache(shared, storage.cache), Slice(0, 1, classes / kPackSize<T>),
+          place{SliceCache(shared, storage.cache, geometry.cached_packs), Slice(0, 1, classes / kPackSize<T>),
                 geometry.cached_packs} {
         // The cache's mbarriers are there for all.
         __syncthreads();

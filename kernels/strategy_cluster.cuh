@@ -24,6 +24,7 @@ struct ClusterStrategy {
     using Element = T;
     using TermsOfRow = Terms;
     using Row = xent::Row<T, Terms, ClusterTeam, SlicePacks<Terms>>;
+    static constexpr bool kSharesWarps = false;
     static constexpr bool kHasTwoLaunches = false;
     static constexpr uint32_t kDividedSlots = 1;
 
@@ -39,7 +40,7 @@ struct ClusterStrategy {
     __device__ __forceinline__ ClusterStrategy(Storage &storage, uint4 *shared,
                                                const XentGeometry &geometry, uint32_t classes)
         : team(storage.block, storage.cluster),
-          place{SliceCache(shared, storage.cache),
+          place{SliceCache(shared, storage.cache, geometry.cached_packs),
                 Slice(cluster_rank(), cluster_size(), classes / kPackSize<T>),
                 geometry.cached_packs} {
         // The cache's mbarriers are there for all.

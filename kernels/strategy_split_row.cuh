@@ -25,6 +25,8 @@ namespace xent {
 
 // A block that finds what the first launch left, and whatever else by itself.
 struct SplitTeam {
+    static constexpr uint32_t kFewestThreads = BlockTeam::kFewestThreads;
+
     BlockTeam block;
     const XentPartial *partials;  // of the row
     uint32_t slices;
@@ -145,7 +147,8 @@ struct SplitRow : Row<T, Terms, SplitTeam, SlicePacks<Terms>> {
         wait_for_launch_before();
         if (threadIdx.x == 0) {
             const uint32_t slice = blockIdx.x % p.geometry.slices;
-            const float target = owns_target() ? this->team.block.storage.target : 0.0f;
+            // Of the slice that has it; nobody looks at the others'.
+            const float target = this->team.block.storage.target;
             p.partials[index * p.geometry.slices + slice] = {
                 merged.max, merged.sum, merged.shifted_sum, merged.mass, target, lowest, {0, 0}};
         }
@@ -164,10 +167,6 @@ struct SplitRow : Row<T, Terms, SplitTeam, SlicePacks<Terms>> {
     __device__ __forceinline__ uint32_t classes() const {
         return this->layout.edges() + this->layout.packs * Slices::kSize;
     }
-    __device__ __forceinline__ bool owns_target() const {
-        return this->target_pack == kNoPack ? this->packs.has_edges()
-                                            : this->packs.takes(this->target_pack);
-    }
 };
 
 template <typename T, class Terms>
@@ -175,6 +174,7 @@ struct SplitRowStrategy {
     using Element = T;
     using TermsOfRow = Terms;
     using Row = SplitRow<T, Terms>;
+    static constexpr bool kSharesWarps = false;
     static constexpr bool kHasTwoLaunches = true;
     static constexpr uint32_t kDividedSlots = 1;
 
@@ -191,9 +191,13 @@ struct SplitRowStrategy {
                                                 const XentGeometry &geometry, uint32_t classes,
                                                 const XentPartial *all_partials)
         : team{{storage.block}, nullptr, geometry.slices},
-          place{SliceCache(shared, storage.cache),
+          place{SliceCache(shared, storage.cache, 0),
                 Slice(blockIdx.x % geometry.slices, geometry.slices, classes / kPackSize<T>), 0},
-          partials(all_partials) {}
+          partials(all_partials) {
+        // What blocks without the target leave of it.
+        if (threadIdx.x == 0) team.share_target(0.0f);
+        __syncthreads();
+    }
 
     // As BlockStrategy's.
     template <class Summary, class Body, class Report>

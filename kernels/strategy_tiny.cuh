@@ -263,6 +263,7 @@ struct TinyStrategy {
     using Row = TinyRow<T, Terms>;
     static_assert(!Terms::kStreamed, "weights of elements do not go through the tile");
     static constexpr uint32_t kWarps = XENT_WARP_BLOCK_THREADS / kWarpSize;
+    static constexpr bool kSharesWarps = true;
     static constexpr bool kHasTwoLaunches = false;
     static constexpr uint32_t kDividedSlots = kWarps;
 

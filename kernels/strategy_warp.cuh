@@ -1,10 +1,13 @@
-// warp: a row in the registers of one warp, kPacks packs a lane at most.
+// warp: a row in the registers of a warp, or of 8 or 16 lanes of one, XENT_WARP_PACKS packs a lane at most.
 //
 // Traffic: with b bytes an element, b * classes read and as many written. Weights of elements, and rows
 //     whose output is not cut as the input is, are read a second time, from the cache closest by.
-// Parallelism: pack i of a row belongs to lane i % 32; single elements (row.cuh) lie one a lane.
-//     A warp takes rows_per_warp consecutive rows and then says what is known of them, a lane a row.
-// Invariants: rows have at most 32 * kPacks packs. No barrier of the block.
+// Parallelism: pack i of a row belongs to lane i % lanes_per_row of its group; single elements (row.cuh) lie
+//     side by side. The fewer lanes, the less of a row's work is done by several. A warp takes rows_per_warp
+//     consecutive rows, as many at a time as it has groups, and then says what is known of them, a lane a
+//     row.
+// Invariants: rows have at most XENT_WARP_PACKS packs a lane. No barrier of the block; the groups of a warp
+//     may be in different places of the code.
 #pragma once
 
 #include <stdint.h>
@@ -18,15 +21,21 @@
 
 namespace xent {
 
-// Where a warp has the packs of a row: pack i in the registers of lane i % 32.
-template <uint32_t kPacks>
-class WarpPacks {
+// Where a group of lanes has the packs of a row: in registers.
+class LanePacks {
+    static constexpr uint32_t kPacks = XENT_WARP_PACKS;
+
   public:
     // `skipped` is a pack that no pass shall visit, or kNoPack.
     template <class Place>
-    __device__ __forceinline__ WarpPacks(const uint4 *body, uint32_t packs, uint32_t skipped,
-                                         const Place &)
-        : body_(body), packs_(packs), skipped_(skipped) {
+    __device__ __forceinline__ LanePacks(const uint4 *body, uint32_t packs, uint32_t skipped,
+                                         const Place &place)
+        : body_(body),
+          packs_(packs),
+          skipped_(skipped),
+          rank_(place.team.rank()),
+          lanes_(place.team.size()),
+          most_packs_(place.most_packs) {
         for_each([&](uint32_t i, uint32_t index) { kept_[i] = body_[index]; });
     }
 
@@ -63,51 +72,45 @@ class WarpPacks {
     const uint4 *body_;
     uint32_t packs_;
     uint32_t skipped_;
+    uint32_t rank_;
+    uint32_t lanes_;
+    uint32_t most_packs_;
     uint4 kept_[kPacks];
 
-    // Unrolled, so that `kept_` stays in registers; the first condition is the same for the whole warp.
+    // Unrolled, so that `kept_` stays in registers; it ends at the same pack for the whole grid.
     template <class Do>
     __device__ __forceinline__ void for_each(const Do &do_with) const {
-        const uint32_t lane = threadIdx.x % kWarpSize;
 #pragma unroll
         for (uint32_t i = 0; i < kPacks; ++i) {
-            if (i * kWarpSize < packs_) {
-                const uint32_t index = i * kWarpSize + lane;
-                if (index < packs_ && index != skipped_) do_with(i, index);
-            }
+            if (i * lanes_ >= most_packs_) break;
+            const uint32_t index = i * lanes_ + rank_;
+            if (index < packs_ && index != skipped_) do_with(i, index);
         }
     }
 };
 
-// An output row of zeros by one warp; nothing is read.
-template <typename T>
-__device__ __forceinline__ void warp_write_zeros(T *to, uint32_t classes) {
-    const RowLayout<T> layout(to, classes);
-    const uint32_t lane = threadIdx.x % kWarpSize;
-    for (uint32_t index = lane; index < layout.packs; index += kWarpSize) {
-        layout.body(to)[index] = make_uint4(0, 0, 0, 0);
-    }
-    if (lane < layout.edges()) store_one(to + layout.edge(lane), 0.0f);
-}
-
-template <typename T, class Terms, uint32_t kPacks>
+template <typename T, class Terms>
 struct WarpStrategy {
     using Element = T;
     using TermsOfRow = Terms;
     static_assert(!Terms::kStreamed, "weights of elements are not kept in registers");
-    using Row = xent::Row<T, Terms, WarpTeam, WarpPacks<kPacks>>;
+    using Row = xent::Row<T, Terms, GroupTeam, LanePacks>;
     static constexpr uint32_t kWarps = XENT_WARP_BLOCK_THREADS / kWarpSize;
+    static constexpr bool kSharesWarps = true;
     static constexpr bool kHasTwoLaunches = false;
     static constexpr uint32_t kDividedSlots = kWarps;
 
     struct Storage {};
 
-    WarpTeam team;
+    GroupTeam team;
     uint32_t rows_per_warp;
+    uint32_t most_packs;  // of a row's body
 
     __device__ __forceinline__ WarpStrategy(Storage &, uint4 *, const XentGeometry &geometry,
-                                            uint32_t)
-        : rows_per_warp(geometry.rows_per_warp) {}
+                                            uint32_t classes)
+        : team{LaneGroup(geometry.lanes_per_row)},
+          rows_per_warp(geometry.rows_per_warp),
+          most_packs(classes / kPackSize<T>) {}
 
     // As BlockStrategy's.
     template <class Summary, class Body, class Report>
@@ -117,19 +120,20 @@ struct WarpStrategy {
         __shared__ Summary summaries[kWarps][kWarpSize];
         Summary *const mine = summaries[slot()];
         const uint32_t lane = threadIdx.x % kWarpSize;
+        const uint32_t groups = kWarpSize / team.size();
         const uint64_t step = uint64_t(gridDim.x) * kWarps * rows_per_warp;
         uint64_t first = (uint64_t(blockIdx.x) * kWarps + slot()) * rows_per_warp;
         for (; first < rows; first += step) {
             const uint32_t count = uint32_t(min(uint64_t(rows_per_warp), rows - first));
-            for (uint32_t i = 0; i < count; ++i) {
+            for (uint32_t i = lane / team.size(); i < count; i += groups) {
                 body(first + i, [&](const Summary &summary) {
-                    if (lane == 0) mine[i] = summary;
+                    if (team.speaks()) mine[i] = summary;
                 });
             }
-            // Lane 0 has written them; below each lane reads one.
+            // Each group has written those of its rows; below each lane reads one.
             __syncwarp();
             report(mine[lane < count ? lane : 0], Speakers::each_lane(first, count));
-            // All lanes have read theirs; lane 0 writes the next ones.
+            // All lanes have read theirs; the groups write the next ones.
             __syncwarp();
         }
     }
@@ -141,7 +145,13 @@ struct WarpStrategy {
     }
 
     __device__ __forceinline__ void write_zeros(T *to, uint32_t classes) const {
-        warp_write_zeros(to, classes);
+        const RowLayout<T> layout(to, classes);
+        for (uint32_t pack = team.rank(); pack < layout.packs; pack += team.size()) {
+            layout.body(to)[pack] = make_uint4(0, 0, 0, 0);
+        }
+        for (uint32_t edge = team.rank(); edge < layout.edges(); edge += team.size()) {
+            store_one(to + layout.edge(edge), 0.0f);
+        }
     }
 
     __device__ __forceinline__ void open_output(T *) const {}

@@ -10,9 +10,9 @@ pub const XENT_MAX_CLASSES: u32 = 1073741824;
 pub const XENT_WARP_BLOCK_THREADS: u32 = 128;
 /// Largest block of the strategies that give a row, or a slice of one, to a block.
 pub const XENT_MAX_BLOCK_THREADS: u32 = 384;
-/// 16-byte packs of a row that a lane keeps in registers: of short rows, and of the longest.
-pub const XENT_SHORT_WARP_PACKS: u32 = 2;
-pub const XENT_LONG_WARP_PACKS: u32 = 8;
+/// 16-byte packs of a row that a lane keeps in registers, at most, and the fewest lanes of a row.
+pub const XENT_WARP_PACKS: u32 = 8;
+pub const XENT_FEWEST_WARP_LANES: u32 = 8;
 /// Most elements of a row that a lane takes under tiny, where up to 32 lanes take a row.
 pub const XENT_TINY_LANE_ELEMENTS: u32 = 8;
 /// Most blocks of a cluster that every GPU with clusters can place.
@@ -278,13 +278,14 @@ pub struct XentGeometry {
     /// cluster, split_row: parts of a row, one a block. 1 elsewhere.
     pub slices: u32,
     /// block, cluster: packs of a slice's aligned body that fit the launch's dynamic shared memory, with
-    /// the weights of their elements for target probabilities. 0 elsewhere.
-    pub cached_packs: u32,
-    /// warp: consecutive rows that a warp takes and then reports together: a power of two up to 32.
-    /// 1 elsewhere.
-    pub rows_per_warp: u32,
-    /// tiny: lanes of a row, a power of two up to 32 of which each has XENT_TINY_LANE_ELEMENTS at most.
+    /// the weights of their elements for target probabilities: all, or a multiple of the block's threads.
     /// 0 elsewhere.
+    pub cached_packs: u32,
+    /// warp: consecutive rows that a warp takes and then reports together: a power of two, at least
+    /// 32 / lanes_per_row and at most 32. 1 elsewhere.
+    pub rows_per_warp: u32,
+    /// tiny, warp: lanes of a row, a power of two up to 32: of which each has XENT_TINY_LANE_ELEMENTS
+    /// elements, or, from XENT_FEWEST_WARP_LANES lanes up, XENT_WARP_PACKS packs at most. 0 elsewhere.
     pub lanes_per_row: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]

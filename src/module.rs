@@ -57,7 +57,7 @@ const fn image_of(kernel: Kernel) -> Image {
     match kernel {
         Kernel::Rows(family, _) => match family {
             F::FusedTiny | F::FusedGeneralTiny => Image::FusedTiny,
-            F::FusedShortWarp | F::FusedWarp | F::FusedGeneralWarp => Image::FusedWarp,
+            F::FusedWarp | F::FusedGeneralWarp => Image::FusedWarp,
             F::FusedBlock | F::FusedGeneralBlock => Image::FusedBlock,
             F::FusedCluster | F::FusedGeneralCluster => Image::FusedCluster,
             F::FusedSplitRow | F::FusedGeneralSplitRow => Image::FusedSplitRow,
@@ -99,7 +99,6 @@ const fn setting_of(kernel: Kernel) -> Setting {
             | F::LogSoftmaxCluster
             | F::LogSoftmaxBackwardCluster => Setting::Cluster,
             F::FusedTiny
-            | F::FusedShortWarp
             | F::FusedWarp
             | F::FusedSplitRow
             | F::FusedGeneralTiny

@@ -14,8 +14,8 @@ use half::{bf16, f16};
 use libtest_mimic::{Arguments, Completion, Trial};
 use report::{Launch, Report};
 use smoothxent::{
-    BinaryConfig, ClassWeights, Error, Gradient, Kernels, Logit, LossConfig, LossInputs,
-    LossOutputs, LogSoftmaxShape, SavedSoftmax, Selection, Shape, Strategy, Workspace,
+    BinaryConfig, ClassWeights, Error, Gradient, Kernels, LogSoftmaxShape, Logit, LossConfig,
+    LossInputs, LossOutputs, SavedSoftmax, Selection, Shape, Strategy, Workspace,
     binary::{self, BinaryInputs, BinaryOutputs},
     cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, DriverError, ValidAsZeroBits},
     log_softmax::{self, LogSoftmaxOutputs, Softmax},
@@ -65,7 +65,8 @@ const fn run(strategy: Strategy, rows: usize, classes: usize) -> Run {
     Run { strategy, rows, classes }
 }
 
-const RUNS: [Run; 24] = [
+const RUNS: [Run; 25] = [
+    run(Strategy::Block, 32, 8),
     run(Strategy::Tiny, 1024, 2),
     run(Strategy::Tiny, 1024, 10),
     run(Strategy::Tiny, 1024, 32),
@@ -122,7 +123,15 @@ fn guard(report: &Report, operation: Operation, print: bool) -> Result<Completio
     for run in RUNS {
         faults.extend(one::<f32>(report, &kernels, operation, run, "f32", |x| x, print)?);
         faults.extend(one::<f16>(report, &kernels, operation, run, "f16", f16::from_f32, print)?);
-        faults.extend(one::<bf16>(report, &kernels, operation, run, "bf16", bf16::from_f32, print)?);
+        faults.extend(one::<bf16>(
+            report,
+            &kernels,
+            operation,
+            run,
+            "bf16",
+            bf16::from_f32,
+            print,
+        )?);
     }
     if faults.is_empty() { Ok(Completion::Completed) } else { Err(faults.join("\n")) }
 }
@@ -152,11 +161,15 @@ fn one<T: Element>(
         let bytes = elements * b as f64;
         println!(
             "{operation:?} {:9} {:6} x {:6} {dtype:4}: {:6.2} instructions ({:5.2} without moves), read {:.3} / {:.3} sectors, wrote {:.3} / {:.3} sectors, conflicts {:.4}",
-            run.strategy, run.rows, run.classes,
+            run.strategy,
+            run.rows,
+            run.classes,
             sum(|l| l.lane_instructions) / elements,
             sum(|l| l.lane_instructions - l.lane_instructions_by_class.r#move) / elements,
-            sum(|l| l.global_bytes_read) / bytes, sum(|l| l.global_sectors_read) * 32.0 / bytes,
-            sum(|l| l.global_bytes_written) / bytes, sum(|l| l.global_sectors_written) * 32.0 / bytes,
+            sum(|l| l.global_bytes_read) / bytes,
+            sum(|l| l.global_sectors_read) * 32.0 / bytes,
+            sum(|l| l.global_bytes_written) / bytes,
+            sum(|l| l.global_sectors_written) * 32.0 / bytes,
             sum(|l| l.shared_bank_conflicts) / sum(|l| l.shared_wavefronts).max(1.0),
         );
     }
@@ -274,7 +287,13 @@ fn launch<T: Element>(
             let outputs = BinaryOutputs { loss: Some(&mut scalar), ..BinaryOutputs::default() };
             let config = BinaryConfig::default();
             binary::forward_backward(
-                kernels, &stream, config, inputs, outputs, to, &mut workspace,
+                kernels,
+                &stream,
+                config,
+                inputs,
+                outputs,
+                to,
+                &mut workspace,
             )?;
         }
     }

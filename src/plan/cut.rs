@@ -83,10 +83,8 @@ impl Work {
     fn family(&self, strategy: Strategy) -> Option<Family> {
         use Family as F;
         use Strategy as S;
-        let short = self.packs() <= WARP_SIZE * abi::XENT_SHORT_WARP_PACKS;
         match (self.operation, strategy) {
             (Operation::Fused, S::Tiny) => Some(F::FusedTiny),
-            (Operation::Fused, S::Warp) if short => Some(F::FusedShortWarp),
             (Operation::Fused, S::Warp) => Some(F::FusedWarp),
             (Operation::Fused, S::Block | S::TwoPass) => Some(F::FusedBlock),
             (Operation::Fused, S::Cluster) => Some(F::FusedCluster),
@@ -181,7 +179,7 @@ impl Cutter<'_> {
                 }
             }
             Strategy::Warp => {
-                let most = WARP_SIZE * abi::XENT_LONG_WARP_PACKS;
+                let most = WARP_SIZE * abi::XENT_WARP_PACKS;
                 if work.packs() > most {
                     return Err(Obstacle::Packs { packs: work.packs(), most });
                 }
@@ -375,10 +373,11 @@ impl Cutter<'_> {
             }
             Strategy::Warp => {
                 let block = abi::XENT_WARP_BLOCK_THREADS;
-                let rows_per_warp = self.rows_per_warp();
+                let lanes_per_row = self.warp_lanes();
+                let rows_per_warp = self.rows_per_warp().max(WARP_SIZE / lanes_per_row);
                 let rows_per_block = rows_per_warp * (block / WARP_SIZE);
                 Shape {
-                    geometry: Geometry { rows_per_warp, ..whole },
+                    geometry: Geometry { rows_per_warp, lanes_per_row, ..whole },
                     blocks: rows.div_ceil(rows_per_block as usize),
                     block,
                     shared_bytes: 0,
@@ -452,19 +451,38 @@ impl Cutter<'_> {
     fn shape_of(&self, slices: u32, bytes_at_most: u32) -> Shape {
         let work = self.work;
         let packs = work.body_packs().div_ceil(slices);
+        let block = tuning::block_threads(packs);
         let (cached_packs, shared_bytes) = match work.kept {
             Kept::Nothing => (0, 0),
             Kept::Packs { bytes } => {
-                let cached_packs = packs.min(bytes_at_most / bytes);
+                let room = bytes_at_most / bytes;
+                // All, or as many for each thread: so each adds its packs in the same order.
+                let cached_packs = if packs <= room { packs } else { room - room % block };
                 (cached_packs, cached_packs * bytes)
             }
         };
         Shape {
             geometry: Geometry { slices, cached_packs, rows_per_warp: 1, lanes_per_row: 0 },
             blocks: work.rows.saturating_mul(slices as usize),
-            block: tuning::block_threads(packs),
+            block,
             shared_bytes,
         }
+    }
+
+    /// The fewest that can hold a row, since each of them does what is done once a row; more where rows
+    /// leave multiprocessors idle and a lane still has a pack.
+    fn warp_lanes(&self) -> u32 {
+        let packs = self.work.packs();
+        let fewest = packs.div_ceil(abi::XENT_WARP_PACKS).next_power_of_two();
+        let mut lanes = fewest.max(abi::XENT_FEWEST_WARP_LANES);
+        let rows_at_once = |lanes| (abi::XENT_WARP_BLOCK_THREADS / lanes) as usize;
+        while lanes < WARP_SIZE
+            && lanes < packs
+            && self.work.rows / rows_at_once(lanes) < self.multiprocessors()
+        {
+            lanes *= 2;
+        }
+        lanes
     }
 
     /// A power of two; more than 1 where the grid fills the device all the same.

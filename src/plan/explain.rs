@@ -98,7 +98,8 @@ impl fmt::Display for Cut<'_> {
                 write!(f, "{rows} at a time a block, {} a row", count(lanes, "lane"))
             }
             Strategy::Warp => {
-                write!(f, "{} at a time a warp", geometry.rows_per_warp)
+                let lanes = count(geometry.lanes_per_row, "lane");
+                write!(f, "{} a warp, {lanes} a row", geometry.rows_per_warp)
             }
             Strategy::Block | Strategy::TwoPass => {
                 write!(f, "a block each, {} of 16 bytes{}", count(packs, "pack"), Keeps(self.0))
@@ -182,7 +183,6 @@ fn inputs(family: Family) -> &'static str {
     use Family as F;
     match family {
         F::FusedTiny
-        | F::FusedShortWarp
         | F::FusedWarp
         | F::FusedBlock
         | F::FusedCluster

@@ -40,9 +40,7 @@ macro_rules! families {
 families! {
     /// Loss and gradient of class indices, or one of them; many short rows a block.
     FusedTiny = "fused_tiny", XENT_WARP_BLOCK_THREADS;
-    /// A row a warp, of which a lane keeps little.
-    FusedShortWarp = "fused_short_warp", XENT_WARP_BLOCK_THREADS;
-    /// A row a warp.
+    /// A row a warp, or a part of one.
     FusedWarp = "fused_warp", XENT_WARP_BLOCK_THREADS;
     /// A row a block.
     FusedBlock = "fused_block", XENT_MAX_BLOCK_THREADS;
@@ -52,7 +50,7 @@ families! {
     FusedSplitRow = "fused_split_row", XENT_MAX_BLOCK_THREADS;
     /// The same with class weights in the smoothing term, or capped logits; many short rows a block.
     FusedGeneralTiny = "fused_general_tiny", XENT_WARP_BLOCK_THREADS;
-    /// A row a warp.
+    /// A row a warp, or a part of one.
     FusedGeneralWarp = "fused_general_warp", XENT_WARP_BLOCK_THREADS;
     /// A row a block.
     FusedGeneralBlock = "fused_general_block", XENT_MAX_BLOCK_THREADS;
@@ -66,13 +64,13 @@ families! {
     FusedProbabilitiesCluster = "fused_probabilities_cluster", XENT_MAX_BLOCK_THREADS;
     /// Log-softmax, or softmax; many short rows a block.
     LogSoftmaxTiny = "log_softmax_tiny", XENT_WARP_BLOCK_THREADS;
-    /// A row a warp.
+    /// A row a warp, or a part of one.
     LogSoftmaxWarp = "log_softmax_warp", XENT_WARP_BLOCK_THREADS;
     /// A row a block.
     LogSoftmaxBlock = "log_softmax_block", XENT_MAX_BLOCK_THREADS;
     /// A row a cluster.
     LogSoftmaxCluster = "log_softmax_cluster", XENT_MAX_BLOCK_THREADS;
-    /// Its gradient; a row a warp.
+    /// Its gradient; a row a warp, or a part of one.
     LogSoftmaxBackwardWarp = "log_softmax_backward_warp", XENT_WARP_BLOCK_THREADS;
     /// A row a block.
     LogSoftmaxBackwardBlock = "log_softmax_backward_block", XENT_MAX_BLOCK_THREADS;
@@ -80,7 +78,7 @@ families! {
     LogSoftmaxBackwardCluster = "log_softmax_backward_cluster", XENT_MAX_BLOCK_THREADS;
     /// Binary cross-entropy and its gradient, or one of them; many short rows a block.
     BinaryTiny = "binary_tiny", XENT_WARP_BLOCK_THREADS;
-    /// A row a warp.
+    /// A row a warp, or a part of one.
     BinaryWarp = "binary_warp", XENT_WARP_BLOCK_THREADS;
     /// A row a block.
     BinaryBlock = "binary_block", XENT_MAX_BLOCK_THREADS;

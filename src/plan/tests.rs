@@ -207,20 +207,32 @@ fn strategies_change_where_the_table_says() {
 
 #[test]
 fn warps_and_lanes_take_what_they_can_hold() {
-    let fused = |dtype, classes| {
+    let fused_rows = |dtype, rows, classes| {
         let types = Types { dtype, ..INDICES };
         let plan =
-            fastest(&of(types, (64, classes), LossConfig::default(), Pass::Fused), &devices::L4);
+            fastest(&of(types, (rows, classes), LossConfig::default(), Pass::Fused), &devices::L4);
         match plan.first.launch.kernel {
             Kernel::Rows(family, _) => (family, plan.geometry.lanes_per_row),
             Kernel::Normalizer => panic!("it goes over no rows"),
         }
     };
+    let fused = |dtype, classes| fused_rows(dtype, 64, classes);
     use Family as F;
     for (dtype, elements) in [(Dtype::F32, 4), (Dtype::Bf16, 8)] {
-        assert_eq!(fused(dtype, 64 * elements), (F::FusedShortWarp, 0));
-        assert_eq!(fused(dtype, 64 * elements + 1), (F::FusedWarp, 0));
-        assert_eq!(fused(dtype, 256 * elements), (F::FusedWarp, 0));
+        // Few rows: as many lanes as there are.
+        for rows in [64, 1 << 20] {
+            let lanes = |few, many| if rows == 64 { few } else { many };
+            let fused = |classes| fused_rows(dtype, rows, classes);
+            assert_eq!(
+                fused(65),
+                (F::FusedWarp, if dtype == Dtype::F32 { lanes(32, 8) } else { lanes(16, 8) })
+            );
+            assert_eq!(fused(64 * elements), (F::FusedWarp, lanes(32, 8)));
+            assert_eq!(fused(64 * elements + 1), (F::FusedWarp, lanes(32, 16)));
+            assert_eq!(fused(128 * elements), (F::FusedWarp, lanes(32, 16)));
+            assert_eq!(fused(128 * elements + 1), (F::FusedWarp, 32));
+            assert_eq!(fused(256 * elements), (F::FusedWarp, 32));
+        }
         assert_eq!(fused(dtype, 256 * elements + 1), (F::FusedBlock, 0));
         for (classes, lanes) in
             [(1, 1), (7, 1), (8, 1), (9, 2), (16, 2), (17, 4), (32, 4), (33, 8), (64, 8)]
@@ -509,8 +521,9 @@ fn launchable(
                 "{}",
                 context()
             );
-            let tile = launch.block as usize / lanes * classes * dtype.bytes();
-            assert!((16..32).contains(&(launch.shared_bytes as usize - tile)), "{}", context());
+            let tile = 32 / lanes * classes * dtype.bytes();
+            let of_warp = launch.shared_bytes as usize / (launch.block as usize / 32);
+            assert!((16..32).contains(&(of_warp - tile)), "{}", context());
             assert!(launch.shared_bytes <= 48 << 10, "{}", context());
         }
         Strategy::Warp => {
