@@ -1,4 +1,4 @@
-//! `cargo xtask bundle`: tests and benchmark for a machine that has a GPU and no Rust.
+//! `cargo xtask bundle`: tests and benchmarks for a machine that has a GPU and no Rust.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,15 +11,15 @@ use crate::{cargo, compare, process, toolchain, workspace};
 
 /// Puts test and benchmark programs with a run.sh into target/bundle/, for a GPU machine
 ///
-/// Copy the folder there and run `run.sh tests|sanitize|bench|compare OUT_DIR`. It needs a driver and the
-/// C library that this command states, nothing else.
+/// Copy the folder there and run `run.sh tests|sanitize|bench|tune|compare OUT_DIR`. It needs a driver and
+/// the C library that this command states, nothing else.
 #[derive(clap::Args)]
 pub struct Arguments {}
 
 const RUN_SH: &str = include_str!("../bundle/run.sh");
 
-/// The test program and the benchmark.
-const PROGRAMS: [&str; 2] = ["device", "fused"];
+/// The test program and the benchmarks.
+const PROGRAMS: [&str; 3] = ["device", "fused", "host"];
 
 /// Files and folders that keep their place: the programs look for them from their folder.
 const DATA: [&str; 1] = ["tests/data/golden"];
@@ -32,7 +32,7 @@ pub fn run(_: &Arguments) -> Result<()> {
     toolchain::ensure_nvcc()?;
     let mut build = cargo::command("test");
     build
-        .args([cargo::PROFILE, "--no-run", "--test=device", "--bench=fused"])
+        .args([cargo::PROFILE, "--no-run", "--test=device", "--bench=fused", "--bench=host"])
         .args(cargo::WORKSPACE);
     let built = cargo::build(build)?.tests();
 
@@ -73,7 +73,7 @@ pub fn run(_: &Arguments) -> Result<()> {
     let megabytes = bytes_in(&folder)? as f64 / 1e6;
     println!(
         "{} ({megabytes:.1} MB): copy it to a machine with an NVIDIA driver and glibc {}.{} or newer, \
-         and run\n    ./run.sh tests|sanitize|bench|compare OUT_DIR",
+         and run\n    ./run.sh tests|sanitize|bench|tune|compare OUT_DIR",
         workspace::relative(&folder),
         glibc.0,
         glibc.1
