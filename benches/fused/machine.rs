@@ -71,17 +71,17 @@ impl Machine {
     }
 
     pub fn clocks(&self) -> Clocks {
-        let unknown = || Clocks {
-            sm_mhz: String::new(),
-            memory_mhz: String::new(),
-            throttle: String::new(),
-        };
+        let unknown =
+            || Clocks { sm_mhz: String::new(), memory_mhz: String::new(), throttle: String::new() };
         if !self.smi_answers.get() {
             return unknown();
         }
         let answer = smi("clocks.sm,clocks.mem,clocks_throttle_reasons.active");
-        let fields: Vec<String> =
-            answer.iter().flat_map(|line| line.split(',')).map(|field| field.trim().into()).collect();
+        let fields: Vec<String> = answer
+            .iter()
+            .flat_map(|line| line.split(','))
+            .map(|field| field.trim().into())
+            .collect();
         match <[String; 3]>::try_from(fields) {
             Ok([sm_mhz, memory_mhz, throttle]) => Clocks { sm_mhz, memory_mhz, throttle },
             Err(_) => {

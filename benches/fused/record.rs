@@ -33,7 +33,11 @@ pub struct Row {
 
 impl Row {
     /// One for each selection, in their order.
-    pub fn all(case: Case, asked: &[(Option<Strategy>, RowsPlan)], measured: &Measured) -> Vec<Self> {
+    pub fn all(
+        case: Case,
+        asked: &[(Option<Strategy>, RowsPlan)],
+        measured: &Measured,
+    ) -> Vec<Self> {
         let each = asked.iter().zip(&measured.losses);
         let row = |(&(pinned, plan), &time): (&(Option<Strategy>, RowsPlan), &Quantiles)| Self {
             case,

@@ -33,6 +33,13 @@ impl Summary<'_> {
         if compared.is_empty() {
             return;
         }
+        if compared.iter().all(|rows| rows[0].time.p50.is_nan()) {
+            println!(
+                "strategies: {} cases ran under all of theirs, none was timed",
+                compared.len()
+            );
+            return;
+        }
         let notable = |rows: &&&Vec<Row>| !(gain(rows) < NOTABLE_GAIN);
         let wrong: Vec<&&Vec<Row>> = compared.iter().filter(notable).collect();
         println!(
@@ -65,6 +72,10 @@ impl Summary<'_> {
         let small: Vec<(&Row, f32)> =
             small.into_iter().filter_map(|row| Some((row, of_empty(row)?))).collect();
         if small.is_empty() {
+            return;
+        }
+        if small.iter().all(|(_, ratio)| ratio.is_nan()) {
+            println!("small problems: {} cases ran in graphs, none was timed", small.len());
             return;
         }
         println!("small problems, in graphs; the aim is {SMALL_AIM} of an empty launch:");

@@ -46,9 +46,9 @@ pub fn planned() -> Result<BTreeMap<String, Budget>> {
         from.get(name).copied().with_context(|| format!("{name} is no number that can be found"))
     };
     let mut budgets = BTreeMap::new();
-    for (name, threads, blocks) in families(kernels)
-        .context("src/plan/kernel.rs: `families!` is not lines of Name = \"name\", THREADS, BLOCKS;")?
-    {
+    for (name, threads, blocks) in families(kernels).context(
+        "src/plan/kernel.rs: `families!` is not lines of Name = \"name\", THREADS, BLOCKS;",
+    )? {
         budgets.insert(name, Budget { threads: constant(&abi, &threads)?, blocks });
     }
     let threads = constant(&abi, "XENT_NORMALIZER_THREADS")?;
@@ -73,9 +73,16 @@ fn families(file: TokenStream) -> Option<Vec<(String, String, u32)>> {
     let lines = tokens.split(|token| is(token, ';')).filter(|line| !line.is_empty());
     lines
         .map(|line| match line {
-            [.., _, equals, TokenTree::Literal(name), _, TokenTree::Ident(threads), _, TokenTree::Literal(blocks)]
-                if is(equals, '=') =>
-            {
+            [
+                ..,
+                _,
+                equals,
+                TokenTree::Literal(name),
+                _,
+                TokenTree::Ident(threads),
+                _,
+                TokenTree::Literal(blocks),
+            ] if is(equals, '=') => {
                 let name = name.to_string().trim_matches('"').to_owned();
                 Some((name, threads.to_string(), number(&blocks.to_string())?))
             }

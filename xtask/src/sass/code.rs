@@ -99,7 +99,9 @@ pub fn parse(text: &str) -> BTreeMap<String, Vec<Instruction>> {
 pub struct Counts {
     pub global_loads: Widths,
     pub global_stores: Widths,
-    pub generic: usize,
+    /// Of unstated space.
+    pub generic_loads: Widths,
+    pub generic_stores: Widths,
     pub bulk: usize,
     pub exponentials: usize,
     pub range_scalings: usize,
@@ -131,7 +133,8 @@ impl Counts {
         match instruction.operation() {
             "LDG" | "LDGSTS" => self.global_loads.add(instruction),
             "STG" => self.global_stores.add(instruction),
-            "LD" | "ST" => self.generic += 1,
+            "LD" => self.generic_loads.add(instruction),
+            "ST" => self.generic_stores.add(instruction),
             "UBLKCP" | "UBLKRED" | "UTMALDG" | "UTMASTG" => self.bulk += 1,
             "LDL" => self.local_loads += 1,
             "STL" => self.local_stores += 1,
@@ -145,8 +148,10 @@ impl Counts {
 
     /// Nothing but a trap.
     pub fn is_trap(&self) -> bool {
-        let accesses = [&self.global_loads, &self.global_stores].map(Widths::all);
-        self.traps > 0 && accesses == [0, 0] && self.generic + self.bulk == 0
+        let Self { global_loads, global_stores, generic_loads, generic_stores, .. } = self;
+        let accesses =
+            [global_loads, global_stores, generic_loads, generic_stores].map(Widths::all);
+        self.traps > 0 && accesses == [0; 4] && self.bulk == 0
     }
 }
 

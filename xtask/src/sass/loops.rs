@@ -1,9 +1,10 @@
 //! Loops of machine code, and how many exponentials they spend on a 16-byte pack.
 //!
 //! A loop that contains no other and moves packs is a pass over a row. Of all ways through its body, the
-//! one that spends most beyond its packs is looked for; instructions under a predicate count as executed.
-//! So what is found is an upper bound: a pass that spends more than it may is found, whatever is true at run
-//! time.
+//! one with most exponentials beyond its packs is looked for; instructions under a predicate count as
+//! executed. The code also has ways that are never gone (two tests of one condition) and ways that store
+//! element by element, so a pass is at fault where it is so by every measure: packs loaded or packs stored,
+//! on the way itself or on the way with most of them. Twice as many exponentials are found by all.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,46 +19,61 @@ pub enum Pass {
     Writes,
 }
 
-/// A pass over a row.
+/// A pass over a row, by the ways once through its loop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hot {
     pub pass: Pass,
-    /// Of the loop's body, all ways counted together.
-    pub packs: usize,
-    /// At most so many exponentials more than `packs of a way * per_pack`, over all ways.
-    pub most: i64,
+    /// Stored on the way with most of them, or loaded where none is stored.
+    pub packs: i64,
+    /// On the way with most of them.
+    pub exponentials: i64,
+    /// Exponentials beyond those that the packs may have.
+    pub excess: i64,
 }
 
-/// The passes over a row, in the order of their addresses, given what each kind may spend on a pack.
-pub fn hot_loops(code: &[Instruction], per_pack: impl Fn(Pass) -> usize) -> Vec<Hot> {
+/// The passes over a row that have exponentials, by the worst way through each, in the order of their
+/// addresses; a pack may have `allowed(pass)`.
+pub fn hot_loops(code: &[Instruction], allowed: impl Fn(Pass) -> usize) -> Vec<Hot> {
     let graph = Graph::of(code);
     let loops = graph.loops();
-    let innermost = loops.iter().filter(|(header, body)| {
-        !loops.iter().any(|(other, inner)| other != *header && inner.is_subset(body))
-    });
-    let hot = innermost.filter_map(|(&header, body)| {
-        let of = |test: fn(&Instruction) -> bool| {
-            let blocks = body.iter().map(|&block| &graph.blocks[block]);
-            let instructions = blocks.flat_map(|block| &code[block.from..block.to]);
-            instructions.filter(|instruction| test(instruction)).count()
-        };
-        if of(Instruction::is_exponential) == 0 {
+    // The header of a loop within it would be in its body.
+    let is_innermost = |header: usize, body: &BTreeSet<usize>| {
+        body.iter().all(|block| *block == header || !loops.contains_key(block))
+    };
+    let hot = loops.iter().filter_map(|(&header, body)| {
+        if !is_innermost(header, body) {
             return None;
         }
-        let (pass, packs, test): (_, _, fn(&Instruction) -> bool) = match (of(stores), of(loads)) {
-            (0, 0) => return None,
-            (0, packs) => (Pass::Reads, packs, loads),
-            (packs, _) => (Pass::Writes, packs, stores),
+        let any = |test: Test| {
+            let instructions = body
+                .iter()
+                .flat_map(|&block| &code[graph.blocks[block].from..graph.blocks[block].to]);
+            instructions.filter(|instruction| test(instruction)).count() > 0
         };
-        let allowed = per_pack(pass) as i64;
-        let weight = |instruction: &Instruction| {
-            i64::from(instruction.is_exponential()) - allowed * i64::from(test(instruction))
+        if !any(Instruction::is_exponential) {
+            return None;
+        }
+        let (pass, counted): (_, &[Test]) = match (any(loads), any(stores)) {
+            (false, false) => return None,
+            (true, false) => (Pass::Reads, &[loads]),
+            (false, true) => (Pass::Writes, &[stores]),
+            (true, true) => (Pass::Writes, &[stores, loads]),
         };
-        let most = graph.heaviest_way(code, header, body, &weight);
-        Some(Hot { pass, packs, most })
+        let allowed = allowed(pass) as i64;
+        let most = |weigh: &dyn Fn(&Instruction) -> i64| graph.most(code, header, body, weigh);
+        let exponentials = most(&|one| one.is_exponential().into());
+        let measures = counted.iter().flat_map(|is_pack| {
+            let beyond =
+                most(&|one| i64::from(one.is_exponential()) - allowed * i64::from(is_pack(one)));
+            [beyond, exponentials - allowed * most(&|one| is_pack(one).into())]
+        });
+        let excess = measures.min()?;
+        Some(Hot { pass, packs: most(&|one| counted[0](one).into()), exponentials, excess })
     });
     hot.collect()
 }
+
+type Test = fn(&Instruction) -> bool;
 
 /// Of packs of a row, from wherever they are.
 fn loads(instruction: &Instruction) -> bool {
@@ -84,7 +100,8 @@ impl Graph {
     fn of(code: &[Instruction]) -> Self {
         let position: BTreeMap<u64, usize> =
             code.iter().enumerate().map(|(at, instruction)| (instruction.address, at)).collect();
-        let goes_to = |at: usize| code[at].target().and_then(|target| position.get(&target)).copied();
+        let goes_to =
+            |at: usize| code[at].target().and_then(|target| position.get(&target)).copied();
         let mut leaders = BTreeSet::from([0]);
         for at in 0..code.len() {
             if goes_to(at).is_some() || code[at].ends_flow() {
@@ -133,32 +150,28 @@ impl Graph {
     }
 
     /// The greatest weight of a way once through a loop without loops.
-    fn heaviest_way(
+    fn most(
         &self,
         code: &[Instruction],
         header: usize,
         body: &BTreeSet<usize>,
-        weight: &dyn Fn(&Instruction) -> i64,
+        weigh: &dyn Fn(&Instruction) -> i64,
     ) -> i64 {
         let mut order = vec![];
-        let mut seen = BTreeSet::new();
-        self.finish(header, header, body, &mut seen, &mut order);
-        let mut best: BTreeMap<usize, i64> = BTreeMap::new();
-        let mut most = i64::MIN;
+        self.finish(header, header, body, &mut BTreeSet::new(), &mut order);
+        let mut most: BTreeMap<usize, i64> = BTreeMap::new();
         // Blocks in the order in which they finish: all that follow one are known before it.
         for block in order {
             let Block { from, to, next } = &self.blocks[block];
-            let own: i64 = code[*from..*to].iter().map(weight).sum();
+            let own: i64 = code[*from..*to].iter().map(weigh).sum();
             let returns = next.contains(&header).then_some(0);
-            let behind = next.iter().filter(|&&next| next != header).filter_map(|next| best.get(next));
-            if let Some(rest) = behind.copied().chain(returns).max() {
-                best.insert(block, own + rest);
-                if block == header {
-                    most = own + rest;
-                }
+            let behind = next.iter().filter(|&&next| next != header);
+            let behind = behind.filter_map(|next| most.get(next)).copied().chain(returns);
+            if let Some(rest) = behind.max() {
+                most.insert(block, own + rest);
             }
         }
-        most
+        most.get(&header).copied().unwrap_or(0)
     }
 
     fn finish(
@@ -213,7 +226,8 @@ mod tests {
             "@P1 BRA 0x10",
             "EXIT",
         ]);
-        assert_eq!(found, [Hot { pass: Pass::Reads, packs: 1, most: 1 }]);
+        let pass = Pass::Reads;
+        assert_eq!(found, [Hot { pass, packs: 1, exponentials: 4, excess: 1 }]);
     }
 
     #[test]
@@ -232,7 +246,8 @@ mod tests {
             "@P1 BRA 0x0",
             "EXIT",
         ]);
-        assert_eq!(found, [Hot { pass: Pass::Writes, packs: 1, most: 0 }]);
+        let pass = Pass::Writes;
+        assert_eq!(found, [Hot { pass, packs: 1, exponentials: 2, excess: 0 }]);
     }
 
     #[test]
