@@ -5,6 +5,10 @@
 //! and no times are taken.
 
 mod cases;
+// One program, so that the kernels travel once.
+#[allow(dead_code, reason = "its own main")]
+#[path = "../host.rs"]
+mod host;
 mod machine;
 mod measure;
 mod record;
@@ -18,6 +22,7 @@ use std::{
 };
 
 use clap::Parser;
+use criterion::Criterion;
 use half::{bf16, f16};
 use smoothxent::{
     Selection, Strategy,
@@ -54,6 +59,9 @@ struct Arguments {
     /// Instead of the grid, such as 8192x32000,64x128256:bf16
     #[arg(long, value_delimiter = ',')]
     shapes: Vec<Named>,
+    /// Instead of all that: what a call costs on the CPU, as `cargo bench --bench host` but briefly
+    #[arg(long, exclusive = true)]
+    host: bool,
     /// What `cargo bench` passes; changes nothing
     #[arg(long, hide = true)]
     bench: bool,
@@ -63,13 +71,28 @@ const REPEATS: usize = 25;
 const FEW_REPEATS: usize = 7;
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    if arguments.host {
+        call_on_the_cpu();
+        return ExitCode::SUCCESS;
+    }
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn call_on_the_cpu() {
+    let mut criterion = Criterion::default()
+        .without_plots()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1));
+    host::without_driver(&mut criterion);
+    host::with_driver(&mut criterion);
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {

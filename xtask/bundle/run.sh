@@ -132,12 +132,13 @@ run_sanitizer() {
     exit $((worst | unfinished))
 }
 
-# What a call costs the CPU: criterion's middle estimates.
+# What a call costs the CPU: the lower, middle and upper estimate of each, by criterion.
 run_host() {
-    run_into "$out/host.txt" 100 ./host --bench --warm-up-time 0.3 --measurement-time 1 --sample-size 20 \
-        --noplot --output-format bencher
-    echo "--- CPU time of a call (bare cuLaunchKernel: the driver's own part)"
-    grep '^test ' -- "$out/host.txt" || tail -n 5 -- "$out/host.txt"
+    CRITERION_HOME=$out/criterion run_into "$out/host.txt" 100 ./fused --host
+    echo "--- CPU time of a call; the driver's own part is 'bare cuLaunchKernel'"
+    awk '/^(without|with) a driver\// { name = $0; sub(/ +time:.*/, "", name) }
+         /time: +\[/ { sub(/.*time: +/, ""); printf "%-48s %s\n", name, $0 }
+         /skipped/' "$out/host.txt"
 }
 
 run_bench() {
