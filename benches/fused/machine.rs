@@ -13,6 +13,9 @@ use smoothxent::{
 /// As large as the argument of a fused kernel.
 pub const EMPTY_ARGUMENT_BYTES: usize = 344;
 
+/// What the emulated driver's devices are called at first.
+pub const EMULATED: &str = "Emulated";
+
 /// Whether clocks mean anything here.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Times {
@@ -47,7 +50,7 @@ impl Machine {
         let context = smoothxent::open(0)?;
         let name =
             context.name().map_err(|error| format!("the device has no name: {:?}", error.0))?;
-        let times = if name.starts_with("Emulated") { Times::NotTaken } else { Times::Taken };
+        let times = if name.starts_with(EMULATED) { Times::NotTaken } else { Times::Taken };
         // SAFETY: there is one stream, on which everything that uses a buffer is in order. With it
         // and the default stream cudarc would record an event around each use of a buffer.
         unsafe { context.disable_event_tracking() };

@@ -31,7 +31,7 @@ use smoothxent::{
 };
 
 use cases::{Case, Named, PassName};
-use machine::{Machine, Times};
+use machine::{EMULATED, Machine, Times};
 use record::{Csv, Row};
 use summary::Summary;
 
@@ -92,7 +92,12 @@ fn call_on_the_cpu() {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
     host::without_driver(&mut criterion);
-    host::with_driver(&mut criterion);
+    let name = smoothxent::open(0).ok().and_then(|context| context.name().ok());
+    if name.is_some_and(|name| name.starts_with(EMULATED)) {
+        println!("with a driver: skipped, this device is emulated");
+    } else {
+        host::with_driver(&mut criterion);
+    }
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {

@@ -103,8 +103,8 @@ impl Graph {
         let goes_to =
             |at: usize| code[at].target().and_then(|target| position.get(&target)).copied();
         let mut leaders = BTreeSet::from([0]);
-        for at in 0..code.len() {
-            if goes_to(at).is_some() || code[at].ends_flow() {
+        for (at, instruction) in code.iter().enumerate() {
+            if goes_to(at).is_some() || instruction.ends_flow() {
                 leaders.extend(goes_to(at));
                 leaders.insert(at + 1);
             }
