@@ -26,13 +26,13 @@ use criterion::Criterion;
 use half::{bf16, f16};
 use smoothxent::{
     Selection, Strategy,
-    plan::{Plan, RowsPlan},
+    plan::Plan,
     problem::{Dtype, Pass},
 };
 
 use cases::{Case, Named, PassName};
 use machine::{EMULATED, Machine, Times};
-use record::{Csv, Row};
+use record::{Asked, Csv, Row};
 use summary::Summary;
 
 /// Times the loss and its gradient beside a copy of the same size.
@@ -179,7 +179,7 @@ impl Arguments {
         let asked = self.asked(machine, case)?;
         let kernels: Vec<_> = asked
             .iter()
-            .map(|(pinned, _)| machine.kernels.clone().with_selection(selection(*pinned)))
+            .map(|asked| machine.kernels.clone().with_selection(selection(asked.pinned)))
             .collect();
         let measured = match case.dtype {
             Dtype::F32 => measure::measure::<f32>(machine, case, &kernels, repeats),
@@ -190,11 +190,7 @@ impl Arguments {
     }
 
     /// The chosen strategy, and the others that can take the case and are wanted.
-    fn asked(
-        &self,
-        machine: &Machine,
-        case: Case,
-    ) -> Result<Vec<(Option<Strategy>, RowsPlan)>, Box<dyn Error>> {
+    fn asked(&self, machine: &Machine, case: Case) -> Result<Vec<Asked>, Box<dyn Error>> {
         let problem = case.problem()?;
         let plan_of = |pinned| {
             let kernels = machine.kernels.clone().with_selection(selection(pinned));
@@ -212,9 +208,9 @@ impl Arguments {
         let others = others.filter_map(|strategy| {
             let plan = plan_of(Some(strategy))?;
             let is_other = plan.strategy == strategy && strategy != chosen.strategy;
-            is_other.then_some((Some(strategy), plan))
+            is_other.then_some(Asked { pinned: Some(strategy), plan })
         });
-        Ok([(None, chosen)].into_iter().chain(others).collect())
+        Ok([Asked { pinned: None, plan: chosen }].into_iter().chain(others).collect())
     }
 }
 

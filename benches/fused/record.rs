@@ -18,10 +18,17 @@ use crate::{
     measure::{Measured, Quantiles},
 };
 
+/// How a case is to be solved.
+#[derive(Clone, Copy)]
+pub struct Asked {
+    /// None for what the tuning table chooses.
+    pub pinned: Option<Strategy>,
+    pub plan: RowsPlan,
+}
+
 /// One way to solve one case, timed.
 pub struct Row {
     pub case: Case,
-    /// None for what the tuning table chooses.
     pub pinned: Option<Strategy>,
     pub plan: RowsPlan,
     pub time: Quantiles,
@@ -33,16 +40,12 @@ pub struct Row {
 
 impl Row {
     /// One for each selection, in their order.
-    pub fn all(
-        case: Case,
-        asked: &[(Option<Strategy>, RowsPlan)],
-        measured: &Measured,
-    ) -> Vec<Self> {
+    pub fn all(case: Case, asked: &[Asked], measured: &Measured) -> Vec<Self> {
         let each = asked.iter().zip(&measured.losses);
-        let row = |(&(pinned, plan), &time): (&(Option<Strategy>, RowsPlan), &Quantiles)| Self {
+        let row = |(asked, &time): (&Asked, &Quantiles)| Self {
             case,
-            pinned,
-            plan,
+            pinned: asked.pinned,
+            plan: asked.plan,
             time,
             copy: measured.copy,
             empty: measured.empty,

@@ -40,7 +40,7 @@ impl Summary<'_> {
             );
             return;
         }
-        let notable = |rows: &&&Vec<Row>| !(gain(rows) < NOTABLE_GAIN);
+        let notable = |rows: &&&Vec<Row>| gain(rows) >= NOTABLE_GAIN;
         let wrong: Vec<&&Vec<Row>> = compared.iter().filter(notable).collect();
         println!(
             "strategies: in {} of {} cases the chosen one is within {:.0}% of the fastest; the others:",
