@@ -3,8 +3,9 @@
 //!
 //! `cargo run --example roofline -- --device h200`
 //!
-//! With instructions an element, by the emulated driver's counts, from a file of its own that was written so
-//! (few rows: what an element costs hardly depends on them):
+//! With instructions an element, by the emulated driver's counts, from a file of its own that was written so.
+//! A few rows will do, but a kernel has one cost here, that of its launch over the most elements: tiny and
+//! warp cost a short row more an element than a long one.
 //!
 //! ```sh
 //! export LD_LIBRARY_PATH=target/emulator CUDA_EMULATOR_REPORT=/tmp/report.jsonl
