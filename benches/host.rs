@@ -1,7 +1,7 @@
 //! What a call costs on the CPU: checks, planning and the kernel's argument without any driver, and a whole
 //! call beside a bare launch with an argument of the same size.
 //!
-//! `cargo bench --bench host`. Without a driver, or without kernels, the second part is left out. On the
+//! `cargo bench --bench host`; `fused --host` is the same, for machines without Rust. Without a driver, or without kernels, the second part is left out. On the
 //! emulated driver it runs and its times mean nothing.
 
 use std::{
@@ -33,7 +33,7 @@ fn config() -> LossConfig {
     LossConfig { label_smoothing: 0.1, ignore_index: Some(-100), ..LossConfig::default() }
 }
 
-fn without_driver(criterion: &mut Criterion) {
+pub fn without_driver(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("without a driver");
     let shapes = [("8x10", SMALL), ("8192x128256", Shape::contiguous(8192, 128_256))];
     for (name, shape) in shapes {
@@ -55,7 +55,7 @@ fn without_driver(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn with_driver(criterion: &mut Criterion) {
+pub fn with_driver(criterion: &mut Criterion) {
     let mut here = match Here::new() {
         Ok(here) => here,
         Err(error) => {

@@ -1,13 +1,16 @@
 //! The compiled kernels as data: what there is, and what it is called.
 
+use super::tuning::NORMALIZER_BLOCKS_PER_MULTIPROCESSOR;
 use crate::{abi, problem::Dtype};
 
 /// All dtypes, in the order of [`Kernel::index`].
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 
-/// One line a family: its name here, the middle of its symbols, its largest block.
+/// One line a family: its name here, the middle of its symbols, its largest block, and how many of those
+/// its registers leave room for on a multiprocessor. `cargo xtask sass` reads the lines and holds the
+/// machine code to them.
 macro_rules! families {
-    ($($(#[doc = $doc:literal])* $family:ident = $name:literal, $threads:ident;)*) => {
+    ($($(#[doc = $doc:literal])* $family:ident = $name:literal, $threads:ident, $blocks:literal;)*) => {
         /// Kernels that differ in their dtype alone.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Family {
@@ -33,55 +36,61 @@ macro_rules! families {
                     $(Self::$family => abi::$threads,)*
                 }
             }
+
+            const fn resident_blocks(self) -> u32 {
+                match self {
+                    $(Self::$family => $blocks,)*
+                }
+            }
         }
     };
 }
 
 families! {
     /// Loss and gradient of class indices, or one of them; many short rows a block.
-    FusedTiny = "fused_tiny", XENT_WARP_BLOCK_THREADS;
+    FusedTiny = "fused_tiny", XENT_WARP_BLOCK_THREADS, 7;
     /// A row a warp, or a part of one.
-    FusedWarp = "fused_warp", XENT_WARP_BLOCK_THREADS;
+    FusedWarp = "fused_warp", XENT_WARP_BLOCK_THREADS, 5;
     /// A row a block.
-    FusedBlock = "fused_block", XENT_MAX_BLOCK_THREADS;
+    FusedBlock = "fused_block", XENT_MAX_BLOCK_THREADS, 2;
     /// A row a cluster.
-    FusedCluster = "fused_cluster", XENT_MAX_BLOCK_THREADS;
+    FusedCluster = "fused_cluster", XENT_MAX_BLOCK_THREADS, 2;
     /// A slice of a row a block, in two launches.
-    FusedSplitRow = "fused_split_row", XENT_MAX_BLOCK_THREADS;
+    FusedSplitRow = "fused_split_row", XENT_MAX_BLOCK_THREADS, 2;
     /// The same with class weights in the smoothing term, or capped logits; many short rows a block.
-    FusedGeneralTiny = "fused_general_tiny", XENT_WARP_BLOCK_THREADS;
+    FusedGeneralTiny = "fused_general_tiny", XENT_WARP_BLOCK_THREADS, 7;
     /// A row a warp, or a part of one.
-    FusedGeneralWarp = "fused_general_warp", XENT_WARP_BLOCK_THREADS;
+    FusedGeneralWarp = "fused_general_warp", XENT_WARP_BLOCK_THREADS, 4;
     /// A row a block.
-    FusedGeneralBlock = "fused_general_block", XENT_MAX_BLOCK_THREADS;
+    FusedGeneralBlock = "fused_general_block", XENT_MAX_BLOCK_THREADS, 2;
     /// A row a cluster.
-    FusedGeneralCluster = "fused_general_cluster", XENT_MAX_BLOCK_THREADS;
+    FusedGeneralCluster = "fused_general_cluster", XENT_MAX_BLOCK_THREADS, 2;
     /// A slice of a row a block, in two launches.
-    FusedGeneralSplitRow = "fused_general_split_row", XENT_MAX_BLOCK_THREADS;
+    FusedGeneralSplitRow = "fused_general_split_row", XENT_MAX_BLOCK_THREADS, 1;
     /// Loss and gradient of target probabilities, or one of them; a row a block.
-    FusedProbabilitiesBlock = "fused_probabilities_block", XENT_MAX_BLOCK_THREADS;
+    FusedProbabilitiesBlock = "fused_probabilities_block", XENT_MAX_BLOCK_THREADS, 1;
     /// A row a cluster.
-    FusedProbabilitiesCluster = "fused_probabilities_cluster", XENT_MAX_BLOCK_THREADS;
+    FusedProbabilitiesCluster = "fused_probabilities_cluster", XENT_MAX_BLOCK_THREADS, 1;
     /// Log-softmax, or softmax; many short rows a block.
-    LogSoftmaxTiny = "log_softmax_tiny", XENT_WARP_BLOCK_THREADS;
+    LogSoftmaxTiny = "log_softmax_tiny", XENT_WARP_BLOCK_THREADS, 8;
     /// A row a warp, or a part of one.
-    LogSoftmaxWarp = "log_softmax_warp", XENT_WARP_BLOCK_THREADS;
+    LogSoftmaxWarp = "log_softmax_warp", XENT_WARP_BLOCK_THREADS, 5;
     /// A row a block.
-    LogSoftmaxBlock = "log_softmax_block", XENT_MAX_BLOCK_THREADS;
+    LogSoftmaxBlock = "log_softmax_block", XENT_MAX_BLOCK_THREADS, 2;
     /// A row a cluster.
-    LogSoftmaxCluster = "log_softmax_cluster", XENT_MAX_BLOCK_THREADS;
+    LogSoftmaxCluster = "log_softmax_cluster", XENT_MAX_BLOCK_THREADS, 2;
     /// Its gradient; a row a warp, or a part of one.
-    LogSoftmaxBackwardWarp = "log_softmax_backward_warp", XENT_WARP_BLOCK_THREADS;
+    LogSoftmaxBackwardWarp = "log_softmax_backward_warp", XENT_WARP_BLOCK_THREADS, 4;
     /// A row a block.
-    LogSoftmaxBackwardBlock = "log_softmax_backward_block", XENT_MAX_BLOCK_THREADS;
+    LogSoftmaxBackwardBlock = "log_softmax_backward_block", XENT_MAX_BLOCK_THREADS, 2;
     /// A row a cluster.
-    LogSoftmaxBackwardCluster = "log_softmax_backward_cluster", XENT_MAX_BLOCK_THREADS;
+    LogSoftmaxBackwardCluster = "log_softmax_backward_cluster", XENT_MAX_BLOCK_THREADS, 2;
     /// Binary cross-entropy and its gradient, or one of them; many short rows a block.
-    BinaryTiny = "binary_tiny", XENT_WARP_BLOCK_THREADS;
+    BinaryTiny = "binary_tiny", XENT_WARP_BLOCK_THREADS, 8;
     /// A row a warp, or a part of one.
-    BinaryWarp = "binary_warp", XENT_WARP_BLOCK_THREADS;
+    BinaryWarp = "binary_warp", XENT_WARP_BLOCK_THREADS, 4;
     /// A row a block.
-    BinaryBlock = "binary_block", XENT_MAX_BLOCK_THREADS;
+    BinaryBlock = "binary_block", XENT_MAX_BLOCK_THREADS, 2;
 }
 
 /// A loaded kernel's name. [`Kernel::symbol`] is the only place that spells the symbols.
@@ -126,6 +135,15 @@ impl Kernel {
         match self {
             Self::Rows(family, _) => family.max_threads(),
             Self::Normalizer => abi::XENT_NORMALIZER_THREADS,
+        }
+    }
+
+    /// Blocks of [`Kernel::max_threads`] for which the registers of a multiprocessor suffice at least; as
+    /// many threads in smaller blocks do, too.
+    pub const fn resident_blocks(self) -> u32 {
+        match self {
+            Self::Rows(family, _) => family.resident_blocks(),
+            Self::Normalizer => NORMALIZER_BLOCKS_PER_MULTIPROCESSOR,
         }
     }
 }

@@ -5,12 +5,17 @@ set -eu
 
 usage() {
     cat <<'TEXT'
-usage: run.sh tests|sanitize|bench|compare OUT_DIR
+usage: run.sh tests|sanitize|bench|tune|compare OUT_DIR
 
   tests     runs the device tests
   sanitize  runs some of them under compute-sanitizer's memcheck, racecheck, initcheck, synccheck
             (SANITIZE_FILTER: what their names contain; default "edges::")
-  bench     times the fused loss beside a copy of the same size, and PyTorch eager if it is there
+  bench     times the fused loss beside a copy of the same size, what a call costs the CPU, and PyTorch
+            eager if it is there
+  tune      runs the tests and a few of them under each tool of compute-sanitizer, then times every
+            strategy that can take a shape beside a copy: which one should be chosen, and which shapes
+            miss their aim (TUNE_SECONDS: all of it; default 570. TUNE_OPTIONS: more options of ./fused,
+            such as "--shapes 8192x32000 --pass fused"; TUNE_SKIP_TESTS: if set, only times)
   compare   runs single instructions beside the emulated ones; compare.csv is a record for
             emulator/record/GPU/arithmetic.csv
 
@@ -50,15 +55,20 @@ run_into() {
     fi
 }
 
-run_tests() {
-    run_into "$out/tests.txt" 570 ./device
+# Runs the device tests for so many seconds at most; their status is in $status.
+test_for() {
+    run_into "$out/tests.txt" "$1" ./device
     if [ "$status" -ne 0 ]; then
         echo "--- the end of $out/tests.txt:"
-        tail -n 60 -- "$out/tests.txt"
+        tail -n "$2" -- "$out/tests.txt"
     fi
     echo "--- tests on:"
     tail -n 1 -- "$out/machine.txt"
     grep '^test result:' -- "$out/tests.txt" || echo "no result (status $status)"
+}
+
+run_tests() {
+    test_for 570 60
     exit "$status"
 }
 
@@ -77,21 +87,29 @@ find_sanitizer() {
     done
 }
 
-run_sanitizer() {
+# Runs the tests whose names contain $2 under each tool, for $1 seconds at most a tool; $worst is 1 where
+# one found something, $unfinished where one had too little time.
+sanitize_for() {
+    worst=0
+    unfinished=0
     sanitizer=$(find_sanitizer)
     if [ -z "$sanitizer" ]; then
         echo "skipped: compute-sanitizer is not installed (it comes with the CUDA toolkit; looked in" \
             "PATH, CUDA_HOME, CUDA_PATH, /usr/local/cuda*, /opt/cuda)"
-        exit 0
+        return
     fi
-    worst=0
     : >"$out/sanitize.txt"
+    # What the tools say of themselves.
+    quiet='^========= \(COMPUTE-SANITIZER\|ERROR SUMMARY: 0\|RACECHECK SUMMARY: 0\)'
     for tool in memcheck racecheck initcheck synccheck; do
         log=$out/$tool.txt
-        run_into "$log" 140 "$sanitizer" --tool "$tool" --error-exitcode 99 \
-            ./device --test-threads=1 "${SANITIZE_FILTER:-edges::}"
+        run_into "$log" "$1" "$sanitizer" --tool "$tool" --error-exitcode 99 \
+            ./device --test-threads=1 "$2"
         if [ "$status" -eq 0 ]; then
             verdict=clean
+        elif [ "$status" -eq 124 ] && ! grep -v "$quiet" -- "$log" | grep -q '^========= [A-Z]'; then
+            verdict="not finished in $1 s, nothing found so far"
+            unfinished=1
         else
             verdict="FAILED (status $status), see $log"
             worst=1
@@ -107,18 +125,31 @@ run_sanitizer() {
     echo "--- compute-sanitizer on:"
     tail -n 1 -- "$out/machine.txt"
     cat -- "$out/sanitize.txt"
-    exit "$worst"
+}
+
+run_sanitizer() {
+    sanitize_for 140 "${SANITIZE_FILTER:-edges::}"
+    exit $((worst | unfinished))
+}
+
+# What a call costs the CPU: the lower, middle and upper estimate of each, by criterion.
+run_host() {
+    CRITERION_HOME=$out/criterion run_into "$out/host.txt" 100 ./fused --host
+    echo "--- CPU time of a call; the driver's own part is 'bare cuLaunchKernel'"
+    awk '/^(without|with) a driver\// { name = $0; sub(/ +time:.*/, "", name) }
+         /time: +\[/ { sub(/.*time: +/, ""); printf "%-48s %s\n", name, $0 }
+         /skipped/' "$out/host.txt"
 }
 
 run_bench() {
-    run_into "$out/fused.txt" 290 ./fused --csv "$out/fused.csv"
+    run_into "$out/fused.txt" 230 ./fused --csv "$out/fused.csv"
     if [ "$status" -ne 0 ] || [ ! -f "$out/fused.csv" ]; then
         cat -- "$out/fused.txt"
         exit "$status"
     fi
     torch="torch with CUDA is not installed: not measured"
     if timeout 60 python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-        run_into "$out/torch_eager.txt" 230 \
+        run_into "$out/torch_eager.txt" 190 \
             python3 torch_eager.py --like "$out/fused.csv" --csv "$out/torch_eager.csv"
         torch=$(head -n 1 -- "$out/torch_eager.txt")
         if [ "$status" -ne 0 ]; then
@@ -126,7 +157,9 @@ run_bench() {
         fi
     fi
     [ -f "$out/torch_eager.csv" ] || : >"$out/torch_eager.csv"
+    run_host
     echo "--- fused loss and gradient, label smoothing 0.1, on $(head -n 1 -- "$out/fused.txt")"
+    sed -n 's/^This device is emulated/    This device is emulated/p' -- "$out/fused.txt"
     echo "    torch eager: $torch"
     awk -F, '
         FNR == 1 { for (i = 1; i <= NF; i++) column[$i] = i; next }
@@ -142,11 +175,45 @@ run_bench() {
             printf "%-22s %10s %8s %8s %10s %8s\n", "rows x classes dtype", "fused ms", "GB/s", "of copy", "torch ms", "ratio"
             for (i = 1; i <= count; i++) {
                 key = order[i]
+                if (time[key] == "") { printf "%-22s %10s\n", key, "no time"; continue }
                 printf "%-22s %10.4f %8.0f %8.3f", key, time[key] / 1000, speed[key], share[key]
                 if (key in torch) printf " %10.4f %8.2f\n", torch[key] / 1000, torch[key] / time[key]
                 else printf " %10s %8s\n", "-", "-"
             }
         }' "$out/torch_eager.csv" "$out/fused.csv" | tee "$out/summary.txt"
+}
+
+# Seconds that are left of a call that began at $began.
+seconds_left() {
+    echo $((${TUNE_SECONDS:-570} - $(date +%s) + began))
+}
+
+# Everything that one call on a new machine should tell: whether it is right, and which strategy is the
+# fastest. Faults do not keep it from measuring.
+run_tune() {
+    began=$(date +%s)
+    worst=0
+    if [ -z "${TUNE_SKIP_TESTS:-}" ]; then
+        test_for 150 20
+        tests=$status
+        # Few enough that every tool comes to see every strategy.
+        sanitize_for 25 "${SANITIZE_FILTER:-edges::classes::Bf16}"
+        [ "$tests" -eq 0 ] || worst=1
+    fi
+    left=$(seconds_left)
+    # The last case, and what comes after it, may take a while.
+    # shellcheck disable=SC2086
+    run_into "$out/tune.txt" "$left" ./fused --tune --csv "$out/tune.csv" \
+        --budget-seconds $((left > 60 ? left - 20 : left)) ${TUNE_OPTIONS:-}
+    echo "--- strategies on $(head -n 1 -- "$out/tune.txt"); all times: $out/tune.txt, $out/tune.csv"
+    sed -n 's/^This device is emulated/This device is emulated/p' -- "$out/tune.txt"
+    if [ "$status" -ne 0 ]; then
+        echo "./fused ended with status $status:"
+        tail -n 5 -- "$out/tune.txt"
+        worst=1
+    fi
+    sed '1,/^--- summary$/d' "$out/tune.txt" | tee "$out/summary.txt"
+    exit "$worst"
 }
 
 # Exact instructions have to agree with the emulator, approximate ones to stay within their bounds.
@@ -165,6 +232,7 @@ case $task in
     tests) run_tests ;;
     sanitize) run_sanitizer ;;
     bench) run_bench ;;
+    tune) run_tune ;;
     compare) run_compare ;;
     *)
         usage >&2

@@ -1,5 +1,6 @@
-//! `cargo xtask bundle`: tests and benchmark for a machine that has a GPU and no Rust.
+//! `cargo xtask bundle`: tests and benchmarks for a machine that has a GPU and no Rust.
 
+use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,14 +12,25 @@ use crate::{cargo, compare, process, toolchain, workspace};
 
 /// Puts test and benchmark programs with a run.sh into target/bundle/, for a GPU machine
 ///
-/// Copy the folder there and run `run.sh tests|sanitize|bench|compare OUT_DIR`. It needs a driver and the
-/// C library that this command states, nothing else.
+/// Copy the folder there and run `run.sh tests|sanitize|bench|tune|compare OUT_DIR`. It needs a driver and
+/// the C library that this command states, nothing else.
 #[derive(clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Compute capabilities to compile for, as SMOOTHXENT_CUDA_ARCHS takes them, which is asked next;
+    /// else 80,90, whose PTX serves later ones
+    #[arg(long, value_name = "LIST")]
+    architectures: Option<String>,
+}
+
+/// What build.rs reads.
+const ARCHITECTURES: &str = "SMOOTHXENT_CUDA_ARCHS";
+
+/// A100, and what runs its code (8.6, 8.9), H100 and H200; with all the bundle would not stay small.
+const DEFAULT_ARCHITECTURES: &str = "80,90";
 
 const RUN_SH: &str = include_str!("../bundle/run.sh");
 
-/// The test program and the benchmark.
+/// The test program and the benchmarks. Each has all kernels in it.
 const PROGRAMS: [&str; 2] = ["device", "fused"];
 
 /// Files and folders that keep their place: the programs look for them from their folder.
@@ -28,11 +40,17 @@ const TORCH: &str = "benches/torch_eager.py";
 
 const MAX_MEGABYTES: f64 = 40.0;
 
-pub fn run(_: &Arguments) -> Result<()> {
+pub fn run(arguments: &Arguments) -> Result<()> {
     toolchain::ensure_nvcc()?;
+    let architectures = arguments
+        .architectures
+        .clone()
+        .or_else(|| env::var(ARCHITECTURES).ok())
+        .unwrap_or_else(|| DEFAULT_ARCHITECTURES.to_owned());
     let mut build = cargo::command("test");
     build
         .args([cargo::PROFILE, "--no-run", "--test=device", "--bench=fused"])
+        .env(ARCHITECTURES, &architectures)
         .args(cargo::WORKSPACE);
     let built = cargo::build(build)?.tests();
 
@@ -72,8 +90,8 @@ pub fn run(_: &Arguments) -> Result<()> {
 
     let megabytes = bytes_in(&folder)? as f64 / 1e6;
     println!(
-        "{} ({megabytes:.1} MB): copy it to a machine with an NVIDIA driver and glibc {}.{} or newer, \
-         and run\n    ./run.sh tests|sanitize|bench|compare OUT_DIR",
+        "{} ({megabytes:.1} MB, for {architectures}): copy it to a machine with an NVIDIA driver and glibc \
+         {}.{} or newer, and run\n    ./run.sh tests|sanitize|bench|tune|compare OUT_DIR",
         workspace::relative(&folder),
         glibc.0,
         glibc.1

@@ -1,67 +1,120 @@
 //! `cargo xtask sass`: what ptxas made of the kernels, read from the images that the crate ships.
 
-use std::collections::BTreeMap;
+mod budget;
+mod code;
+mod loops;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::table::table;
 use crate::{cargo, process, toolchain, workspace};
+use budget::Budget;
+use code::Counts;
+use loops::{Hot, Pass};
 
 /// Shows registers, memory and access widths of every kernel, and fails on what is not allowed
 ///
 /// Reads the images that build.rs wrote, with cuobjdump (fetched if there is none). Not allowed:
-/// stack or local memory (so no spills: they live there), f64 instructions, and kernels of rows without
-/// 128-bit loads or stores of global memory.
+/// stack or local memory (so no spills: they live there); f64 instructions; kernels of rows without
+/// 128-bit loads and stores of global memory, or bulk copies; more registers than leave room for the blocks
+/// that the plan counts on (src/plan/kernel.rs), or launch bounds for fewer; a scaled `ex2`; a loop over a
+/// row that has more than one `ex2` an element, and one a pack for a maximum that rises. Kernels of clusters
+/// are a trap below sm_90.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Architectures to read, of those in the images
     #[arg(long, value_delimiter = ',', default_value = "sm_80,sm_90")]
     arch: Vec<String>,
+    /// Every kernel in a line of its own, with all counts
+    #[arg(long)]
+    all: bool,
 }
 
 /// The kernel that reads targets alone; all others must move 16 bytes at a time.
 const NARROW_KERNEL: &str = "xent_normalizer";
 
+/// The strategy whose kernels are nothing but a trap, and below which architecture.
+const TRAP: (&str, u32) = ("cluster", 90);
+
+const DTYPES: [&str; 3] = ["f32", "f16", "bf16"];
+
 pub fn run(arguments: &Arguments) -> Result<()> {
     toolchain::ensure_nvcc()?;
     let cuobjdump = toolchain::ensure_cuobjdump()?;
-    let mut kernels = Vec::new();
-    for image in images()? {
-        for arch in &arguments.arch {
-            kernels.extend(read_image(&cuobjdump, &image, arch)?);
+    let planned = budget::planned()?;
+    let images = images()?;
+    let pairs: Vec<(&Path, &str)> = images
+        .iter()
+        .flat_map(|image| arguments.arch.iter().map(|arch| (image.as_path(), arch.as_str())))
+        .collect();
+    let mut kernels = in_parallel(&pairs, |(image, arch)| read_image(&cuobjdump, image, arch))?;
+    kernels.sort_by(|a, b| (&a.name, &a.arch).cmp(&(&b.name, &b.arch)));
+    if arguments.all {
+        print_all(&kernels)
+    } else {
+        print_families(&kernels, &planned)
+    }
+
+    // What several kernels have in common is said once.
+    let mut faults: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for kernel in &kernels {
+        for fault in kernel.faults(&planned) {
+            faults.entry(fault).or_default().push(format!("{} {}", kernel.name, kernel.arch));
         }
     }
-    kernels.sort_by(|a, b| (&a.name, &a.arch).cmp(&(&b.name, &b.arch)));
-    let header = [
-        "kernel",
-        "arch",
-        "regs",
-        "stack",
-        "local",
-        "shared",
-        "LDG 128/64/32/<32",
-        "STG 128/64/32/<32",
-        "generic",
-        "bulk",
-        "ex2",
-        "f64",
-        "LDL",
-        "STL",
-    ];
-    println!("{}", table(header, 2, kernels.iter().map(Kernel::row).collect()));
-    println!(
-        "LDG, STG: global loads and stores by bits, asynchronous copies included; generic: loads and \
-         stores of unstated space; all counts are instructions in the code, not executed ones."
-    );
-
-    let faults: Vec<String> = kernels.iter().flat_map(Kernel::faults).collect();
-    if !faults.is_empty() {
-        bail!("{}", faults.join("\n"));
+    let of_kernels =
+        faults.iter().map(|(fault, kernels)| format!("{fault}: {}", kernels.join(", ")));
+    let lines: Vec<String> = of_kernels.chain(missing(&kernels, &planned)).collect();
+    if !lines.is_empty() {
+        bail!("the compiled code is not what it should be\n{}", lines.join("\n"));
     }
     Ok(())
+}
+
+/// What `read` makes of each, on all cores: disassembling takes a second an image.
+fn in_parallel<T: Copy + Sync>(
+    items: &[T],
+    read: impl Fn(T) -> Result<Vec<Kernel>> + Sync,
+) -> Result<Vec<Kernel>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut kernels = Vec::new();
+        while let Some(&item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            kernels.extend(read(item)?);
+        }
+        Ok::<_, anyhow::Error>(kernels)
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores.min(items.len())).map(|_| scope.spawn(work)).collect();
+        let mut kernels = Vec::new();
+        for thread in threads {
+            kernels.extend(thread.join().map_err(|_| anyhow!("a reader panicked"))??);
+        }
+        Ok(kernels)
+    })
+}
+
+/// Families of the plan without a kernel of each dtype.
+fn missing(kernels: &[Kernel], planned: &BTreeMap<String, Budget>) -> Vec<String> {
+    let found: BTreeSet<(&str, Option<&str>)> = kernels.iter().map(Kernel::family).collect();
+    let wanted = planned.keys().flat_map(|family| {
+        let dtypes = DTYPES.map(Some);
+        let dtypes =
+            if format!("xent_{family}") == NARROW_KERNEL { vec![None] } else { dtypes.into() };
+        dtypes.into_iter().map(move |dtype| (family.as_str(), dtype))
+    });
+    let missing = wanted.filter(|wanted| !found.contains(wanted));
+    missing
+        .map(|(family, dtype)| format!("{family} {}: not in the images", dtype.unwrap_or("")))
+        .collect()
 }
 
 /// The images in the crate's release build, one for each kernels/*.cu.
@@ -86,14 +139,16 @@ fn images() -> Result<Vec<PathBuf>> {
     Ok(images)
 }
 
+fn dump(cuobjdump: &Path, image: &Path, what: &[&str]) -> Result<String> {
+    let mut command = Command::new(cuobjdump);
+    command.args(what).arg(image);
+    process::run_quietly("cuobjdump", &mut command)
+}
+
 fn read_image(cuobjdump: &Path, image: &Path, arch: &str) -> Result<Vec<Kernel>> {
-    let dump = |what: &str| {
-        let mut command = Command::new(cuobjdump);
-        command.args(["-arch", arch, what]).arg(image);
-        process::run_quietly("cuobjdump", &mut command)
-    };
-    let resources = parse_resources(&dump("-res-usage")?);
-    let code = parse_code(&dump("-sass")?);
+    let bounds = budget::compiled(&dump(cuobjdump, image, &["-ptx"])?);
+    let resources = parse_resources(&dump(cuobjdump, image, &["-arch", arch, "-res-usage"])?);
+    let code = code::parse(&dump(cuobjdump, image, &["-arch", arch, "-sass"])?);
     if code.is_empty() {
         bail!(
             "{} has no machine code for {arch}; build with SMOOTHXENT_CUDA_ARCHS=all, or name others \
@@ -107,16 +162,46 @@ fn read_image(cuobjdump: &Path, image: &Path, arch: &str) -> Result<Vec<Kernel>>
                 .get(&name)
                 .copied()
                 .with_context(|| format!("cuobjdump states no resources of {name} for {arch}"))?;
-            Ok(Kernel { name, arch: arch.to_owned(), resources, code })
+            let bounds = bounds
+                .get(&name)
+                .copied()
+                .with_context(|| format!("there is no PTX of {name}, which has its bounds"))?;
+            let hot = loops::hot_loops(&code, |pass| exponentials(&name, pass));
+            let counts = Counts::of(&code);
+            Ok(Kernel { name, arch: arch.to_owned(), resources, bounds, counts, hot })
         })
         .collect()
+}
+
+/// What a pass of a kernel may spend on a pack: one an element, and while it looks for the maximum one more,
+/// for when it rises.
+fn exponentials(name: &str, pass: Pass) -> usize {
+    let elements = elements_of_pack(name);
+    let is = |words: &[&str]| name.split('_').any(|word| words.contains(&word));
+    // What knows a cap on the logits has its tanh, too.
+    let each = if is(&["general", "probabilities"]) { 2 * elements } else { elements };
+    let (reads, writes) = (each + 1, each);
+    match pass {
+        Pass::Reads => reads,
+        // Both go over the registers of a warp, in one loop over the rows.
+        Pass::Writes if is(&["warp", "tiny"]) => reads + writes,
+        Pass::Writes => writes,
+    }
+}
+
+/// Of 16 bytes, by the dtype that ends the name.
+fn elements_of_pack(name: &str) -> usize {
+    if name.ends_with("_f32") { 4 } else { 8 }
 }
 
 struct Kernel {
     name: String,
     arch: String,
     resources: Resources,
-    code: Code,
+    bounds: Budget,
+    counts: Counts,
+    /// Passes over a row.
+    hot: Vec<Hot>,
 }
 
 /// From `cuobjdump -res-usage`: registers of a thread, bytes of a thread or block.
@@ -128,32 +213,27 @@ struct Resources {
     shared_bytes: u32,
 }
 
-/// Instructions of one kernel, counted in `cuobjdump -sass`.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Code {
-    global_loads: Widths,
-    global_stores: Widths,
-    generic: usize,
-    bulk: usize,
-    exponentials: usize,
-    doubles: usize,
-    local_loads: usize,
-    local_stores: usize,
-}
-
-/// Accesses by width.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Widths {
-    bits_128_or_more: usize,
-    bits_64: usize,
-    bits_32: usize,
-    less: usize,
-}
-
 impl Kernel {
-    fn row(&self) -> [String; 14] {
-        let (resources, code) = (&self.resources, &self.code);
-        let widths = |widths: &Widths| {
+    /// What the plan calls it, and its dtype.
+    fn family(&self) -> (&str, Option<&str>) {
+        let name = self.name.strip_prefix("xent_").unwrap_or(&self.name);
+        match name.rsplit_once('_') {
+            Some((family, dtype)) if DTYPES.contains(&dtype) => (family, Some(dtype)),
+            _ => (name, None),
+        }
+    }
+
+    /// Whether it can only be a trap.
+    fn is_unsupported(&self) -> bool {
+        let (strategy, from) = TRAP;
+        let number = self.arch.trim_start_matches("sm_").trim_end_matches(char::is_alphabetic);
+        let is_older = number.parse().is_ok_and(|number: u32| number < from);
+        is_older && self.name.split('_').any(|word| word == strategy)
+    }
+
+    fn row(&self) -> [String; 17] {
+        let (resources, counts) = (&self.resources, &self.counts);
+        let widths = |widths: &code::Widths| {
             format!(
                 "{}/{}/{}/{}",
                 widths.bits_128_or_more, widths.bits_64, widths.bits_32, widths.less
@@ -166,42 +246,209 @@ impl Kernel {
             resources.stack_bytes.to_string(),
             resources.local_bytes.to_string(),
             resources.shared_bytes.to_string(),
-            widths(&code.global_loads),
-            widths(&code.global_stores),
-            code.generic.to_string(),
-            code.bulk.to_string(),
-            code.exponentials.to_string(),
-            code.doubles.to_string(),
-            code.local_loads.to_string(),
-            code.local_stores.to_string(),
+            widths(&counts.global_loads),
+            widths(&counts.global_stores),
+            widths(&counts.generic_loads),
+            widths(&counts.generic_stores),
+            counts.bulk.to_string(),
+            counts.exponentials.to_string(),
+            self.spent(Pass::Reads),
+            self.spent(Pass::Writes),
+            counts.doubles.to_string(),
+            counts.local_loads.to_string(),
+            counts.local_stores.to_string(),
         ]
     }
 
-    fn faults(&self) -> Vec<String> {
-        let (resources, code) = (&self.resources, &self.code);
+    /// Exponentials that the worst loop of a kind may execute for each pack.
+    fn spent(&self, pass: Pass) -> String {
+        let hot = self.hot.iter().filter(|hot| hot.pass == pass && hot.packs > 0);
+        let each = hot.map(|hot| hot.exponentials as f64 / hot.packs as f64);
+        each.reduce(f64::max).map_or("-".to_owned(), |worst| {
+            let text = format!("{worst:.1}");
+            text.trim_end_matches(".0").to_owned()
+        })
+    }
+
+    fn faults(&self, planned: &BTreeMap<String, Budget>) -> Vec<String> {
+        let (resources, counts) = (&self.resources, &self.counts);
         let mut faults = Vec::new();
         if resources.stack_bytes + resources.local_bytes > 0
-            || code.local_loads + code.local_stores > 0
+            || counts.local_loads + counts.local_stores > 0
         {
             faults.push(format!(
                 "spills or local memory: {} bytes of stack, {} of local memory, {} loads, {} stores",
-                resources.stack_bytes, resources.local_bytes, code.local_loads, code.local_stores
+                resources.stack_bytes,
+                resources.local_bytes,
+                counts.local_loads,
+                counts.local_stores
             ));
         }
-        if code.doubles > 0 {
-            faults.push(format!("{} f64 instructions", code.doubles));
+        if counts.doubles > 0 {
+            faults.push(format!("{} f64 instructions", counts.doubles));
         }
-        if self.name != NARROW_KERNEL && code.bulk == 0 {
-            if code.global_loads.bits_128_or_more == 0 {
-                faults.push("no 128-bit load of global memory".to_owned());
-            }
-            if code.global_stores.bits_128_or_more == 0 {
-                faults.push("no 128-bit store of global memory".to_owned());
-            }
+        match planned.get(self.family().0) {
+            None => faults.push("src/plan/kernel.rs has no such family".to_owned()),
+            Some(planned) => faults.extend(self.faults_of_registers(planned)),
         }
-        let prefix = format!("{} ({})", self.name, self.arch);
-        faults.into_iter().map(|fault| format!("{prefix}: {fault}")).collect()
+        if self.is_unsupported() {
+            if !counts.is_trap() {
+                faults.push(format!("more than a trap below sm_{}", TRAP.1));
+            }
+        } else if self.name != NARROW_KERNEL {
+            faults.extend(self.faults_of_rows());
+        }
+        faults
     }
+
+    fn faults_of_registers(&self, planned: &Budget) -> Vec<String> {
+        let mut faults = Vec::new();
+        let Budget { threads, blocks } = *planned;
+        if self.bounds.threads != threads {
+            faults.push(format!(
+                "compiled for blocks of {} threads, and the plan has {threads}",
+                self.bounds.threads
+            ));
+        }
+        // The normalizer asks for nothing: its registers leave more room than is needed.
+        if self.name != NARROW_KERNEL && self.bounds.blocks < blocks {
+            faults.push(format!(
+                "compiled for {} blocks a multiprocessor, and the plan counts on {blocks}",
+                self.bounds.blocks
+            ));
+        }
+        if self.resources.registers > planned.registers() {
+            faults.push(format!(
+                "{} registers, and {blocks} blocks of {threads} threads leave {}",
+                self.resources.registers,
+                planned.registers()
+            ));
+        }
+        faults
+    }
+
+    fn faults_of_rows(&self) -> Vec<String> {
+        let counts = &self.counts;
+        let mut faults = Vec::new();
+        for (verb, wide, generic) in [
+            ("load", &counts.global_loads, &counts.generic_loads),
+            ("store", &counts.global_stores, &counts.generic_stores),
+        ] {
+            if counts.bulk == 0 && wide.bits_128_or_more == 0 {
+                faults.push(format!(
+                    "no 128-bit {verb} of global memory and no bulk copy; {} of unstated space",
+                    generic.bits_128_or_more
+                ));
+            }
+        }
+        if counts.range_scalings > 0 {
+            faults.push(format!("{} times ex2 with its range scaled", counts.range_scalings));
+        }
+        for Hot { pass, packs, exponentials: spent, excess } in
+            self.hot.iter().filter(|hot| hot.excess > 0)
+        {
+            let verb = match pass {
+                Pass::Reads => "reads",
+                Pass::Writes => "writes",
+            };
+            let allowed = exponentials(&self.name, *pass);
+            faults.push(format!(
+                "a loop that {verb} a row may execute {spent} ex2 for {packs} packs, {excess} more than \
+                 {allowed} each"
+            ));
+        }
+        faults
+    }
+}
+
+fn print_all(kernels: &[Kernel]) {
+    let header = [
+        "kernel",
+        "arch",
+        "regs",
+        "stack",
+        "local",
+        "shared",
+        "LDG 128/64/32/<32",
+        "STG 128/64/32/<32",
+        "LD",
+        "ST",
+        "bulk",
+        "ex2",
+        "ex2 read",
+        "ex2 write",
+        "f64",
+        "LDL",
+        "STL",
+    ];
+    println!("{}", table(header, 2, kernels.iter().map(Kernel::row).collect()));
+    println!(
+        "LDG, STG: global loads and stores by bits, asynchronous copies included; LD, ST: the same of \
+         unstated space; all counts are instructions in the code, not executed ones. {LOOPS}"
+    );
+}
+
+const LOOPS: &str = "ex2 read, ex2 write: at most so many for each 16-byte pack in loops that read a row, \
+                     and in those that write its outputs; - where a row is in registers and there is no \
+                     such loop.";
+
+/// A line for each family and architecture; what dtypes differ in as f32/f16/bf16.
+fn print_families(kernels: &[Kernel], planned: &BTreeMap<String, Budget>) {
+    let mut groups: BTreeMap<(&str, &str), Vec<&Kernel>> = BTreeMap::new();
+    for kernel in kernels {
+        groups.entry((kernel.family().0, &kernel.arch)).or_default().push(kernel);
+    }
+    let rows = groups.into_iter().map(|((family, arch), mut of)| {
+        let place =
+            |kernel: &&Kernel| DTYPES.iter().position(|&dtype| Some(dtype) == kernel.family().1);
+        of.sort_by_key(place);
+        let each = |what: &dyn Fn(&Kernel) -> String| {
+            let all: Vec<String> = of.iter().map(|kernel| what(kernel)).collect();
+            // Once where all are alike.
+            if all.iter().all(|one| *one == all[0]) { all[0].clone() } else { all.join("/") }
+        };
+        let budget = planned.get(family);
+        let blocks = budget
+            .map_or("?".to_owned(), |budget| format!("{} x {}", budget.blocks, budget.threads));
+        let registers = budget.map_or("?".to_owned(), |budget| budget.registers().to_string());
+        let faults: usize = of.iter().map(|kernel| kernel.faults(planned).len()).sum();
+        let verdict = match faults {
+            0 if of.iter().all(|kernel| kernel.is_unsupported()) => "a trap".to_owned(),
+            0 => "ok".to_owned(),
+            some => format!("{some} faults"),
+        };
+        [
+            family.to_owned(),
+            arch.to_owned(),
+            blocks,
+            registers,
+            each(&|kernel| kernel.resources.registers.to_string()),
+            each(&|kernel| kernel.counts.global_loads.bits_128_or_more.to_string()),
+            each(&|kernel| kernel.counts.global_stores.bits_128_or_more.to_string()),
+            each(&|kernel| kernel.counts.bulk.to_string()),
+            each(&|kernel| kernel.spent(Pass::Reads)),
+            each(&|kernel| kernel.spent(Pass::Writes)),
+            verdict,
+        ]
+    });
+    let header = [
+        "kernels",
+        "arch",
+        "blocks x threads",
+        "regs allowed",
+        "regs",
+        "LDG 128",
+        "STG 128",
+        "bulk",
+        "ex2 read",
+        "ex2 write",
+        "",
+    ];
+    println!("{}", table(header, 2, rows.collect()));
+    println!(
+        "f32/f16/bf16 where they differ. blocks x threads: what the plan counts on a multiprocessor. \
+         {LOOPS}"
+    );
 }
 
 fn parse_resources(text: &str) -> BTreeMap<String, Resources> {
@@ -229,70 +476,9 @@ fn parse_resources(text: &str) -> BTreeMap<String, Resources> {
     resources
 }
 
-fn parse_code(text: &str) -> BTreeMap<String, Code> {
-    let mut kernels = BTreeMap::new();
-    let mut current = None;
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix("Function : ") {
-            current = Some(kernels.entry(name.to_owned()).or_insert_with(Code::default));
-        } else if let (Some(code), Some(opcode)) = (current.as_mut(), opcode(line)) {
-            code.count(opcode);
-        }
-    }
-    kernels
-}
-
-/// The operation in a line such as `/*0050*/ @!P0 LDG.E.128 R4, [R2.64] ; /* encoding */`.
-fn opcode(line: &str) -> Option<&str> {
-    let (_, instruction) = line.strip_prefix("/*")?.split_once("*/")?;
-    let mut words = instruction.split_whitespace();
-    let first = words.next()?;
-    let opcode = if first.starts_with('@') { words.next()? } else { first };
-    Some(opcode.trim_end_matches(';'))
-}
-
-impl Code {
-    fn count(&mut self, opcode: &str) {
-        let mut parts = opcode.split('.');
-        let operation = parts.next().unwrap_or_default();
-        let modifiers: Vec<&str> = parts.collect();
-        match operation {
-            "LDG" | "LDGSTS" => self.global_loads.count(&modifiers),
-            "STG" => self.global_stores.count(&modifiers),
-            "LD" | "ST" => self.generic += 1,
-            "UBLKCP" | "UBLKRED" | "UTMALDG" | "UTMASTG" => self.bulk += 1,
-            "LDL" => self.local_loads += 1,
-            "STL" => self.local_stores += 1,
-            "MUFU" if modifiers.contains(&"EX2") => self.exponentials += 1,
-            _ => {}
-        }
-        let is_double = ["DADD", "DMUL", "DFMA", "DSETP", "DMNMX", "DMMA"].contains(&operation)
-            || modifiers.contains(&"F64")
-            || modifiers.iter().any(|modifier| modifier.ends_with("64H"));
-        if is_double {
-            self.doubles += 1;
-        }
-    }
-}
-
-impl Widths {
-    fn count(&mut self, modifiers: &[&str]) {
-        let has = |names: &[&str]| modifiers.iter().any(|modifier| names.contains(modifier));
-        if has(&["128", "256"]) {
-            self.bits_128_or_more += 1;
-        } else if has(&["64"]) {
-            self.bits_64 += 1;
-        } else if has(&["U16", "S16", "U8", "S8"]) {
-            self.less += 1;
-        } else {
-            self.bits_32 += 1;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Code, Resources, Widths, parse_code, parse_resources};
+    use super::{Resources, parse_resources};
 
     #[test]
     fn reads_resources() {
@@ -301,33 +487,5 @@ mod tests {
         let expected =
             Resources { registers: 64, stack_bytes: 8, local_bytes: 0, shared_bytes: 512 };
         assert_eq!(parse_resources(text)["xent_a"], expected);
-    }
-
-    #[test]
-    fn counts_instructions() {
-        let text = "\
-            \tcode for sm_80\n\
-            \t\tFunction : xent_a\n\
-            \t.headerflags\t@\"EF_CUDA_SM80\"\n\
-            \t/*0000*/       LDG.E.128 R4, [R2.64] ;      /* 0x1 */\n\
-            \t                                            /* 0x2 */\n\
-            \t/*0010*/  @!P0 LDG.E.U16 R4, [R2.64] ;      /* 0x1 */\n\
-            \t/*0020*/       LDG.E.STRONG.GPU R4, [R2.64] ;\n\
-            \t/*0030*/   @P1 STG.E.64 [R2.64], R4 ;\n\
-            \t/*0040*/       MUFU.EX2 R1, R1 ;\n\
-            \t/*0050*/       MUFU.RCP64H R1, R1 ;\n\
-            \t/*0060*/       DFMA R2, R2, R4, R6 ;\n\
-            \t/*0070*/       F2F.F64.F32 R2, R1 ;\n\
-            \t/*0080*/       STL.64 [R1], R2 ;\n\
-            \t/*0090*/       EXIT;\n";
-        let expected = Code {
-            global_loads: Widths { bits_128_or_more: 1, bits_64: 0, bits_32: 1, less: 1 },
-            global_stores: Widths { bits_64: 1, ..Widths::default() },
-            exponentials: 1,
-            doubles: 3,
-            local_stores: 1,
-            ..Code::default()
-        };
-        assert_eq!(parse_code(text)["xent_a"], expected);
     }
 }
