@@ -6,13 +6,17 @@ use libtest_mimic::{Completion, Trial};
 use smoothxent::{
     EmptyMean, Gradient, LossConfig, LossInputs, LossOutputs, Reduction, Selection, Shape,
     Smoothing, Strategy, WeightedTerms, Workspace,
-    cudarc::driver::{CudaSlice, DriverError, sys::CUresult},
+    cudarc::driver::{
+        CudaSlice, DriverError,
+        sys::{CUdevice_attribute, CUresult},
+    },
     loss,
     problem::{ClassWeighting, Dtype, Pass, Place, Problem, TargetType, Types},
 };
 
 use crate::{
     common::{
+        compare::within_budget,
         inputs,
         run::{Case, Placement, Rig, Stored, UpstreamCase, check},
     },
@@ -86,6 +90,9 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial(format!("edges::confident::{dtype:?}"), move || confident(dtype)));
         trials.push(trial(format!("edges::not_finite::{dtype:?}"), move || not_finite(dtype)));
         trials.push(trial(format!("edges::many_rows::{dtype:?}"), move || many_rows(dtype)));
+        trials.push(trial(format!("edges::many_rows_of_a_warp::{dtype:?}"), move || {
+            many_rows_of_a_warp(dtype)
+        }));
         for far in [Far::Logits, Far::Gradient, Far::Probabilities] {
             // No stride is beyond 31 bits, and their multiples are; and beyond 32.
             for stride in [(1 << 30) + 64, (1 << 32) + 64] {
@@ -483,6 +490,21 @@ fn many_rows(dtype: Dtype) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// So many that a warp takes two, and the last one of them none, one, and what is left of a chunk.
+fn many_rows_of_a_warp(dtype: Dtype) -> Result<(), String> {
+    let multiprocessors = Rig::here()
+        .context
+        .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+        .map_err(|error| format!("{:?}", error.0))?;
+    // 32 blocks of 4 warps on each take one.
+    let two_each = 2 * 32 * 4 * multiprocessors as usize;
+    let selection = Selection::Pinned(Strategy::Warp);
+    let config = LossConfig { ignore_index: Some(1), ..smoothed(0.1) };
+    let case = Case { config, selection, ..Case::new(dtype, two_each + 5, 3, 47) };
+    let found = case.run().map_err(|error| format!("{case}: {error}"))?;
+    within_budget(&case, &found, &case.expected()).map(drop)
 }
 
 /// Which matrix has its rows far apart.
