@@ -93,6 +93,10 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial(format!("edges::many_rows_of_a_warp::{dtype:?}"), move || {
             many_rows_of_a_warp(dtype)
         }));
+        trials.push(trial(format!("edges::counted_rows::{dtype:?}"), move || counted_rows(dtype)));
+        trials.push(trial(format!("edges::exact_in_place::{dtype:?}"), move || {
+            exact_in_place(dtype)
+        }));
         for far in [Far::Logits, Far::Gradient, Far::Probabilities] {
             // No stride is beyond 31 bits, and their multiples are; and beyond 32.
             for stride in [(1 << 30) + 64, (1 << 32) + 64] {
@@ -505,6 +509,37 @@ fn many_rows_of_a_warp(dtype: Dtype) -> Result<(), String> {
     let case = Case { config, selection, ..Case::new(dtype, two_each + 5, 3, 47) };
     let found = case.run().map_err(|error| format!("{case}: {error}"))?;
     within_budget(&case, &found, &case.expected()).map(drop)
+}
+
+/// Few rows, which the launch that needs them counts by itself: on each strategy, with one warp and with
+/// several.
+fn counted_rows(dtype: Dtype) -> Result<(), String> {
+    for strategy in Strategy::ALL {
+        for classes in [3, 700, 5000] {
+            let config = LossConfig { ignore_index: Some(-1), ..smoothed(0.1) };
+            let selection = Selection::Preferred(strategy);
+            let mut case = Case { config, selection, ..Case::new(dtype, 5, classes, 48) };
+            case.targets[2] = -1;
+            check(&case)?;
+        }
+    }
+    Ok(())
+}
+
+/// Rows that need the exact shift are gone over again: on each strategy, also where they are overwritten.
+fn exact_in_place(dtype: Dtype) -> Result<(), String> {
+    let huge = if dtype == Dtype::F16 { 6e4 } else { 3e38 };
+    for strategy in Strategy::ALL {
+        for classes in [9, 700] {
+            let config = LossConfig { logit_scale: 1e4, ..smoothed(0.1) };
+            let selection = Selection::Preferred(strategy);
+            let mut case = Case { config, selection, ..Case::new(dtype, 4, classes, 49) };
+            case.logits[0] = inputs::round(dtype, huge);
+            case.logits[2 * classes + classes - 1] = inputs::round(dtype, -huge);
+            check(&case)?;
+        }
+    }
+    Ok(())
 }
 
 /// Which matrix has its rows far apart.
