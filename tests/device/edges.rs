@@ -18,7 +18,7 @@ use crate::{
     common::{
         compare::within_budget,
         inputs,
-        run::{Case, Placement, Rig, Stored, UpstreamCase, check},
+        run::{Case, Form, Placement, Rig, Stored, UpstreamCase, check},
     },
     trial,
 };
@@ -105,6 +105,7 @@ pub fn trials() -> Vec<Trial> {
         }
         trials.push(trial(format!("edges::every_target::{dtype:?}"), move || every_target(dtype)));
     }
+    trials.push(trial("edges::many_ignored_rows_of_a_warp", many_ignored_rows_of_a_warp));
     trials.push(trial("edges::nothing_counts", nothing_counts));
     trials.push(trial("edges::all_targets_weigh_nothing", all_targets_weigh_nothing));
     trials
@@ -496,19 +497,38 @@ fn many_rows(dtype: Dtype) -> Result<(), String> {
     Ok(())
 }
 
-/// So many that a warp takes two, and the last one of them none, one, and what is left of a chunk.
-fn many_rows_of_a_warp(dtype: Dtype) -> Result<(), String> {
+/// Of which a warp takes two, so many; and five more.
+fn rows_of_two_a_warp() -> Result<usize, String> {
     let multiprocessors = Rig::here()
         .context
         .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
         .map_err(|error| format!("{:?}", error.0))?;
     // 32 blocks of 4 warps on each take one.
-    let two_each = 2 * 32 * 4 * multiprocessors as usize;
+    Ok(2 * 32 * 4 * multiprocessors as usize + 5)
+}
+
+/// A warp says what is known of its rows at once; the last ones have none, or one.
+fn many_rows_of_a_warp(dtype: Dtype) -> Result<(), String> {
     let selection = Selection::Pinned(Strategy::Warp);
     let config = LossConfig { ignore_index: Some(1), ..smoothed(0.1) };
-    let case = Case { config, selection, ..Case::new(dtype, two_each + 5, 3, 47) };
+    let case = Case { config, selection, ..Case::new(dtype, rows_of_two_a_warp()?, 3, 47) };
     let found = case.run().map_err(|error| format!("{case}: {error}"))?;
     within_budget(&case, &found, &case.expected()).map(drop)
+}
+
+/// Where nothing is read or summed, nothing else orders what a warp says of its rows.
+fn many_ignored_rows_of_a_warp() -> Result<(), String> {
+    let selection = Selection::Pinned(Strategy::Warp);
+    let reduction = Reduction::None;
+    let config = LossConfig { ignore_index: Some(1), reduction, ..smoothed(0.1) };
+    let mut case =
+        Case { config, selection, ..Case::new(Dtype::F32, rows_of_two_a_warp()?, 2, 50) };
+    case.targets.fill(1);
+    let found = case.run_form(Form::Bare).map_err(|error| format!("{case}: {error}"))?;
+    match found.gradient.iter().position(|&g| g != 0.0) {
+        None => Ok(()),
+        Some(element) => Err(format!("{case}: element {element} of ignored rows is not 0")),
+    }
 }
 
 /// Few rows, which the launch that needs them counts by itself: on each strategy, with one warp and with
