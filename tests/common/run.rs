@@ -29,7 +29,7 @@ pub struct Rig {
 const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
 
 /// The strategy that a run of the tests is to use wherever it can take a problem, or the fastest.
-fn selection() -> Selection {
+pub fn selection() -> Selection {
     let Ok(name) = std::env::var(STRATEGY_VARIABLE) else { return Selection::Fastest };
     let named = Strategy::ALL.into_iter().find(|strategy| strategy.to_string() == name);
     Selection::Preferred(named.unwrap_or_else(|| panic!("{STRATEGY_VARIABLE}: no strategy {name}")))
@@ -141,7 +141,8 @@ impl fmt::Display for Case {
 }
 
 impl Case {
-    /// Made up, with i64 targets and the mean of unsmoothed losses; change what is to differ.
+    /// Made up, with i64 targets and the mean of unsmoothed losses, on the strategy that the run of the tests is
+    /// for; change what is to differ.
     pub fn new(dtype: Dtype, rows: usize, classes: usize, seed: u64) -> Self {
         Self {
             dtype,
@@ -154,7 +155,7 @@ impl Case {
             upstream: UpstreamCase::One,
             config: LossConfig::default(),
             placement: Placement::PACKED,
-            selection: Selection::Fastest,
+            selection: selection(),
         }
     }
 

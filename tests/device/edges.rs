@@ -6,15 +6,19 @@ use libtest_mimic::{Completion, Trial};
 use smoothxent::{
     EmptyMean, Gradient, LossConfig, LossInputs, LossOutputs, Reduction, Selection, Shape,
     Smoothing, Strategy, WeightedTerms, Workspace,
-    cudarc::driver::{CudaSlice, DriverError, sys::CUresult},
+    cudarc::driver::{
+        CudaSlice, DriverError,
+        sys::{CUdevice_attribute, CUresult},
+    },
     loss,
     problem::{ClassWeighting, Dtype, Pass, Place, Problem, TargetType, Types},
 };
 
 use crate::{
     common::{
+        compare::within_budget,
         inputs,
-        run::{Case, Placement, Rig, Stored, UpstreamCase, check},
+        run::{Case, Form, Placement, Rig, Stored, UpstreamCase, check},
     },
     trial,
 };
@@ -86,6 +90,13 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial(format!("edges::confident::{dtype:?}"), move || confident(dtype)));
         trials.push(trial(format!("edges::not_finite::{dtype:?}"), move || not_finite(dtype)));
         trials.push(trial(format!("edges::many_rows::{dtype:?}"), move || many_rows(dtype)));
+        trials.push(trial(format!("edges::many_rows_of_a_warp::{dtype:?}"), move || {
+            many_rows_of_a_warp(dtype)
+        }));
+        trials.push(trial(format!("edges::counted_rows::{dtype:?}"), move || counted_rows(dtype)));
+        trials.push(trial(format!("edges::exact_in_place::{dtype:?}"), move || {
+            exact_in_place(dtype)
+        }));
         for far in [Far::Logits, Far::Gradient, Far::Probabilities] {
             // No stride is beyond 31 bits, and their multiples are; and beyond 32.
             for stride in [(1 << 30) + 64, (1 << 32) + 64] {
@@ -94,6 +105,7 @@ pub fn trials() -> Vec<Trial> {
         }
         trials.push(trial(format!("edges::every_target::{dtype:?}"), move || every_target(dtype)));
     }
+    trials.push(trial("edges::many_ignored_rows_of_a_warp", many_ignored_rows_of_a_warp));
     trials.push(trial("edges::nothing_counts", nothing_counts));
     trials.push(trial("edges::all_targets_weigh_nothing", all_targets_weigh_nothing));
     trials
@@ -480,6 +492,71 @@ fn many_rows(dtype: Dtype) -> Result<(), String> {
         for reduction in [Reduction::Sum, Reduction::Mean] {
             let config = LossConfig { reduction, ignore_index: Some(1), ..smoothed(0.1) };
             check(&Case { config, ..Case::new(dtype, rows, 3, 9) })?;
+        }
+    }
+    Ok(())
+}
+
+/// Of which a warp takes two, so many; and five more.
+fn rows_of_two_a_warp() -> Result<usize, String> {
+    let multiprocessors = Rig::here()
+        .context
+        .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+        .map_err(|error| format!("{:?}", error.0))?;
+    // 32 blocks of 4 warps on each take one.
+    Ok(2 * 32 * 4 * multiprocessors as usize + 5)
+}
+
+/// A warp says what is known of its rows at once; the last ones have none, or one.
+fn many_rows_of_a_warp(dtype: Dtype) -> Result<(), String> {
+    let selection = Selection::Pinned(Strategy::Warp);
+    let config = LossConfig { ignore_index: Some(1), ..smoothed(0.1) };
+    let case = Case { config, selection, ..Case::new(dtype, rows_of_two_a_warp()?, 3, 47) };
+    let found = case.run().map_err(|error| format!("{case}: {error}"))?;
+    within_budget(&case, &found, &case.expected()).map(drop)
+}
+
+/// Where nothing is read or summed, nothing else orders what a warp says of its rows.
+fn many_ignored_rows_of_a_warp() -> Result<(), String> {
+    let selection = Selection::Pinned(Strategy::Warp);
+    let reduction = Reduction::None;
+    let config = LossConfig { ignore_index: Some(1), reduction, ..smoothed(0.1) };
+    let mut case =
+        Case { config, selection, ..Case::new(Dtype::F32, rows_of_two_a_warp()?, 2, 50) };
+    case.targets.fill(1);
+    let found = case.run_form(Form::Bare).map_err(|error| format!("{case}: {error}"))?;
+    match found.gradient.iter().position(|&g| g != 0.0) {
+        None => Ok(()),
+        Some(element) => Err(format!("{case}: element {element} of ignored rows is not 0")),
+    }
+}
+
+/// Few rows, which the launch that needs them counts by itself: on each strategy, with one warp and with
+/// several.
+fn counted_rows(dtype: Dtype) -> Result<(), String> {
+    for strategy in Strategy::ALL {
+        for classes in [3, 700, 5000] {
+            let config = LossConfig { ignore_index: Some(-1), ..smoothed(0.1) };
+            let selection = Selection::Preferred(strategy);
+            let mut case = Case { config, selection, ..Case::new(dtype, 5, classes, 48) };
+            case.targets[2] = -1;
+            check(&case)?;
+        }
+    }
+    Ok(())
+}
+
+/// Rows that need the exact shift are gone over again: on each strategy, also where they are overwritten.
+fn exact_in_place(dtype: Dtype) -> Result<(), String> {
+    let huge = if dtype == Dtype::F16 { 6e4 } else { 3e38 };
+    for strategy in Strategy::ALL {
+        for classes in [9, 700] {
+            let config = LossConfig { logit_scale: 1e4, ..smoothed(0.1) };
+            let selection = Selection::Preferred(strategy);
+            let mut case = Case { config, selection, ..Case::new(dtype, 4, classes, 49) };
+            case.logits[0] = inputs::round(dtype, huge);
+            case.logits[2 * classes + classes - 1] = inputs::round(dtype, -huge);
+            check(&case)?;
         }
     }
     Ok(())

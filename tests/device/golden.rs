@@ -11,7 +11,7 @@ use libtest_mimic::Trial;
 use safetensors::{SafeTensors, tensor::Dtype as Stored};
 use serde::Deserialize;
 use smoothxent::{
-    BinaryConfig, Divisor, Divisors, LossConfig, OverClasses, Reduction, Selection, Smoothing,
+    BinaryConfig, Divisor, Divisors, LossConfig, OverClasses, Reduction, Smoothing,
     problem::{Dtype, TargetType},
     reference,
 };
@@ -19,7 +19,7 @@ use smoothxent::{
 use crate::common::{
     compare, inputs,
     operations::{BinaryCase, LogSoftmaxCase},
-    run::{Case, Placement, UpstreamCase, check as check_forms},
+    run::{Case, Placement, UpstreamCase, check as check_forms, selection},
 };
 
 /// Relative to the working directory, so that the program runs where it was not built.
@@ -237,7 +237,7 @@ fn check_loss(
             ..config
         },
         placement: Placement::PACKED,
-        selection: Selection::Fastest,
+        selection: selection(),
     };
     let published = published(tensors, &case)?;
     oracle_is_held(&case, &published)?;

@@ -8,6 +8,9 @@ use anyhow::{Context, Result};
 
 use crate::{cargo, driver, workspace};
 
+/// How the emulated driver's reports begin.
+pub const FINDING: &str = "cuda-emulator: ";
+
 /// Builds the emulated driver and prints how to use it
 ///
 /// Programs that load libcuda.so.1 then run their kernels on the CPU, every access checked.

@@ -13,9 +13,10 @@ use crate::{cargo, emulator, process, toolchain, workspace};
 
 /// Seeds faults into kernels and host code, one at a time, and shows which test notices each
 ///
-/// The faults are listed in xtask/mutations.toml. Each takes about half a minute: a copy of the tree is
-/// changed and built for one architecture, and the tests run on the emulated driver with its race checks.
-/// Fails if a fault is noticed by none.
+/// The faults are listed in xtask/mutations.toml. A copy of the tree is changed and built for one
+/// architecture, which takes a minute or two, and the tests run on the emulated driver with its race checks.
+/// Each line says which test noticed, and by what: the emulated driver's finding, or wrong results.
+/// Fails if a fault is noticed by none, or if a test of the list fails, or is not there, without a fault.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only faults with this in their names
@@ -27,8 +28,11 @@ pub struct Arguments {
 
 const LIST: &str = include_str!("../mutations.toml");
 
-/// The architecture that the emulated driver is by default.
-const ARCHITECTURE: &str = "90";
+/// What the emulated device is by default.
+const DEVICE: &str = "sm_90";
+
+/// Who chooses the strategies: tests/common/run.rs.
+const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,12 +51,50 @@ struct Mutation {
     find: String,
     /// What is to stand there.
     replace: String,
-    /// The part of the device suite that should notice: the beginning of test names.
+    /// The tests that should notice: a part of their names, and few of them.
     filter: String,
+    /// Where they are.
+    #[serde(default)]
+    suite: Suite,
+    /// What all rows are given to that it can take, whatever the plan would choose.
+    strategy: Option<String>,
+    /// `CUDA_EMULATOR_DEVICE`, for which the kernels are built: `sm_75`, `sm_80` or, by default, `sm_90`.
+    device: Option<String>,
     /// `CUDA_EMULATOR_ORDER`, where the fault shows in that order alone.
     order: Option<String>,
     /// `CUDA_EMULATOR_MAX_GRID`, where a block has to take several rows.
     max_grid: Option<u32>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Suite {
+    /// What needs a device: tests/device.
+    #[default]
+    Device,
+    /// The crate's unit tests, the plan's among them.
+    Unit,
+}
+
+impl Suite {
+    fn selection(self) -> &'static str {
+        match self {
+            Self::Device => "--test=device",
+            Self::Unit => "--lib",
+        }
+    }
+}
+
+impl Mutation {
+    fn device(&self) -> &str {
+        self.device.as_deref().unwrap_or(DEVICE)
+    }
+
+    /// Whether the same tests run in the same way.
+    fn runs_as(&self, other: &Self) -> bool {
+        let of = |m: &'_ Self| (m.filter.clone(), m.suite, m.strategy.clone(), m.max_grid);
+        of(self) == of(other) && self.device() == other.device() && self.order == other.order
+    }
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -70,7 +112,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     toolchain::ensure_nvcc()?;
     let copy = Copy::make(emulator::build()?)?;
-    copy.test(None).context("the tree as it is")?;
+    copy.test_as_it_is(&mutations).context("the tree as it is")?;
 
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?;
     let bar = ProgressBar::new(mutations.len() as u64).with_style(style);
@@ -78,7 +120,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for mutation in &mutations {
         bar.set_message(mutation.name.clone());
         let noticed = copy
-            .with(mutation, || copy.test(Some(mutation)))
+            .with(mutation, || copy.test(mutation))
             .with_context(|| format!("fault `{}`", mutation.name))?;
         let by = noticed.unwrap_or_else(|| {
             unnoticed.push(mutation.name.as_str());
@@ -147,33 +189,56 @@ impl Copy {
         outcome
     }
 
-    /// The first test that fails, if any; without a fault, all have to pass.
-    fn test(&self, mutation: Option<&Mutation>) -> Result<Option<String>> {
+    /// Without a fault, all tests that the list names are there and pass.
+    fn test_as_it_is(&self, mutations: &[Mutation]) -> Result<()> {
+        let mut runs: Vec<&Mutation> = Vec::new();
+        for mutation in mutations {
+            if !runs.iter().any(|run| run.runs_as(mutation)) {
+                runs.push(mutation);
+            }
+        }
+        // One build for each.
+        runs.sort_by_key(|run| (run.suite == Suite::Unit, run.device().to_owned()));
+        for run in runs {
+            if let Some(failure) = self.test(run)? {
+                bail!("{failure}, without any fault, as for `{}`", run.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first test that fails, if any, and by what.
+    fn test(&self, mutation: &Mutation) -> Result<Option<String>> {
+        let device = mutation.device();
+        let architecture = device.strip_prefix("sm_").context("a device is called sm_..")?;
         let mut build = cargo::command("test");
         build
             .current_dir(&self.folder)
-            .args([cargo::PROFILE, "--no-run", "--quiet", "--package=smoothxent", "--test=device"])
+            .args([cargo::PROFILE, "--no-run", "--quiet", "--package=smoothxent"])
+            .arg(mutation.suite.selection())
             .env("CARGO_TARGET_DIR", &self.target)
-            .env("SMOOTHXENT_CUDA_ARCHS", ARCHITECTURE);
+            .env("SMOOTHXENT_CUDA_ARCHS", architecture);
         let programs = cargo::build(build)?.tests();
         let program = programs.first().context("cargo built no test program")?;
         let mut test = Command::new(&program.path);
-        test.current_dir(&self.folder).stdin(Stdio::null());
-        test.arg(mutation.map_or("laws::", |mutation| mutation.filter.as_str()));
-        if let Some(order) = mutation.and_then(|mutation| mutation.order.as_ref()) {
+        test.current_dir(&self.folder).stdin(Stdio::null()).arg(&mutation.filter);
+        test.env("CUDA_EMULATOR_DEVICE", device).env("CUDA_EMULATOR_RACES", "1");
+        if let Some(strategy) = &mutation.strategy {
+            test.env(STRATEGY_VARIABLE, strategy);
+        }
+        if let Some(order) = &mutation.order {
             test.env("CUDA_EMULATOR_ORDER", order);
         }
-        if let Some(grid) = mutation.and_then(|mutation| mutation.max_grid) {
+        if let Some(grid) = mutation.max_grid {
             test.env("CUDA_EMULATOR_MAX_GRID", grid.to_string());
         }
-        test.env("CUDA_EMULATOR_RACES", "1");
         self.driver.apply(&mut test)?;
         let output = test.output().with_context(|| format!("cannot run {test:?}"))?;
-        let noticed = first_failure(&output);
-        match (mutation, noticed) {
-            (None, Some(failure)) => bail!("{failure} fails without any fault"),
-            (_, noticed) => Ok(noticed),
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        if stdout.contains("test result: ok. 0 passed") {
+            bail!("no test has `{}` in its name, or all are skipped", mutation.filter);
         }
+        Ok(first_failure(&output))
     }
 }
 
@@ -181,10 +246,14 @@ fn first_failure(output: &Output) -> Option<String> {
     if output.status.success() {
         return None;
     }
-    let text = String::from_utf8_lossy(&output.stdout);
+    let (text, errors) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let failed =
         text.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
-    Some(failed.map_or_else(|| format!("the program: {}", output.status), str::to_owned))
+    let who =
+        failed.map_or_else(|| format!("the program: {}", output.status), |t| t.trim_end().into());
+    let finding = errors.lines().find_map(|line| line.strip_prefix(emulator::FINDING));
+    Some(finding.map_or_else(|| who.clone(), |finding| format!("{who}, {finding}")))
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {
@@ -206,6 +275,12 @@ mod tests {
             assert_ne!(mutation.find, mutation.replace, "{}", mutation.name);
         }
         let mut names: Vec<&str> = mutations.iter().map(|m| m.name.as_str()).collect();
+        let strategies = ["tiny", "warp", "block", "two_pass", "cluster", "split_row"];
+        for mutation in &mutations {
+            let known = |strategy: &str| strategies.contains(&strategy);
+            assert!(mutation.strategy.as_deref().is_none_or(known), "{}", mutation.name);
+            assert!(["sm_75", "sm_80", "sm_90"].contains(&mutation.device()), "{}", mutation.name);
+        }
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), mutations.len(), "two faults have one name");
