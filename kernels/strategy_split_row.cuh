@@ -54,6 +54,8 @@ struct SplitTeam {
                 merged.shifted_sum = partials[lane].shifted_sum;
                 merged.mass = partials[lane].mass;
             }
+            // What the first warp found for all: every merge is a barrier of the team.
+            block.meet();
             return merge_among<kMassAtLast<kWeights>>(WarpLanes<>(), merged);
         }
     }

@@ -1,4 +1,4 @@
-//! The emulated driver's report of launches, as assertions on what a kernel moves.
+//! The emulated driver's report of launches.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -9,15 +9,12 @@ use serde::Deserialize;
 /// A line of the report, as far as it is read here.
 #[derive(Deserialize)]
 pub struct Launch {
-    pub kernel: String,
     pub lane_instructions: u64,
     pub lane_instructions_by_class: Classes,
     pub global_bytes_read: u64,
     pub global_bytes_written: u64,
     pub global_sectors_read: u64,
     pub global_sectors_written: u64,
-    pub unique_bytes_read: u64,
-    pub unique_bytes_written: u64,
     pub shared_wavefronts: u64,
     pub shared_bank_conflicts: u64,
 }
@@ -26,32 +23,6 @@ pub struct Launch {
 #[derive(Deserialize)]
 pub struct Classes {
     pub r#move: u64,
-    pub special: u64,
-}
-
-/// What targets, row losses and tickets may add.
-const REST: f64 = 1.01;
-
-impl Launch {
-    /// It reads and writes each byte of matrices of these sizes once, and nearly nothing else.
-    pub fn moves_once(&self, read: usize, written: usize) -> Result<(), String> {
-        let Self { kernel, global_bytes_read, global_bytes_written, .. } = self;
-        let most = |bytes: usize| (bytes as f64 * REST) as u64;
-        let sides = [
-            ("read", *global_bytes_read, self.unique_bytes_read, read),
-            ("wrote", *global_bytes_written, self.unique_bytes_written, written),
-        ];
-        for (verb, bytes, unique, matrix) in sides {
-            if bytes > most(matrix) {
-                return Err(format!("{kernel} {verb} {bytes} bytes for a matrix of {matrix}"));
-            }
-            // Fewer different ones than the matrix has: some were not touched, others twice.
-            if unique < matrix as u64 {
-                return Err(format!("{kernel} {verb} {unique} different bytes of {matrix}"));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The file that the driver of this process appends to.
