@@ -71,7 +71,10 @@ struct Row {
           transform{by},
           terms(row_terms),
           team(row_team),
-          packs(layout.body(row), layout.packs, target_pack, place) {
+          packs(layout.body(row), layout.packs, target_pack, place) {}
+
+    // Before anything else: packs are on their way.
+    __device__ __forceinline__ void load_singles() {
 #pragma unroll
         for (uint32_t i = 0; i < kSingles; ++i) load_single(i);
     }

@@ -67,7 +67,9 @@ struct ClusterStrategy {
     __device__ __forceinline__ Row row(const T *input, const RowLayout<T> &layout,
                                        const Terms &terms, const XentTransform &by,
                                        uint32_t target) {
-        return Row(input, layout, terms, by, target, team, place);
+        Row row(input, layout, terms, by, target, team, place);
+        row.load_singles();
+        return row;
     }
 
     __device__ __forceinline__ void write_zeros(T *to, uint32_t classes) const {

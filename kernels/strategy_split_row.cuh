@@ -121,6 +121,12 @@ struct SplitRow : Row<T, Terms, SplitTeam, SlicePacks<Terms>> {
     // first slice's block does what is left of it.
     __device__ __forceinline__ bool leaves_exact() const { return !this->packs.has_edges(); }
 
+    // Single elements are read no sooner: in place, another block overwrites them if it has all of the row.
+    template <class Output, class Shift>
+    __device__ __forceinline__ void write(T *to, const Output &output, const Shift &shift) {
+        this->load_singles();
+        Slices::write(to, output, shift);
+    }
     template <class Output, class Shift>
     __device__ __forceinline__ void write_slowly(T *to, const Output &output,
                                                  const Shift &shift) const {
@@ -137,6 +143,7 @@ struct SplitRow : Row<T, Terms, SplitTeam, SlicePacks<Terms>> {
 
     // In the first launch: what is known of this block's slice.
     __device__ __forceinline__ void leave_partial(const XentFused &p, uint64_t index) {
+        this->load_singles();
         typename Slices::template State<FusedShift> mine(p.transform, -INFINITY);
         Slices::template accumulate<Pass::kFirst>(mine);
         const auto merged =

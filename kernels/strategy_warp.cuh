@@ -141,7 +141,9 @@ struct WarpStrategy {
     __device__ __forceinline__ Row row(const T *input, const RowLayout<T> &layout,
                                        const Terms &terms, const XentTransform &by,
                                        uint32_t target) {
-        return Row(input, layout, terms, by, target, team, *this);
+        Row row(input, layout, terms, by, target, team, *this);
+        row.load_singles();
+        return row;
     }
 
     __device__ __forceinline__ void write_zeros(T *to, uint32_t classes) const {
