@@ -290,9 +290,10 @@ impl Compiler {
         let jobs: usize = required_variable("NUM_JOBS")?
             .parse()
             .map_err(|error| format!("NUM_JOBS is not a number: {error}"))?;
-        // nvcc can compile for several architectures at a time; the rest goes to other kernels.
-        let threads_each = jobs.clamp(1, self.targets.capabilities().len().max(1));
-        let workers = (jobs / threads_each).clamp(1, kernels.len().max(1));
+        // A file for each job first, as the phases of one are not all parallel; what jobs are left go to
+        // nvcc's architectures.
+        let workers = jobs.clamp(1, kernels.len().max(1));
+        let threads_each = (jobs / workers).clamp(1, self.targets.capabilities().len().max(1));
 
         let queue = Mutex::new(kernels.iter());
         let failures = Mutex::new(Vec::new());

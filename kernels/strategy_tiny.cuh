@@ -121,9 +121,11 @@ struct TinyRow {
           terms(row_terms),
           team(row_team),
           place(warp_place) {
-        // Rows whose first elements share a bank of shared memory begin at different ones.
-        const uint32_t words = place.group * place.classes * uint32_t(sizeof(T)) / 4;
-        turn = words / 32 % used;
+        // Rows whose elements share banks of shared memory, all of it apart, begin at different ones.
+        constexpr uint32_t kAllBanks = 128;
+        const uint32_t bytes = place.classes * uint32_t(sizeof(T));
+        const uint32_t rows_apart = kAllBanks / min(bytes & (0u - bytes), kAllBanks);
+        turn = place.group / rows_apart % used;
         const T *first;
         const bool is_run = place.is_run(input, first);
         if (!__any_sync(kFullMask, classes != 0 && place.group < place.rows)) return;

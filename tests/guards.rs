@@ -22,6 +22,10 @@ use smoothxent::{
     cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, DriverError, ValidAsZeroBits},
     log_softmax::{self, LogSoftmaxOutputs, Softmax},
     loss,
+    plan::Plan,
+    problem::{
+        BinaryProblem, ClassWeighting, LogSoftmaxProblem, Pass, Place, Problem, TargetType, Types,
+    },
 };
 use std::sync::Arc;
 
@@ -98,11 +102,17 @@ const RUNS: [Run; 25] = [
 /// Of the bytes: what is not counted as needed.
 const BYTES: f64 = 1.01;
 
-/// From so many classes on, sectors are held to their minimum: rows that are whole packs, and others,
-/// of which every row begins and ends within a sector.
+/// From so many classes on, sectors are held to their minimum: of rows that are whole packs, of others, and
+/// of others that threads load by themselves. A row of those begins and ends within a sector, and where
+/// its packs begin within one, each access of a warp touches a sector more than it has bytes for.
 const SECTORS_FROM: usize = 1024;
 const SECTORS_ALIGNED: f64 = 1.03;
 const SECTORS_RAGGED: f64 = 1.06;
+const SECTORS_RAGGED_LOADED: f64 = 1.10;
+
+/// Bytes and sectors of a launch that belong to no row: tickets, sums of chunks, the scalar loss.
+const FEW_BYTES: f64 = 64.0;
+const FEW_SECTORS: f64 = 8.0;
 
 /// Instructions may differ so much from what is written down, either way: figures that are out of date
 /// say nothing.
@@ -173,12 +183,12 @@ impl Guard<'_> {
         faults: &mut Vec<String>,
     ) -> Result<(), String> {
         let kernels = self.kernels.clone().with_selection(Selection::Pinned(run.strategy));
-        match launch(self.report, &kernels, self.operation, run, narrow) {
-            // Not every strategy takes every row, on every device.
-            Err(Failure::Library(Error::Strategy { .. })) => return Ok(()),
-            Err(failure) => return Err(failure.to_string()),
-            Ok(()) => {}
+        // Not every strategy takes every row, on every device.
+        if planned::<T>(&kernels, self.operation, run) != Ok(run.strategy) {
+            return Ok(());
         }
+        launch(self.report, &kernels, self.operation, run, narrow)
+            .map_err(|failure| failure.to_string())?;
         let launches = self.report.take()?;
         let Run { strategy, rows, classes } = run;
         let sum = |count: fn(&Launch) -> u64| launches.iter().map(count).sum::<u64>() as f64;
@@ -196,27 +206,48 @@ impl Guard<'_> {
         let twice = match (strategy, self.operation) {
             (Strategy::TwoPass, _) => true,
             (Strategy::SplitRow, operation) => operation != Operation::Backward,
-            _ => false,
+            (Strategy::Tiny | Strategy::Warp | Strategy::Block | Strategy::Cluster, _) => false,
         };
-        let passes = if twice { 2.0 } else { 1.0 };
-        // Class weights are read from the cache closest by, once and again for every row: its own figure.
-        let weights = if self.operation == Operation::Weighted { 9.0 } else { 0.0 };
-        let read = needed.read * (passes + weights);
-        expect("bytes read", sum(|l| l.global_bytes_read), needed.read, read * BYTES);
-        expect(
-            "bytes written",
-            sum(|l| l.global_bytes_written),
-            needed.written,
-            needed.written * BYTES,
-        );
-        if classes >= SECTORS_FROM && !twice && weights == 0.0 {
-            let aligned = classes * size_of::<T>() % 16 == 0;
-            let most = if aligned { SECTORS_ALIGNED } else { SECTORS_RAGGED };
+        // Class weights come from the cache closest by, for every row in both passes.
+        let weighted = self.operation == Operation::Weighted;
+        let factor = if weighted {
+            2.0 + 8.0 / size_of::<T>() as f64
+        } else if twice {
+            2.0
+        } else {
+            1.0
+        };
+        // What every warp of a row reads for itself: targets, and what was saved; every slice's partial
+        // results, twice in every warp.
+        let mut beside = FEW_BYTES + (rows * 32 * 16) as f64;
+        if strategy == Strategy::SplitRow {
+            beside += (rows * 32 * 32 * 32) as f64;
+        }
+        let read = needed.read * factor * BYTES + if rows <= 32 { beside } else { FEW_BYTES };
+        let partials = if strategy == Strategy::SplitRow { rows * 32 * 32 } else { 0 };
+        let written = needed.written * BYTES + FEW_BYTES + partials as f64;
+        expect("bytes read", sum(|l| l.global_bytes_read), needed.read, read);
+        expect("bytes written", sum(|l| l.global_bytes_written), needed.written, written);
+        if classes >= SECTORS_FROM && !twice && !weighted {
+            let whole = classes * size_of::<T>() % 32 == 0;
+            let loaded = !matches!(
+                (self.operation, self.device),
+                (Operation::Fused | Operation::LogSoftmax, "sm_80" | "sm_90")
+            );
+            let most = match (whole, loaded) {
+                (true, _) => SECTORS_ALIGNED,
+                (false, false) => SECTORS_RAGGED,
+                (false, true) => SECTORS_RAGGED_LOADED,
+            };
+            // A word of a row is a sector: its share of the loss, and, in each warp, the target, its
+            // logit, and what was saved.
+            let warps = (classes * size_of::<T>() / 16 / 16).div_ceil(32).min(12) as f64;
+            let row_words = if self.operation == Operation::Backward { 4.0 * warps } else { warps };
             let sectors = |bytes: f64| (bytes / 32.0).floor();
             let (read, written) = (sectors(needed.read), sectors(needed.written));
-            // A few of each launch are neither rows' nor targets'.
-            let few = 8.0 + (rows / 16) as f64;
-            expect("sectors read", sum(|l| l.global_sectors_read), read, read * most + few);
+            let few = FEW_SECTORS + rows as f64;
+            let most_read = read * most + few + rows as f64 * row_words;
+            expect("sectors read", sum(|l| l.global_sectors_read), read, most_read);
             expect(
                 "sectors written",
                 sum(|l| l.global_sectors_written),
@@ -263,6 +294,52 @@ impl Guard<'_> {
         };
         Needed { read, written }
     }
+}
+
+/// The strategy of a plan.
+fn planned<T: Element>(
+    kernels: &Kernels,
+    operation: Operation,
+    Run { rows, classes, .. }: Run,
+) -> Result<Strategy, Error> {
+    let dtype = T::DTYPE;
+    let pass = match operation {
+        Operation::Forward | Operation::LogSoftmax => Pass::Forward,
+        Operation::Backward | Operation::LogSoftmaxBackward => Pass::Backward,
+        Operation::Fused | Operation::Weighted | Operation::Probabilities | Operation::Binary => {
+            Pass::Fused
+        }
+    };
+    let targets = match operation {
+        Operation::Probabilities | Operation::Binary => TargetType::Probabilities(dtype),
+        _ => TargetType::I64,
+    };
+    let class_weights = match operation {
+        Operation::Weighted => ClassWeighting::Given,
+        _ => ClassWeighting::Absent,
+    };
+    let types = Types { dtype, targets, class_weights };
+    let shape = Shape::contiguous(rows, classes);
+    let plan = match operation {
+        Operation::LogSoftmax | Operation::LogSoftmaxBackward => {
+            let shape = LogSoftmaxShape::contiguous(rows, classes);
+            let problem = LogSoftmaxProblem::new(dtype, shape)?;
+            return Ok(kernels.plan_log_softmax(&problem, pass)?.expect("there are rows").strategy);
+        }
+        Operation::Binary => {
+            let config = BinaryConfig::default();
+            kernels.plan_binary(&BinaryProblem::new(types, shape, config, pass, Place::Apart)?)?
+        }
+        _ => kernels.plan(&Problem::new(types, shape, config(), pass, Place::Apart)?)?,
+    };
+    match plan {
+        Plan::Launches { rows, .. } => Ok(rows.strategy),
+        Plan::Empty { .. } => panic!("there are rows"),
+    }
+}
+
+fn config() -> LossConfig {
+    LossConfig { label_smoothing: 0.1, ..LossConfig::default() }
 }
 
 trait Element: Logit + smoothxent::Target + DeviceRepr + ValidAsZeroBits + Copy {}
@@ -331,7 +408,7 @@ fn launch<T: Element>(
     let mut gradient = stream.alloc_zeros::<T>(len)?;
     let mut workspace = Workspace::new(&stream, rows)?;
     let mut scalar = stream.alloc_zeros::<f32>(1)?;
-    let config = LossConfig { label_smoothing: 0.1, ..LossConfig::default() };
+    let config = config();
     let shape = Shape::contiguous(rows, classes);
     let inputs = LossInputs::new(shape, &logits, &targets);
     let outputs = LossOutputs { loss: Some(&mut scalar), ..LossOutputs::default() };
