@@ -24,12 +24,10 @@ struct Speakers {
         const uint32_t lane = threadIdx.x % kWarpSize;
         return {first, rows, first + lane, lane < rows};
     }
-    // The first lane of each group of `lanes`.
-    __device__ __forceinline__ static Speakers first_of_groups(uint64_t first, uint32_t rows,
-                                                               uint32_t lanes) {
-        const uint32_t lane = threadIdx.x % kWarpSize;
-        const uint32_t group = lane / lanes;
-        return {first, rows, first + group, lane % lanes == 0 && group < rows};
+    // A lane of each group of lanes, which has the row `first + group`, if there is one.
+    __device__ __forceinline__ static Speakers of_groups(uint64_t first, uint32_t rows,
+                                                         uint32_t group, bool speaks_for_group) {
+        return {first, rows, first + group, speaks_for_group && group < rows};
     }
 };
 
