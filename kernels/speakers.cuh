@@ -24,10 +24,10 @@ struct Speakers {
         const uint32_t lane = threadIdx.x % kWarpSize;
         return {first, rows, first + lane, lane < rows};
     }
-    // A lane of each group of lanes, which has the row `first + group`, if there is one.
+    // A lane for each of the rows.
     __device__ __forceinline__ static Speakers of_groups(uint64_t first, uint32_t rows,
-                                                         uint32_t group, bool speaks_for_group) {
-        return {first, rows, first + group, speaks_for_group && group < rows};
+                                                         uint64_t row, bool speaks) {
+        return {first, rows, row, speaks};
     }
 };
 

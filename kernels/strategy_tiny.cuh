@@ -81,12 +81,32 @@ class Tile {
         if (lane < layout.edges()) to[layout.edge(lane)] = from[layout.edge(lane)];
     }
 
+    // The same for rows with gaps between, by each row's lanes: row `group` where it `is_one`.
+    __device__ __forceinline__ void load_row(const T *from, bool is_one, uint32_t group,
+                                             const TinyTeam &team) const {
+        T *const to = first(nullptr) + group * classes_;
+        if (is_one) {
+            for (uint32_t i = team.rank(); i < classes_; i += team.size()) to[i] = from[i];
+        }
+        // As above.
+        __syncwarp();
+    }
+    __device__ __forceinline__ void store_row(T *to, bool is_one, uint32_t group,
+                                              const TinyTeam &team) const {
+        __syncwarp();
+        const T *const from = first(nullptr) + group * classes_;
+        if (is_one) {
+            for (uint32_t i = team.rank(); i < classes_; i += team.size()) to[i] = from[i];
+        }
+    }
+
   private:
     uint4 *packs_;
     uint32_t classes_;
 };
 
-// What the lanes of a warp share about where its rows are.
+// What a lane knows of where its rows are, and its part of them: consecutive elements, of which slot i has
+// the (i ^ turn)-th.
 template <typename T>
 struct TinyPlace {
     Tile<T> tile;
@@ -94,8 +114,10 @@ struct TinyPlace {
     uint32_t group;     // of this lane: its row among them
     uint32_t classes;
     uint32_t slots;     // elements of a lane, at most
-    uint32_t start;     // position of this lane's first slot
-    T *output_in_tile;  // this lane's row
+    uint32_t begin;     // position of this lane's first element
+    uint32_t count;     // elements of this lane
+    uint32_t turn;
+    T *output_in_tile;  // this lane's first element
     T *output_run;      // the warp's first row, or null for rows with gaps between
 
     __device__ __forceinline__ TinyPlace(const Tile<T> &warp_tile, const TinyTeam &team,
@@ -105,29 +127,34 @@ struct TinyPlace {
           group(threadIdx.x % kWarpSize / team.size()),
           classes(row_classes),
           slots((row_classes + team.size() - 1) / team.size()),
+          begin(min(team.rank() * slots, classes)),
+          count(min(slots, classes - begin)),
+          turn(0),
           output_in_tile(nullptr),
           output_run(nullptr) {
-        // Lanes of rows whose first elements share a bank of shared memory begin at different ones. A
-        // power of two divides both rows and banks: so many rows begin at banks of their own.
+        // Where all lanes have as many elements, those whose first ones share a bank of shared memory
+        // begin at different ones. The largest power of two that divides their size and all banks says
+        // how many lanes begin at banks of their own.
         constexpr uint32_t kBanksBytes = 128, kBankBytes = 4;
-        const uint32_t row_bytes = classes * uint32_t(sizeof(T));
-        const uint32_t divisor = min(row_bytes & (0u - row_bytes), kBanksBytes);
-        const uint32_t turn = group * divisor / kBanksBytes;
-        start = team.rank() + turn * max(team.size(), kBankBytes / uint32_t(sizeof(T)));
+        if (slots * team.size() == classes) {
+            const uint32_t bytes = slots * uint32_t(sizeof(T));
+            const uint32_t divisor = min(bytes & (0u - bytes), kBanksBytes);
+            turn = threadIdx.x % kWarpSize * divisor / kBanksBytes * (kBankBytes / uint32_t(sizeof(T)));
+        }
     }
 
     __device__ __forceinline__ bool has_row() const { return group < rows; }
 
-    // Of the warp's first row, if its rows lie one behind the other.
-    __device__ __forceinline__ bool is_run(const T *row, const T *&first) const {
-        first = reinterpret_cast<const T *>(
-            __shfl_sync(kFullMask, static_cast<unsigned long long>(uintptr_t(row)), 0));
-        return __all_sync(kFullMask, !has_row() || row == first + group * classes);
+    // Whether the rows of all lanes lie one behind the other, and the first of them if they do.
+    template <typename U>
+    __device__ __forceinline__ bool is_run(U *row, U *&first) const {
+        first = row - min(group, rows - 1) * classes;
+        const auto here = static_cast<unsigned long long>(uintptr_t(first));
+        return __all_sync(kFullMask, here == __shfl_sync(kFullMask, here, 0));
     }
 };
 
-// A lane's part of a row: slots, of which the i-th has the position `start ^ i * lanes`. With a start below
-// the number of lanes, they are every so manieth element; any other changes only their order.
+// A lane's part of a row.
 template <typename T, class TermsOfRow>
 struct TinyRow {
     using Element = T;
@@ -141,7 +168,8 @@ struct TinyRow {
     using State = SoftmaxState<Shift, Terms::kWeights>;
 
     uint32_t target_position;  // or kNoPosition
-    uint32_t classes;          // 0 for a row that is not read
+    uint32_t count;            // this lane's elements: none of a row that is not read
+    uint32_t target_here;      // its place among this lane's elements, or beyond them
     LogitTransform<Terms::kKnowsCap> transform;
     Terms terms;
     Team &team;
@@ -155,57 +183,53 @@ struct TinyRow {
                                        uint32_t target_at, Team &row_team,
                                        const TinyPlace<T> &warp_place)
         : target_position(target_at),
-          classes(layout.classes),
+          count(layout.classes == 0 ? 0 : warp_place.count),
+          target_here(target_at - warp_place.begin),
           transform{by},
           terms(row_terms),
           team(row_team),
           place(warp_place),
+          x{},  // else registers would be kept for what it was for the row before
           target(-INFINITY) {
+        const bool reads = layout.classes != 0;
         const T *first;
         const bool is_run = place.is_run(input, first);
-        if (!__any_sync(kFullMask, classes != 0 && place.has_row())) return;
-        const T *row;
+        if (!__any_sync(kFullMask, reads)) return;
         if (is_run) {
             place.tile.load(first, place.rows);
-            row = place.tile.first(first) + min(place.group, place.rows - 1) * place.classes;
         } else {
-            T *const own = place.tile.first(nullptr) + place.group * place.classes;
-            if (place.has_row()) {
-                for (uint32_t at = team.rank(); at < classes; at += team.size()) own[at] = input[at];
-            }
-            row = place.tile.first(nullptr) + min(place.group, place.rows - 1) * place.classes;
-            // Each lane wrote a part; below each reads its row's.
-            __syncwarp();
+            first = nullptr;
+            place.tile.load_row(input, place.has_row() && reads, place.group, team);
         }
+        if (!reads) return;
+        const T *const row = place.tile.first(first) + min(place.group, place.rows - 1) * place.classes;
         for_each_slot([&](uint32_t i, uint32_t at) {
-            x[i] = is_other(at) ? transform.value(load_one(row + at)) : -INFINITY;
+            x[i] = is_other(at) ? transform.value(load_one(row + place.begin + at)) : -INFINITY;
         });
-        if (Terms::kHasTarget && classes != 0) target = transform.value(load_one(row + target_position));
+        if (Terms::kHasTarget) target = transform.value(load_one(row + target_position));
     }
 
-    // do_with(slot, its position, which can be beyond the row) for this lane's slots.
+    // do_with(slot, its place among this lane's elements, which can be beyond them).
     template <class Do>
     __device__ __forceinline__ void for_each_slot(const Do &do_with) const {
 #pragma unroll
         for (uint32_t first = 0; first < kSlots; first += kStep) {
             if (first >= place.slots) break;
 #pragma unroll
-            for (uint32_t i = first; i < first + kStep; ++i) {
-                do_with(i, place.start ^ i * team.size());
-            }
+            for (uint32_t i = first; i < first + kStep; ++i) do_with(i, i ^ place.turn);
         }
     }
 
     // Whether there is an element but the target.
     __device__ __forceinline__ bool is_other(uint32_t at) const {
-        return at < classes && !(Terms::kHasTarget && at == target_position);
+        return at < count && !(Terms::kHasTarget && at == target_here);
     }
 
     // do_with(x, position) for this lane's elements but the target.
     template <class Do>
     __device__ __forceinline__ void for_each_other(const Do &do_with) const {
         for_each_slot([&](uint32_t i, uint32_t at) {
-            if (is_other(at)) do_with(x[i], at);
+            if (is_other(at)) do_with(x[i], place.begin + at);
         });
     }
 
@@ -224,11 +248,11 @@ struct TinyRow {
             bool taken[kStep];
 #pragma unroll
             for (uint32_t j = 0; j < kStep; ++j) {
-                const uint32_t at = place.start ^ (first + j) * team.size();
-                taken[j] = is_other(at) && !(pass == Pass::kLater && at == excluded);
+                const uint32_t at = (first + j) ^ place.turn;
+                taken[j] = is_other(at) && !(pass == Pass::kLater && place.begin + at == excluded);
                 some[j] = pass == Pass::kLater && !taken[j] ? -INFINITY : x[first + j];
                 if constexpr (Terms::kWeights == Weights::kGiven) {
-                    weights[j] = taken[j] ? terms.at(at) : 0.0f;
+                    weights[j] = taken[j] ? terms.at(place.begin + at) : 0.0f;
                 }
             }
             if constexpr (Terms::kWeights == Weights::kGiven) {
@@ -264,9 +288,9 @@ struct TinyRow {
         return lowest;
     }
 
-    // To the output that is open.
-    __device__ __forceinline__ void put(uint32_t at, float value) const {
-        if (place.has_row()) store_one(place.output_in_tile + at, value);
+    // To the output that is open, from any lane.
+    __device__ __forceinline__ void put(uint32_t position, float value) const {
+        if (place.has_row()) store_one(place.output_in_tile - place.begin + position, value);
     }
 
     __device__ __forceinline__ float sloped(float result, float value) const {
@@ -277,10 +301,10 @@ struct TinyRow {
     __device__ __forceinline__ void write(T *, const Output &output, const Shift &shift) const {
         if (!place.has_row()) return;
         for_each_slot([&](uint32_t i, uint32_t at) {
-            if (at >= classes) return;
+            if (at >= count) return;
             float result;
             if constexpr (Terms::kWeights == Weights::kGiven) {
-                result = output.at(x[i], shift, terms.at(at));
+                result = output.at(x[i], shift, terms.at(place.begin + at));
             } else {
                 result = output.at(x[i], shift);
             }
@@ -288,8 +312,8 @@ struct TinyRow {
         });
         if constexpr (Terms::kHasTarget) {
             // By the lane that has written it like the others.
-            if (((target_position ^ place.start) & (team.size() - 1)) == 0) {
-                store_one(place.output_in_tile + target_position, sloped(output.target, target));
+            if (target_here < count) {
+                store_one(place.output_in_tile + target_here, sloped(output.target, target));
             }
         }
     }
@@ -338,9 +362,10 @@ struct TinyStrategy {
         uint64_t first = (uint64_t(blockIdx.x) * kWarps + slot()) * rows_of_warp;
         for (; first < rows; first += step) {
             place.rows = uint32_t(min(uint64_t(rows_of_warp), rows - first));
-            body(first + min(place.group, place.rows - 1), [&](const Summary &summary) {
-                report(summary,
-                       Speakers::of_groups(first, place.rows, place.group, team.speaks()));
+            const uint64_t row = first + min(place.group, place.rows - 1);
+            body(row, [&](const Summary &summary) {
+                const bool speaks = team.speaks() && place.has_row();
+                report(summary, Speakers::of_groups(first, place.rows, row, speaks));
             });
             // All lanes have read the tile; the next rows overwrite it.
             __syncwarp();
@@ -355,31 +380,24 @@ struct TinyStrategy {
 
     // Before rows are written, and after: called by all lanes, with the places of their rows.
     __device__ __forceinline__ void open_output(T *to) {
-        const T *first;
-        const bool is_run = place.is_run(to, first);
-        place.output_run = is_run ? const_cast<T *>(first) : nullptr;
-        place.output_in_tile = place.tile.first(place.output_run) + place.group * place.classes;
+        T *first;
+        place.output_run = place.is_run(to, first) ? first : nullptr;
+        place.output_in_tile =
+            place.tile.first(place.output_run) + place.group * place.classes + place.begin;
         // All lanes have read the tile; below it is overwritten.
         __syncwarp();
     }
     __device__ __forceinline__ void close_output(T *to) const {
         if (place.output_run != nullptr) {
             place.tile.store(place.output_run, place.rows);
-            return;
-        }
-        // Each lane wrote a part of its row; below each reads another.
-        __syncwarp();
-        if (!place.has_row()) return;
-        for (uint32_t at = team.rank(); at < place.classes; at += team.size()) {
-            to[at] = place.output_in_tile[at];
+        } else {
+            place.tile.store_row(to, place.has_row(), place.group, team);
         }
     }
 
-    __device__ __forceinline__ void write_zeros(T *, uint32_t classes) const {
+    __device__ __forceinline__ void write_zeros(T *, uint32_t) const {
         if (!place.has_row()) return;
-        for (uint32_t at = team.rank(); at < classes; at += team.size()) {
-            store_one(place.output_in_tile + at, 0.0f);
-        }
+        for (uint32_t at = 0; at < place.count; ++at) store_one(place.output_in_tile + at, 0.0f);
     }
 
     // Every warp finds what it needs.
