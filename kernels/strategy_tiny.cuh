@@ -60,6 +60,7 @@ class Tile {
         const RowLayout<T> layout(from, rows * classes_);
         T *const to = first(from);
         const uint32_t lane = threadIdx.x % kWarpSize;
+#pragma unroll 4
         for (uint32_t i = lane; i < layout.packs; i += kWarpSize) {
             layout.body(to)[i] = layout.body(from)[i];
         }
@@ -75,6 +76,7 @@ class Tile {
         const RowLayout<T> layout(to, rows * classes_);
         const T *const from = first(to);
         const uint32_t lane = threadIdx.x % kWarpSize;
+#pragma unroll 4
         for (uint32_t i = lane; i < layout.packs; i += kWarpSize) {
             layout.body(to)[i] = layout.body(from)[i];
         }
