@@ -505,12 +505,15 @@ fn launchable(
         Strategy::Tiny => {
             let lanes = lanes_per_row as usize;
             assert!(
-                lanes.is_power_of_two() && lanes <= 32 && classes <= 8 * lanes,
+                lanes.is_power_of_two() && lanes <= 32 && classes <= 16 * lanes,
                 "{}",
                 context()
             );
-            let tile = launch.block as usize / lanes * classes * dtype.bytes();
-            assert!((16..32).contains(&(launch.shared_bytes as usize - tile)), "{}", context());
+            // A tile for each warp, which begins anywhere within a pack.
+            let warps = launch.block as usize / 32;
+            let shared = launch.shared_bytes as usize / warps;
+            let tile = 32 / lanes * classes * dtype.bytes();
+            assert!((16..32).contains(&(shared - tile)), "{}", context());
             assert!(launch.shared_bytes <= 48 << 10, "{}", context());
         }
         Strategy::Warp => {
