@@ -26,7 +26,7 @@
 #define XENT_FEWEST_WARP_LANES 8u
 
 /* Most elements of a row that a lane takes under tiny, where up to 32 lanes take a row. */
-#define XENT_TINY_LANE_ELEMENTS 8u
+#define XENT_TINY_LANE_ELEMENTS 16u
 
 /* Most blocks of a cluster that every GPU with clusters can place. */
 #define XENT_MAX_CLUSTER 8u

@@ -178,10 +178,10 @@ template <typename T, class Terms>
 __device__ __forceinline__ float binary_of(TinyRow<T, Terms> &row, const BinaryTerms<T> &terms,
                                            T *gradient) {
     float loss = 0.0f;
-    row.for_each_other(kNoPosition, [&](float x, uint32_t position) {
+    row.for_each_other([&](float x, uint32_t position) {
         const BinaryElement result = terms.element(x, position);
         loss = add_rn(loss, result.loss);
-        if (gradient != nullptr) row.put(gradient, position, result.gradient);
+        if (gradient != nullptr) row.put(position, result.gradient);
     });
     return loss;
 }

@@ -101,7 +101,7 @@ __device__ __forceinline__ void report_rows(const XentFused &p, const XentDivide
         if (row.kind == TargetKind::kClass) {
             RowSoftmax softmax = restored(row.saved, p.transform, row.target_value);
             softmax.shifted_sum = row.shifted_sum;
-            lse = log_sum_exp(softmax);
+            if (p.row_lse != nullptr) lse = log_sum_exp(softmax);
             loss = row_loss(softmax, row.target_value,
                             row_weights<Terms>(p, row.target, row.apart_weight, p.term_weights, 1.0f));
             // One divisor for all terms is the rule: then the row's logarithms are not formed again,

@@ -2,7 +2,7 @@
 #include "strategy_tiny.cuh"
 
 #define XENT_FUSED_TINY(NAME, T, TERMS)                                                          \
-    extern "C" __global__ void __launch_bounds__(XENT_WARP_BLOCK_THREADS, 7)                     \
+    extern "C" __global__ void __launch_bounds__(XENT_WARP_BLOCK_THREADS, 6)                     \
         xent_##NAME(const __grid_constant__ XentFused p) {                                       \
         xent::fused<xent::TinyStrategy<T, xent::TERMS>>(p);                                      \
     }

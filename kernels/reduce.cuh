@@ -71,6 +71,16 @@ __device__ __forceinline__ T butterfly(const Lanes &lanes, T x, const Combine &c
     return x;
 }
 
+// Unrolled, a loop of unknown length would have a step for every bit that a length can have.
+template <typename T, class Combine>
+__device__ __forceinline__ T butterfly(const LaneGroup &group, T x, const Combine &combine) {
+#pragma unroll 1
+    for (uint32_t offset = 1; offset < group.width(); offset *= 2) {
+        x = combine(x, __shfl_xor_sync(group.mask(), x, offset));
+    }
+    return x;
+}
+
 template <class Lanes>
 __device__ __forceinline__ float max_among(const Lanes &lanes, float x) {
     return butterfly(lanes, x, [](float a, float b) { return fmaxf(a, b); });

@@ -122,7 +122,8 @@ XENT_INLINE float log_sum_exp(const RowSoftmax &row) {
 
 // weight * -log p_y. Where p_y > 1/2, from the sum of the others; else from the logarithm of the sum and
 // the target's distance to the maximum, which is exact more often than its exponent is.
-XENT_INLINE float nll_term(const RowSoftmax &row, float target_value, float weight) {
+XENT_INLINE float nll_term(const RowSoftmax &row, float target_value, float weight,
+                           float log2_of_sum) {
     if (weight == 0.0f) return 0.0f;
     const float ratio = div_rn(row.others, row.target);
     if (ratio <= 1.0f) return weight * log1pf(ratio);
@@ -131,16 +132,21 @@ XENT_INLINE float nll_term(const RowSoftmax &row, float target_value, float weig
     const float scaled = weight * row.scale;
     const float weighted_gap =
         gap <= FLT_MAX ? weight * gap : scaled * row.max - scaled * target_value;
-    return weighted_gap + weight * log_of_sum(row);
+    return weighted_gap + weight * (kLn2 * (log2_of_sum - row.residual));
+}
+XENT_INLINE float nll_term(const RowSoftmax &row, float target_value, float weight) {
+    return nll_term(row, target_value, weight, log2f(row.sum));
 }
 
 XENT_INLINE float row_loss(const RowSoftmax &row, float target_value, const RowWeights &weights) {
+    // Thirty instructions, and nearly every row needs it at least once.
+    const float log2_of_sum = log2f(row.sum);
     float loss = nll_term(row, target_value,
-                          weights.nll + weighted(weights.target, weights.smoothing));
+                          weights.nll + weighted(weights.target, weights.smoothing), log2_of_sum);
     if (weights.smoothing != 0.0f) {
         // The sum over k != y of v_k -log p_k; both terms are of one sign, up to rounding. The second is
         // relative to where exponentials are 1, and so is the first.
-        loss += weights.smoothing * weighted(row.mass, kLn2 * log2f(row.sum)) -
+        loss += weights.smoothing * weighted(row.mass, kLn2 * log2_of_sum) -
                 (weights.smoothing * row.shifted_unit) * row.shifted_sum;
     }
     if (weights.z_loss != 0.0f) {

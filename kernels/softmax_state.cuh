@@ -185,10 +185,36 @@ struct SoftmaxState {
         mass = add_rn(mass, sum_of(weights));
     }
 
+    // Elements of which none is above the maximum. One that is not taken is -inf, and counts for nothing.
+    template <int N>
+    XENT_INLINE void add_up_to_max(const float (&x)[N], const bool (&taken)[N]) {
+        float t[N];
+        add_exponentials_up_to_max(x, t);
+        if constexpr (kWeights != Weights::kNone) {
+            XENT_UNROLL
+            for (int i = 0; i < N; ++i) t[i] = taken[i] ? shift.shifted(x[i], t[i]) : 0.0f;
+            shifted_sum = add_rn(shifted_sum, sum_of(t));
+        }
+    }
+    template <int N>
+    XENT_INLINE void add_up_to_max(const float (&x)[N], const float (&weights)[N]) {
+        float t[N];
+        add_exponentials_up_to_max(x, t);
+        XENT_UNROLL
+        for (int i = 0; i < N; ++i) t[i] = weighted(weights[i], shift.shifted(x[i], t[i]));
+        shifted_sum = add_rn(shifted_sum, sum_of(t));
+        mass = add_rn(mass, sum_of(weights));
+    }
+
   private:
     template <int N>
     XENT_INLINE void add_exponentials(const float (&x)[N], float (&t)[N], uint32_t where) {
         raise(max_of(x), where);
+        add_exponentials_up_to_max(x, t);
+    }
+
+    template <int N>
+    XENT_INLINE void add_exponentials_up_to_max(const float (&x)[N], float (&t)[N]) {
         float exponentials[N];
         XENT_UNROLL
         for (int i = 0; i < N; ++i) {

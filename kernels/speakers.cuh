@@ -24,12 +24,10 @@ struct Speakers {
         const uint32_t lane = threadIdx.x % kWarpSize;
         return {first, rows, first + lane, lane < rows};
     }
-    // The first lane of each group of `lanes`.
-    __device__ __forceinline__ static Speakers first_of_groups(uint64_t first, uint32_t rows,
-                                                               uint32_t lanes) {
-        const uint32_t lane = threadIdx.x % kWarpSize;
-        const uint32_t group = lane / lanes;
-        return {first, rows, first + group, lane % lanes == 0 && group < rows};
+    // A lane for each of the rows.
+    __device__ __forceinline__ static Speakers of_groups(uint64_t first, uint32_t rows,
+                                                         uint64_t row, bool speaks) {
+        return {first, rows, row, speaks};
     }
 };
 

@@ -21,7 +21,21 @@
 
 namespace xent {
 
-using TinyTeam = LanesTeam<LaneGroup>;
+// Lanes that know the row's maximum before they begin: their states have it in common.
+struct TinyTeam : LanesTeam<LaneGroup> {
+    // Their number is a power of two; a division would cost more than all else here.
+    __device__ __forceinline__ uint32_t rank() const { return threadIdx.x & (size() - 1); }
+    __device__ __forceinline__ bool speaks() const { return rank() == 0; }
+
+    template <class Shift, Weights kWeights>
+    __device__ __forceinline__ SoftmaxState<Shift, kWeights> merge(
+        SoftmaxState<Shift, kWeights> state, const XentTransform &) const {
+        state.sum = sum_among(lanes, state.sum);
+        if (kWeights != Weights::kNone) state.shifted_sum = sum_among(lanes, state.shifted_sum);
+        if (kWeights == Weights::kGiven) state.mass = sum_among(lanes, state.mass);
+        return state;
+    }
+};
 
 // A warp's rows in shared memory, aligned as they are in memory.
 template <typename T>
@@ -46,6 +60,7 @@ class Tile {
         const RowLayout<T> layout(from, rows * classes_);
         T *const to = first(from);
         const uint32_t lane = threadIdx.x % kWarpSize;
+#pragma unroll 4
         for (uint32_t i = lane; i < layout.packs; i += kWarpSize) {
             layout.body(to)[i] = layout.body(from)[i];
         }
@@ -61,10 +76,30 @@ class Tile {
         const RowLayout<T> layout(to, rows * classes_);
         const T *const from = first(to);
         const uint32_t lane = threadIdx.x % kWarpSize;
+#pragma unroll 4
         for (uint32_t i = lane; i < layout.packs; i += kWarpSize) {
             layout.body(to)[i] = layout.body(from)[i];
         }
         if (lane < layout.edges()) to[layout.edge(lane)] = from[layout.edge(lane)];
+    }
+
+    // The same for rows with gaps between, by each row's lanes: row `group` where it `is_one`.
+    __device__ __forceinline__ void load_row(const T *from, bool is_one, uint32_t group,
+                                             const TinyTeam &team) const {
+        T *const to = first(nullptr) + group * classes_;
+        if (is_one) {
+            for (uint32_t i = team.rank(); i < classes_; i += team.size()) to[i] = from[i];
+        }
+        // As above.
+        __syncwarp();
+    }
+    __device__ __forceinline__ void store_row(T *to, bool is_one, uint32_t group,
+                                              const TinyTeam &team) const {
+        __syncwarp();
+        const T *const from = first(nullptr) + group * classes_;
+        if (is_one) {
+            for (uint32_t i = team.rank(); i < classes_; i += team.size()) to[i] = from[i];
+        }
     }
 
   private:
@@ -72,20 +107,52 @@ class Tile {
     uint32_t classes_;
 };
 
-// What the lanes of a warp share about where its rows are.
+// What a lane knows of where its rows are, and its part of them: consecutive elements, of which slot i has
+// the (i ^ turn)-th.
 template <typename T>
 struct TinyPlace {
     Tile<T> tile;
-    uint32_t rows;     // that the warp has at the moment
-    uint32_t group;    // of this lane: its row among them
+    uint32_t rows;      // that the warp has at the moment
+    uint32_t group;     // of this lane: its row among them
     uint32_t classes;
-    T *output_in_tile;  // this lane's row, or null for an output that lanes write by themselves
+    uint32_t slots;     // elements of a lane, at most
+    uint32_t begin;     // position of this lane's first element
+    uint32_t count;     // elements of this lane
+    uint32_t turn;
+    T *output_in_tile;  // this lane's first element
+    T *output_run;      // the warp's first row, or null for rows with gaps between
 
-    // Of the warp's first row, if its rows lie one behind the other.
-    __device__ __forceinline__ bool is_run(const T *row, const T *&first) const {
-        first = reinterpret_cast<const T *>(
-            __shfl_sync(kFullMask, static_cast<unsigned long long>(uintptr_t(row)), 0));
-        return __all_sync(kFullMask, group >= rows || row == first + group * classes);
+    __device__ __forceinline__ TinyPlace(const Tile<T> &warp_tile, const TinyTeam &team,
+                                         uint32_t row_classes)
+        : tile(warp_tile),
+          rows(0),
+          group(threadIdx.x % kWarpSize / team.size()),
+          classes(row_classes),
+          slots((row_classes + team.size() - 1) / team.size()),
+          begin(min(team.rank() * slots, classes)),
+          count(min(slots, classes - begin)),
+          turn(0),
+          output_in_tile(nullptr),
+          output_run(nullptr) {
+        // Where all lanes have as many elements, those whose first ones share a bank of shared memory
+        // begin at different ones. The largest power of two that divides their size and all banks says
+        // how many lanes begin at banks of their own.
+        constexpr uint32_t kBanksBytes = 128, kBankBytes = 4;
+        if (slots * team.size() == classes) {
+            const uint32_t bytes = slots * uint32_t(sizeof(T));
+            const uint32_t divisor = min(bytes & (0u - bytes), kBanksBytes);
+            turn = threadIdx.x % kWarpSize * divisor / kBanksBytes * (kBankBytes / uint32_t(sizeof(T)));
+        }
+    }
+
+    __device__ __forceinline__ bool has_row() const { return group < rows; }
+
+    // Whether the rows of all lanes lie one behind the other, and the first of them if they do.
+    template <typename U>
+    __device__ __forceinline__ bool is_run(U *row, U *&first) const {
+        first = row - min(group, rows - 1) * classes;
+        const auto here = static_cast<unsigned long long>(uintptr_t(first));
+        return __all_sync(kFullMask, here == __shfl_sync(kFullMask, here, 0));
     }
 };
 
@@ -95,151 +162,161 @@ struct TinyRow {
     using Element = T;
     using Terms = TermsOfRow;
     using Team = TinyTeam;
-    static constexpr uint32_t kElements = XENT_TINY_LANE_ELEMENTS;
+    static constexpr uint32_t kSlots = XENT_TINY_LANE_ELEMENTS;
+    // Slots are gone over by so many.
+    static constexpr uint32_t kStep = 4;
 
     template <class Shift>
     using State = SoftmaxState<Shift, Terms::kWeights>;
 
     uint32_t target_position;  // or kNoPosition
-    uint32_t classes;          // 0 for a row that is not read
-    uint32_t used;             // elements of a lane, at most
-    uint32_t turn;             // by how many they are rotated
+    uint32_t count;            // this lane's elements: none of a row that is not read
+    uint32_t target_here;      // its place among this lane's elements, or beyond them
     LogitTransform<Terms::kKnowsCap> transform;
     Terms terms;
     Team &team;
     const TinyPlace<T> &place;
-    float x[kElements];
+    float x[kSlots];  // -inf for the target, and where there is no element
+    float target;     // -inf where there is none
 
     // Called by all lanes of the warp.
     __device__ __forceinline__ TinyRow(const T *input, const RowLayout<T> &layout,
                                        const Terms &row_terms, const XentTransform &by,
-                                       uint32_t target, Team &row_team, const TinyPlace<T> &warp_place)
-        : target_position(target),
-          classes(layout.edges() + layout.packs * kPackSize<T>),
-          used((warp_place.classes + row_team.size() - 1) / row_team.size()),
+                                       uint32_t target_at, Team &row_team,
+                                       const TinyPlace<T> &warp_place)
+        : target_position(target_at),
+          count(layout.classes == 0 ? 0 : warp_place.count),
+          target_here(target_at - warp_place.begin),
           transform{by},
           terms(row_terms),
           team(row_team),
-          place(warp_place) {
-        // Rows whose elements share banks of shared memory, all of it apart, begin at different ones.
-        constexpr uint32_t kAllBanks = 128;
-        const uint32_t bytes = place.classes * uint32_t(sizeof(T));
-        const uint32_t rows_apart = kAllBanks / min(bytes & (0u - bytes), kAllBanks);
-        turn = place.group / rows_apart % used;
+          place(warp_place),
+          x{},  // else registers would be kept for what it was for the row before
+          target(-INFINITY) {
+        const bool reads = layout.classes != 0;
         const T *first;
         const bool is_run = place.is_run(input, first);
-        if (!__any_sync(kFullMask, classes != 0 && place.group < place.rows)) return;
+        if (!__any_sync(kFullMask, reads)) return;
         if (is_run) {
             place.tile.load(first, place.rows);
-            load(place.tile.first(first) + min(place.group, place.rows - 1) * place.classes);
-        } else if (classes != 0) {
-            load(input);
+        } else {
+            first = nullptr;
+            place.tile.load_row(input, place.has_row() && reads, place.group, team);
         }
+        if (!reads) return;
+        const T *const row = place.tile.first(first) + min(place.group, place.rows - 1) * place.classes;
+        for_each_slot([&](uint32_t i, uint32_t at) {
+            x[i] = is_other(at) ? transform.value(load_one(row + place.begin + at)) : -INFINITY;
+        });
+        if (Terms::kHasTarget) target = transform.value(load_one(row + target_position));
     }
 
-    // Position of this lane's element i, or kNoPosition.
-    __device__ __forceinline__ uint32_t position(uint32_t i) const {
-        const uint32_t turned = i + turn < used ? i + turn : i + turn - used;
-        const uint32_t at = team.rank() + turned * team.size();
-        return i < used && at < classes ? at : kNoPosition;
-    }
-
-    __device__ __forceinline__ void load(const T *row) {
-#pragma unroll
-        for (uint32_t i = 0; i < kElements; ++i) {
-            const uint32_t at = position(i);
-            x[i] = at == kNoPosition ? 0.0f : transform.value(load_one(row + at));
-        }
-    }
-
-    __device__ __forceinline__ bool is_target(uint32_t at) const {
-        return Terms::kHasTarget && at == target_position;
-    }
-
-    // do_with(x, position) for this lane's elements but the target and `excluded`.
+    // do_with(slot, its place among this lane's elements, which can be beyond them).
     template <class Do>
-    __device__ __forceinline__ void for_each_other(uint32_t excluded, const Do &do_with) const {
+    __device__ __forceinline__ void for_each_slot(const Do &do_with) const {
 #pragma unroll
-        for (uint32_t i = 0; i < kElements; ++i) {
-            const uint32_t at = position(i);
-            if (at != kNoPosition && !is_target(at) && at != excluded) do_with(x[i], at);
+        for (uint32_t first = 0; first < kSlots; first += kStep) {
+            if (first >= place.slots) break;
+#pragma unroll
+            for (uint32_t i = first; i < first + kStep; ++i) do_with(i, i ^ place.turn);
         }
+    }
+
+    // Whether there is an element but the target.
+    __device__ __forceinline__ bool is_other(uint32_t at) const {
+        return at < count && !(Terms::kHasTarget && at == target_here);
+    }
+
+    // do_with(x, position) for this lane's elements but the target.
+    template <class Do>
+    __device__ __forceinline__ void for_each_other(const Do &do_with) const {
+        for_each_slot([&](uint32_t i, uint32_t at) {
+            if (is_other(at)) do_with(x[i], place.begin + at);
+        });
     }
 
     template <Pass pass, class AnyState>
     __device__ __forceinline__ void accumulate(AnyState &state, uint32_t excluded = kNoPosition) const {
-        // The maximum of all first, so that it need not be raised element by element.
-        float max = -INFINITY;
-        for_each_other(excluded, [&](float value, uint32_t) { max = fmaxf(max, value); });
-        state.raise(max_among(team.lanes, max), 0);
-        accumulate_slowly(state, excluded);
+        if (pass == Pass::kFirst) {
+            // The maximum of all first: no sum is ever relative to a smaller one.
+            float max = target;
+            for_each_slot([&](uint32_t i, uint32_t) { max = fmaxf(max, x[i]); });
+            state.raise(max_among(team.lanes, max), 0);
+        }
+#pragma unroll
+        for (uint32_t first = 0; first < kSlots; first += kStep) {
+            if (first >= place.slots) break;
+            float some[kStep], weights[kStep];
+            bool taken[kStep];
+#pragma unroll
+            for (uint32_t j = 0; j < kStep; ++j) {
+                const uint32_t at = (first + j) ^ place.turn;
+                taken[j] = is_other(at) && !(pass == Pass::kLater && place.begin + at == excluded);
+                some[j] = pass == Pass::kLater && !taken[j] ? -INFINITY : x[first + j];
+                if constexpr (Terms::kWeights == Weights::kGiven) {
+                    weights[j] = taken[j] ? terms.at(place.begin + at) : 0.0f;
+                }
+            }
+            if constexpr (Terms::kWeights == Weights::kGiven) {
+                state.add_up_to_max(some, weights);
+            } else {
+                state.add_up_to_max(some, taken);
+            }
+        }
     }
 
     template <class AnyState>
     __device__ __forceinline__ void accumulate_slowly(AnyState &state, uint32_t excluded) const {
-        for_each_other(excluded, [&](float value, uint32_t at) {
-            const float one[1] = {value};
-            if constexpr (Terms::kWeights == Weights::kGiven) {
-                const float weight[1] = {terms.at(at)};
-                state.add(one, weight, at);
-            } else {
-                state.add(one, at);
-            }
-        });
+        accumulate<Pass::kLater>(state, excluded);
     }
 
-    __device__ __forceinline__ float target_value() const {
-        float mine = 0.0f;
-#pragma unroll
-        for (uint32_t i = 0; i < kElements; ++i) {
-            if (is_target(position(i))) mine = x[i];
-        }
-        return team.shared_target(mine, target_position % team.size(), 0);
-    }
-    __device__ __forceinline__ float load_target() const { return target_value(); }
+    __device__ __forceinline__ float target_value() const { return target; }
+    __device__ __forceinline__ float load_target() const { return target; }
 
     template <class AnyState>
     __device__ __forceinline__ uint32_t lowest_of(const AnyState &, float row_max) const {
         uint32_t lowest = kNoPosition;
-        for_each_other(kNoPosition, [&](float value, uint32_t at) {
+        for_each_other([&](float value, uint32_t at) {
             if (value == row_max) lowest = min(lowest, at);
         });
         return lowest;
     }
 
     __device__ __forceinline__ uint32_t lowest_nan() const {
-        uint32_t lowest = kNoPosition;
-#pragma unroll
-        for (uint32_t i = 0; i < kElements; ++i) {
-            if (x[i] != x[i]) lowest = min(lowest, position(i));
-        }
+        uint32_t lowest = target != target ? target_position : kNoPosition;
+        for_each_other([&](float value, uint32_t at) {
+            if (value != value) lowest = min(lowest, at);
+        });
         return lowest;
     }
 
-    __device__ __forceinline__ void put(T *to, uint32_t at, float value) const {
-        if (place.output_in_tile != nullptr) {
-            store_one(place.output_in_tile + at, value);
-        } else if (place.group < place.rows) {
-            store_one(to + at, value);
-        }
+    // To the output that is open, from any lane.
+    __device__ __forceinline__ void put(uint32_t position, float value) const {
+        if (place.has_row()) store_one(place.output_in_tile - place.begin + position, value);
+    }
+
+    __device__ __forceinline__ float sloped(float result, float value) const {
+        return transform.capped() ? mul_rn(result, transform.cap_slope(value)) : result;
     }
 
     template <class Output, class Shift>
-    __device__ __forceinline__ void write(T *to, const Output &output, const Shift &shift) const {
-#pragma unroll
-        for (uint32_t i = 0; i < kElements; ++i) {
-            const uint32_t at = position(i);
-            if (at == kNoPosition) continue;
+    __device__ __forceinline__ void write(T *, const Output &output, const Shift &shift) const {
+        if (!place.has_row()) return;
+        for_each_slot([&](uint32_t i, uint32_t at) {
+            if (at >= count) return;
             float result;
             if constexpr (Terms::kWeights == Weights::kGiven) {
-                result = output.at(x[i], shift, terms.at(at));
+                result = output.at(x[i], shift, terms.at(place.begin + at));
             } else {
                 result = output.at(x[i], shift);
             }
-            if constexpr (Terms::kHasTarget) {
-                if (is_target(at)) result = output.target;
+            store_one(place.output_in_tile + at, sloped(result, x[i]));
+        });
+        if constexpr (Terms::kHasTarget) {
+            // By the lane that has written it like the others.
+            if (target_here < count) {
+                store_one(place.output_in_tile + target_here, sloped(output.target, target));
             }
-            put(to, at, transform.capped() ? mul_rn(result, transform.cap_slope(x[i])) : result);
         }
     }
     template <class Output, class Shift>
@@ -252,9 +329,9 @@ struct TinyRow {
     __device__ __forceinline__ static constexpr bool leaves_exact() { return false; }
 
     // Puts one element right that was written like the others. Called by all lanes of the row.
-    __device__ __forceinline__ void mend(T *to, uint32_t at, float value) const {
+    __device__ __forceinline__ void mend(T *, uint32_t at, float value) const {
         team.meet();
-        if (team.rank() == 0) put(to, at, value);
+        if (team.rank() == 0) put(at, value);
     }
 };
 
@@ -276,9 +353,8 @@ struct TinyStrategy {
 
     __device__ __forceinline__ TinyStrategy(Storage &, uint4 *shared, const XentGeometry &geometry,
                                             uint32_t classes)
-        : team{LaneGroup(geometry.lanes_per_row)},
-          place{Tile<T>(shared, kWarpSize / geometry.lanes_per_row, classes), 0,
-                threadIdx.x % kWarpSize / geometry.lanes_per_row, classes, nullptr} {}
+        : team{{LaneGroup(geometry.lanes_per_row)}},
+          place(Tile<T>(shared, kWarpSize / geometry.lanes_per_row, classes), team, classes) {}
 
     // As BlockStrategy's; all lanes of a warp call `body` together, and may part within it.
     template <class Summary, class Body, class Report>
@@ -289,10 +365,11 @@ struct TinyStrategy {
         uint64_t first = (uint64_t(blockIdx.x) * kWarps + slot()) * rows_of_warp;
         for (; first < rows; first += step) {
             place.rows = uint32_t(min(uint64_t(rows_of_warp), rows - first));
-            Summary kept{};
-            body(first + min(place.group, place.rows - 1),
-                 [&](const Summary &summary) { kept = summary; });
-            report(kept, Speakers::first_of_groups(first, place.rows, team.size()));
+            const uint64_t row = first + min(place.group, place.rows - 1);
+            body(row, [&](const Summary &summary) {
+                const bool speaks = team.speaks() && place.has_row();
+                report(summary, Speakers::of_groups(first, place.rows, row, speaks));
+            });
             // All lanes have read the tile; the next rows overwrite it.
             __syncwarp();
         }
@@ -306,28 +383,24 @@ struct TinyStrategy {
 
     // Before rows are written, and after: called by all lanes, with the places of their rows.
     __device__ __forceinline__ void open_output(T *to) {
-        const T *first;
-        const bool is_run = place.is_run(to, first);
-        // Lanes without a row of their own write nothing, not to the tile either.
-        place.output_in_tile = is_run && place.group < place.rows
-                                   ? place.tile.first(first) + place.group * place.classes
-                                   : nullptr;
+        T *first;
+        place.output_run = place.is_run(to, first) ? first : nullptr;
+        place.output_in_tile =
+            place.tile.first(place.output_run) + place.group * place.classes + place.begin;
         // All lanes have read the tile; below it is overwritten.
         __syncwarp();
     }
     __device__ __forceinline__ void close_output(T *to) const {
-        const T *first;
-        if (place.is_run(to, first)) place.tile.store(const_cast<T *>(first), place.rows);
+        if (place.output_run != nullptr) {
+            place.tile.store(place.output_run, place.rows);
+        } else {
+            place.tile.store_row(to, place.has_row(), place.group, team);
+        }
     }
 
-    __device__ __forceinline__ void write_zeros(T *to, uint32_t classes) const {
-        for (uint32_t at = team.rank(); at < classes; at += team.size()) {
-            if (place.output_in_tile != nullptr) {
-                store_one(place.output_in_tile + at, 0.0f);
-            } else if (place.group < place.rows) {
-                store_one(to + at, 0.0f);
-            }
-        }
+    __device__ __forceinline__ void write_zeros(T *, uint32_t) const {
+        if (!place.has_row()) return;
+        for (uint32_t at = 0; at < place.count; ++at) store_one(place.output_in_tile + at, 0.0f);
     }
 
     // Every warp finds what it needs.

@@ -22,11 +22,12 @@ constexpr uint32_t kNoPack = UINT32_MAX;
 
 template <typename T>
 struct RowLayout {
+    uint32_t classes;
     uint32_t head;
     uint32_t packs;
     uint32_t tail;
 
-    __device__ __forceinline__ RowLayout(const T *row, uint32_t classes) {
+    __device__ __forceinline__ RowLayout(const T *row, uint32_t elements) : classes(elements) {
         const uint32_t misaligned_bytes = uint32_t(uintptr_t(row)) % XENT_PACK_BYTES;
         const uint32_t to_boundary =
             (XENT_PACK_BYTES - misaligned_bytes) % XENT_PACK_BYTES / uint32_t(sizeof(T));

@@ -14,7 +14,7 @@ pub const XENT_MAX_BLOCK_THREADS: u32 = 384;
 pub const XENT_WARP_PACKS: u32 = 8;
 pub const XENT_FEWEST_WARP_LANES: u32 = 8;
 /// Most elements of a row that a lane takes under tiny, where up to 32 lanes take a row.
-pub const XENT_TINY_LANE_ELEMENTS: u32 = 8;
+pub const XENT_TINY_LANE_ELEMENTS: u32 = 16;
 /// Most blocks of a cluster that every GPU with clusters can place.
 pub const XENT_MAX_CLUSTER: u32 = 8;
 /// Most slices of a row under split_row: a warp merges them, a lane each.

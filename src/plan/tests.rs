@@ -235,7 +235,7 @@ fn warps_and_lanes_take_what_they_can_hold() {
         }
         assert_eq!(fused(dtype, 256 * elements + 1), (F::FusedBlock, 0));
         for (classes, lanes) in
-            [(1, 1), (7, 1), (8, 1), (9, 2), (16, 2), (17, 4), (32, 4), (33, 8), (64, 8)]
+            [(1, 1), (15, 1), (16, 1), (17, 2), (32, 2), (33, 4), (63, 4), (64, 4)]
         {
             assert_eq!(fused(dtype, classes), (F::FusedTiny, lanes), "{classes}");
         }
@@ -528,7 +528,7 @@ fn launchable(
         Strategy::Tiny => {
             let lanes = lanes_per_row as usize;
             assert!(
-                lanes.is_power_of_two() && lanes <= 32 && classes <= 8 * lanes,
+                lanes.is_power_of_two() && lanes <= 32 && classes <= 16 * lanes,
                 "{}",
                 context()
             );
@@ -588,14 +588,14 @@ fn pins_hold_far_outside_of_the_tuned_range() {
     assert_eq!(geometry(pinned(devices::H200, S::SplitRow, 512, 5)), (2, 0));
     assert_eq!(geometry(pinned(devices::H200, S::SplitRow, 513, 5)), (1, 0));
     assert_eq!(geometry(pinned(devices::H200, S::SplitRow, 1, 1 << 20)), (32, 0));
-    assert_eq!(geometry(pinned(devices::T4, S::Tiny, 3, 256)), (1, 0));
+    assert_eq!(geometry(pinned(devices::T4, S::Tiny, 3, 512)), (1, 0));
 
     let refused = |device, strategy, rows, classes| match pinned(device, strategy, rows, classes) {
         Err(Error::Strategy { strategy: named, obstacle }) if named == strategy => obstacle,
         other => panic!("{other:?}"),
     };
     let cases = [
-        (devices::T4, S::Tiny, 3, 257, Obstacle::Classes { classes: 257, most: 256 }),
+        (devices::T4, S::Tiny, 3, 513, Obstacle::Classes { classes: 513, most: 512 }),
         (devices::T4, S::Warp, 3, 2049, Obstacle::Packs { packs: 257, most: 256 }),
         (devices::T4, S::Block, 3, 32_264, Obstacle::SharedBytes { bytes: 64_528, most: 64_512 }),
         (devices::L4, S::Cluster, 3, 10, Obstacle::Clusters { major: 8, minor: 9, largest: 1 }),
@@ -613,7 +613,7 @@ fn pins_hold_far_outside_of_the_tuned_range() {
     let error = Error::Strategy { strategy: S::Tiny, obstacle: cases[0].4 };
     assert_eq!(
         error.to_string(),
-        "the strategy tiny was pinned, but a row has 257 classes, and its lanes take 256 at most"
+        "the strategy tiny was pinned, but a row has 513 classes, and its lanes take 512 at most"
     );
 }
 
@@ -653,7 +653,7 @@ because    cluster   cuts a row into 4 slices, 62.6 KiB of shared memory each
 not        block     cannot: a row takes 256512 bytes of shared memory, and a block has 231424 for it
 not        split_row cannot: there are 8192 rows, and a workspace holds the partial results of 1024 at most
 not        warp      cannot: a row has up to 16032 packs of 16 bytes, and a warp holds 256 at most
-not        tiny      cannot: a row has 128256 classes, and its lanes take 256 at most
+not        tiny      cannot: a row has 128256 classes, and its lanes take 512 at most
 tuned for  compute capability 9.0 to below 12.0; predicted, not measured
 divisors   known to the host";
     assert_eq!(shown(devices::H200, 8192, 128_256, Selection::Fastest), expected);
@@ -668,7 +668,7 @@ not        cluster   cannot: a cluster needs 2 blocks or more, and this device o
 not        block     is for up to 80 KiB of shared memory, and a row needs 98.2 KiB
 not        split_row is for up to 54 rows, and there are 64
 not        warp      cannot: a row has up to 6283 packs of 16 bytes, and a warp holds 256 at most
-not        tiny      cannot: a row has 50257 classes, and its lanes take 256 at most
+not        tiny      cannot: a row has 50257 classes, and its lanes take 512 at most
 tuned for  compute capability below 9.0; predicted, not measured
 divisors   known to the host";
     assert_eq!(shown(devices::A100, 64, 50_257, Selection::Fastest), expected);
