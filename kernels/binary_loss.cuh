@@ -32,25 +32,45 @@
 
 namespace xent {
 
+// What multiplies -log sigmoid(x), and -log sigmoid(-x).
+struct BinaryCoefficients {
+    float positive;
+    float negative;
+};
+
 // One element's loss and gradient.
 struct BinaryElement {
     float loss;
     float gradient;
 
-    // `positive` multiplies -log sigmoid(x), `negative` -log sigmoid(-x).
-    __device__ __forceinline__ BinaryElement(float x, float positive, float negative) {
-        const float e = exp2_approx(mul_rn(fabsf(x), -kLog2E));
-        const float larger = div_rn(1.0f, add_rn(1.0f, e));  // sigmoid(|x|)
-        const float smaller = mul_rn(e, larger);             // sigmoid(-|x|)
-        const float tail = log1pf(e);                        // softplus(-|x|)
-        const float head = add_rn(fabsf(x), tail);           // softplus(|x|)
+    // `scale` multiplies the gradient. The loss is NaN for an infinite logit whose coefficient is 0: see
+    // `loss_of`.
+    __device__ __forceinline__ BinaryElement(float x, const BinaryCoefficients &by, float scale) {
+        const float e = exp_below(x);
         const bool above = x >= 0.0f;
-        loss = add_rn(weighted(positive, above ? tail : head),
-                      weighted(negative, above ? head : tail));
-        gradient = sub_rn(mul_rn(negative, above ? larger : smaller),
-                          mul_rn(positive, above ? smaller : larger));
-        // NaN stays NaN where both coefficients are 0.
-        if (x != x) loss = gradient = x;
+        // Of softplus(-|x|) and sigmoid(-|x|), and of those of |x|.
+        const float small = above ? by.positive : by.negative;
+        const float large = above ? by.negative : by.positive;
+        const float tail = log1p_of_unit(e);
+        loss = fma_rn(small, tail, mul_rn(large, add_rn(fabsf(x), tail)));
+        // sigmoid(|x|) is 1 / (1 + e), sigmoid(-|x|) e times that.
+        const float sigmoid = reciprocal_approx(add_rn(1.0f, e));
+        const float difference = mul_rn(fma_rn(-small, e, large), sigmoid);
+        gradient = mul_rn(difference, above ? scale : -scale);
+    }
+
+    // The loss, whatever the logit.
+    __device__ __forceinline__ static float loss_of(float x, const BinaryCoefficients &by) {
+        const bool above = x >= 0.0f;
+        const float tail = log1p_of_unit(exp_below(x));
+        const float large = weighted(above ? by.negative : by.positive, add_rn(fabsf(x), tail));
+        return fma_rn(above ? by.positive : by.negative, tail, large);
+    }
+
+  private:
+    // exp(-|x|).
+    __device__ __forceinline__ static float exp_below(float x) {
+        return exp2_approx(mul_rn(fabsf(x), -kLog2E));
     }
 };
 
@@ -117,7 +137,27 @@ struct BinaryTerms {
         }
     }
 
-    // 1 for all where there are no weights.
+    // Of elements without weights.
+    __device__ __forceinline__ BinaryCoefficients coefficients(float q) const {
+        // 1 - t, to its own accuracy.
+        return {fma_rn(p.on, q, p.off), fma_rn(p.on, sub_rn(1.0f, q), p.rest)};
+    }
+    // A weight that is large beside a coefficient of 0 overflows nothing.
+    __device__ __forceinline__ BinaryCoefficients coefficients(float q, float w, float r) const {
+        const BinaryCoefficients by = coefficients(q);
+        return {mul_rn(w, mul_rn(r, by.positive)), mul_rn(w, by.negative)};
+    }
+    __device__ __forceinline__ BinaryCoefficients coefficients_at(uint32_t position) const {
+        return coefficients(target_of(position), weight_at(p.class_weights, position),
+                            weight_at(p.positive_weights, position));
+    }
+
+    __device__ __forceinline__ bool weighs() const {
+        return p.class_weights != nullptr || p.positive_weights != nullptr;
+    }
+    __device__ __forceinline__ static float weight_at(const float *weights, uint32_t position) {
+        return weights == nullptr ? 1.0f : weights[position];
+    }
     __device__ __forceinline__ void weights_of(const float *weights, uint32_t start,
                                                float (&w)[kSize]) const {
         if (weights != nullptr) {
@@ -128,18 +168,43 @@ struct BinaryTerms {
         }
     }
 
-    // A weight that is large beside a coefficient of 0 overflows nothing.
-    __device__ __forceinline__ BinaryElement element(float x, float q, float w, float r) const {
-        const float t = fma_rn(p.on, q, p.off);
-        const float rest = fma_rn(p.on, sub_rn(1.0f, q), p.rest);  // 1 - t, to its own accuracy
-        BinaryElement result(x, mul_rn(w, mul_rn(r, t)), mul_rn(w, rest));
-        result.gradient = mul_rn(result.gradient, scale);
-        return result;
+    // From logits to their gradients; the sum of their losses, or NaN (see BinaryElement).
+    template <bool kWeighs>
+    __device__ __forceinline__ float pass_pack(uint32_t start, float (&x)[kSize]) const {
+        float q[kSize], w[kSize], r[kSize], losses[kSize];
+        targets_of(start, q);
+        if (kWeighs) {
+            weights_of(p.class_weights, start, w);
+            weights_of(p.positive_weights, start, r);
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kSize; ++i) {
+            const BinaryCoefficients by =
+                kWeighs ? coefficients(q[i], w[i], r[i]) : coefficients(q[i]);
+            const BinaryElement element(x[i], by, scale);
+            losses[i] = element.loss;
+            x[i] = element.gradient;
+        }
+        return sum_of(losses);
     }
+
+    // The sum of a pack's losses, whatever they are. Cold.
+    __device__ __forceinline__ float loss_slowly(uint4 bits, uint32_t start) const {
+        float x[kSize];
+        unpack<T>(bits, x);
+        float loss = 0.0f;
+#pragma unroll
+        for (uint32_t i = 0; i < kSize; ++i) {
+            loss = add_rn(loss, BinaryElement::loss_of(x[i], coefficients_at(start + i)));
+        }
+        return loss;
+    }
+
     __device__ __forceinline__ BinaryElement element(float x, uint32_t position) const {
-        const float w = p.class_weights == nullptr ? 1.0f : p.class_weights[position];
-        const float r = p.positive_weights == nullptr ? 1.0f : p.positive_weights[position];
-        return element(x, target_of(position), w, r);
+        const BinaryCoefficients by = coefficients_at(position);
+        BinaryElement result(x, by, scale);
+        if (result.loss != result.loss) result.loss = BinaryElement::loss_of(x, by);
+        return result;
     }
 };
 
@@ -152,18 +217,13 @@ __device__ __forceinline__ float binary_of(Row<T, Terms, Team, Packs> &row,
     float loss = 0.0f;
     row.packs.template forward<Pass::kFirst>([&](uint32_t index, uint4 bits) {
         const uint32_t start = row.layout.start_of(index);
-        float x[kSize], q[kSize], w[kSize], r[kSize], losses[kSize];
+        float x[kSize];
         unpack<T>(bits, x);
-        terms.targets_of(start, q);
-        terms.weights_of(terms.p.class_weights, start, w);
-        terms.weights_of(terms.p.positive_weights, start, r);
-#pragma unroll
-        for (uint32_t i = 0; i < kSize; ++i) {
-            const BinaryElement result = terms.element(x[i], q[i], w[i], r[i]);
-            losses[i] = result.loss;
-            x[i] = result.gradient;
-        }
-        loss = add_rn(loss, sum_of(losses));
+        // The same branch for the whole grid.
+        float losses = terms.weighs() ? terms.template pass_pack<true>(start, x)
+                                      : terms.template pass_pack<false>(start, x);
+        if (losses != losses) losses = terms.loss_slowly(bits, start);
+        loss = add_rn(loss, losses);
         if (gradient != nullptr) store_run(gradient + start, gradient_aligned, x);
     });
     row.for_each_single([&](uint32_t i) {

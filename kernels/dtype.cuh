@@ -6,6 +6,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <stdint.h>
 
 #include "abi.h"
 
@@ -112,6 +113,19 @@ __device__ __forceinline__ float load_one(const T *from) {
     return Dtype<T>::widen(*from);
 }
 
+// Aligned to the two.
+template <typename T>
+__device__ __forceinline__ void load_two(const T *from, float &first, float &second) {
+    float2 both;
+    if constexpr (sizeof(T) == 2) {
+        both = Dtype<T>::unpack2(*reinterpret_cast<const unsigned *>(from));
+    } else {
+        both = *reinterpret_cast<const float2 *>(from);
+    }
+    first = both.x;
+    second = both.y;
+}
+
 template <typename T>
 __device__ __forceinline__ void store_one(T *to, float x) {
     *to = Dtype<T>::narrow(x);
@@ -122,8 +136,16 @@ __device__ __forceinline__ void store_one(T *to, float x) {
 template <typename T, int N>
 __device__ __forceinline__ void load_run(const T *from, bool aligned, float (&x)[N]) {
     if (!aligned) {
+        // In pairs, with a single one at either end where they start between two.
+        if (uintptr_t(from) % (2 * sizeof(T)) == 0) {
 #pragma unroll
-        for (int i = 0; i < N; ++i) x[i] = load_one(from + i);
+            for (int i = 0; i < N; i += 2) load_two(from + i, x[i], x[i + 1]);
+        } else {
+            x[0] = load_one(from);
+#pragma unroll
+            for (int i = 1; i < N - 1; i += 2) load_two(from + i, x[i], x[i + 1]);
+            x[N - 1] = load_one(from + N - 1);
+        }
     } else if constexpr (N * sizeof(T) < XENT_PACK_BYTES) {
         static_assert(N == 4 && sizeof(T) == 2, "half a pack");
         const uint2 bits = *reinterpret_cast<const uint2 *>(from);

@@ -177,11 +177,18 @@ struct SoftmaxState {
 
     template <int N>
     XENT_INLINE void add(const float (&x)[N], const float (&weights)[N], uint32_t where) {
-        float t[N];
+        float t[N], terms[N];
         add_exponentials(x, t, where);
         XENT_UNROLL
-        for (int i = 0; i < N; ++i) t[i] = weighted(weights[i], shift.shifted(x[i], t[i]));
-        shifted_sum = add_rn(shifted_sum, sum_of(t));
+        for (int i = 0; i < N; ++i) terms[i] = mul_rn(weights[i], shift.shifted(x[i], t[i]));
+        float of_pack = sum_of(terms);
+        // 0 times an infinity is looked for once a pack.
+        if (of_pack != of_pack) {
+            XENT_UNROLL
+            for (int i = 0; i < N; ++i) terms[i] = weighted(weights[i], shift.shifted(x[i], t[i]));
+            of_pack = sum_of(terms);
+        }
+        shifted_sum = add_rn(shifted_sum, of_pack);
         mass = add_rn(mass, sum_of(weights));
     }
 

@@ -129,6 +129,11 @@ struct ProbabilityTerms {
         } else {
             load_run(as<Bfloat16>() + position, aligned, v);
         }
+        if (nll_weights == nullptr && smoothing_weights == nullptr) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) v[i] = fma_rn(nll, v[i], smoothing);
+            return;
+        }
         float a[N], b[N];
         times(nll, nll_weights, position, a);
         times(smoothing, smoothing_weights, position, b);

@@ -1,5 +1,6 @@
 // The row algebra of the kernels, compiled for the CPU: what one block does with one row, without
 // the block. tests/row_algebra.rs compares it with the oracle.
+#include <cstring>
 #include <vector>
 
 #include "row_loss.cuh"
@@ -132,4 +133,21 @@ extern "C" void xent_row(const RowInput &in, RowOutput &out) {
     } else {
         finish(row, in, softmax, state.shift, out);
     }
+}
+
+// The largest relative error of log1p_of_unit over every `stride`th f32 from `from` to 1, in 2^-24.
+extern "C" double xent_log1p_error(float from, uint32_t stride) {
+    double largest = 0.0;
+    const auto bits_of = [](float x) {
+        uint32_t bits;
+        std::memcpy(&bits, &x, sizeof bits);
+        return bits;
+    };
+    for (uint32_t bits = bits_of(from); bits <= bits_of(1.0f); bits += stride) {
+        float e;
+        std::memcpy(&e, &bits, sizeof e);
+        const double exact = std::log1p(double(e));
+        largest = std::max(largest, std::fabs(xent::log1p_of_unit(e) - exact) / exact);
+    }
+    return std::ldexp(largest, 24);
 }

@@ -73,7 +73,7 @@ fn library() -> &'static Library {
         let output = command.output().expect("the host has a C++ compiler");
         let messages = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{command:?} failed:\n{messages}");
-        // SAFETY: it holds one pure function and no initialisers.
+        // SAFETY: it holds pure functions and no initialisers.
         unsafe { Library::new(&library) }.expect("what was just linked can be loaded")
     })
 }
@@ -148,6 +148,20 @@ fn check(case: &Case, threads: u32) -> f64 {
         Ok(worst) => worst.of_budget,
         Err(message) => panic!("{message}"),
     }
+}
+
+/// The bound is that of every f32 in the range; the error is largest in the upper part, which is tried in full.
+#[test]
+fn log1p_of_unit() {
+    type Error = unsafe extern "C" fn(from: f32, stride: u32) -> f64;
+    // SAFETY: the type is that of `xent_log1p_error` in tests/row_algebra.cpp.
+    let error: Symbol<'_, Error> =
+        unsafe { library().get(b"xent_log1p_error") }.expect("it is exported");
+    // SAFETY: it takes any positive float up to 1.
+    let (all, upper) = unsafe { (error(f32::MIN_POSITIVE, 997), error(0.25, 1)) };
+    let worst = all.max(upper);
+    assert!(worst <= compare::LOG1P_OF_UNIT, "{worst} units of 2^-24");
+    assert!(worst > 0.9 * compare::LOG1P_OF_UNIT, "only {worst} units of 2^-24");
 }
 
 const SMOOTHING: [f64; 4] = [0.0, 0.1, 0.9, 1.0];
