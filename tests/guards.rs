@@ -223,7 +223,14 @@ impl Guard<'_> {
         if strategy == Strategy::SplitRow {
             beside += (rows * 32 * 32 * 32) as f64;
         }
-        let read = needed.read * factor * BYTES + if rows <= 32 { beside } else { FEW_BYTES };
+        // Of a gradient alone, each group of lanes reads the target's logit once more.
+        let logit = if self.operation == Operation::Backward {
+            (rows * size_of::<T>()) as f64
+        } else {
+            0.0
+        };
+        let few = if rows <= 32 { beside } else { FEW_BYTES + 8.0 * logit };
+        let read = needed.read * factor * BYTES + few;
         let partials = if strategy == Strategy::SplitRow { rows * 32 * 32 } else { 0 };
         let written = needed.written * BYTES + FEW_BYTES + partials as f64;
         expect("bytes read", sum(|l| l.global_bytes_read), needed.read, read);
@@ -241,7 +248,8 @@ impl Guard<'_> {
             };
             // A word of a row is a sector: its share of the loss, and, in each warp, the target, its
             // logit, and what was saved.
-            let warps = (classes * size_of::<T>() / 16 / 16).div_ceil(32).min(12) as f64;
+            let threads = if strategy == Strategy::SplitRow { 32 * 32 } else { 32 * 12 };
+            let warps = (classes * size_of::<T>() / 16 / 16).min(threads).div_ceil(32) as f64;
             let row_words = if self.operation == Operation::Backward { 4.0 * warps } else { warps };
             let sectors = |bytes: f64| (bytes / 32.0).floor();
             let (read, written) = (sectors(needed.read), sectors(needed.written));
@@ -256,7 +264,9 @@ impl Guard<'_> {
             );
         }
         let wavefronts = sum(|l| l.shared_wavefronts);
-        expect("bank conflicts", sum(|l| l.shared_bank_conflicts), 0.0, wavefronts * 0.01);
+        // Under tiny, lanes whose parts of rows are of odd sizes meet in a bank now and then.
+        let most = if strategy == Strategy::Tiny { 0.45 } else { 0.01 };
+        expect("bank conflicts", sum(|l| l.shared_bank_conflicts), 0.0, wavefronts * most);
 
         let counted = sum(|l| l.lane_instructions - l.lane_instructions_by_class.r#move);
         let instructions = counted / (rows * classes) as f64;

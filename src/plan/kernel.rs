@@ -48,7 +48,7 @@ macro_rules! families {
 
 families! {
     /// Loss and gradient of class indices, or one of them; many short rows a block.
-    FusedTiny = "fused_tiny", XENT_WARP_BLOCK_THREADS, 7;
+    FusedTiny = "fused_tiny", XENT_WARP_BLOCK_THREADS, 6;
     /// A row a warp, or a part of one.
     FusedWarp = "fused_warp", XENT_WARP_BLOCK_THREADS, 5;
     /// A row a block.
@@ -58,13 +58,13 @@ families! {
     /// A slice of a row a block, in two launches.
     FusedSplitRow = "fused_split_row", XENT_MAX_BLOCK_THREADS, 2;
     /// The same with class weights in the smoothing term, or capped logits; many short rows a block.
-    FusedGeneralTiny = "fused_general_tiny", XENT_WARP_BLOCK_THREADS, 7;
+    FusedGeneralTiny = "fused_general_tiny", XENT_WARP_BLOCK_THREADS, 6;
     /// A row a warp, or a part of one.
     FusedGeneralWarp = "fused_general_warp", XENT_WARP_BLOCK_THREADS, 4;
     /// A row a block.
     FusedGeneralBlock = "fused_general_block", XENT_MAX_BLOCK_THREADS, 2;
     /// A row a cluster.
-    FusedGeneralCluster = "fused_general_cluster", XENT_MAX_BLOCK_THREADS, 2;
+    FusedGeneralCluster = "fused_general_cluster", XENT_MAX_BLOCK_THREADS, 1;
     /// A slice of a row a block, in two launches.
     FusedGeneralSplitRow = "fused_general_split_row", XENT_MAX_BLOCK_THREADS, 1;
     /// Loss and gradient of target probabilities, or one of them; a row a block.
@@ -90,7 +90,7 @@ families! {
     /// A row a warp, or a part of one.
     BinaryWarp = "binary_warp", XENT_WARP_BLOCK_THREADS, 4;
     /// A row a block.
-    BinaryBlock = "binary_block", XENT_MAX_BLOCK_THREADS, 2;
+    BinaryBlock = "binary_block", XENT_MAX_BLOCK_THREADS, 1;
 }
 
 /// A loaded kernel's name. [`Kernel::symbol`] is the only place that spells the symbols.
