@@ -250,7 +250,7 @@ impl Guard<'_> {
             // logit, and what was saved.
             let threads = if strategy == Strategy::SplitRow { 32 * 32 } else { 32 * 12 };
             let warps = (classes * size_of::<T>() / 16 / 16).min(threads).div_ceil(32) as f64;
-            let row_words = if self.operation == Operation::Backward { 4.0 * warps } else { warps };
+            let row_words = if self.operation == Operation::Backward { 8.0 * warps } else { warps };
             let sectors = |bytes: f64| (bytes / 32.0).floor();
             let (read, written) = (sectors(needed.read), sectors(needed.written));
             let few = FEW_SECTORS + rows as f64;

@@ -55,6 +55,16 @@ const MODELS: [(&str, &[(&str, &str)]); 2] = [
     ),
 ];
 
+/// The device suite runs once more on each strategy, wherever that can take a problem. Left out is what is
+/// slow and does not depend on it: memory that is far apart, and calls at random.
+const STRATEGIES: [&str; 6] = ["tiny", "warp", "block", "two_pass", "cluster", "split_row"];
+const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
+const WITHOUT_STRATEGY: [&str; 2] = ["edges::far_apart", "fuzz::"];
+
+/// The suite of what launches cost, and the emulated devices that it runs on beside the default one.
+const COST_SUITE: &str = "guards";
+const COST_DEVICES: [&str; 2] = ["sm_75", "sm_80"];
+
 /// The suite that checks what the crate does without a driver: it runs with none in the search path.
 const WITHOUT_DRIVER: &str = "no_driver";
 
@@ -112,21 +122,42 @@ impl Runner<'_> {
             .collect()
     }
 
-    /// The device suite again, on the emulated models and in the orders that [`MODELS`] lists.
+    /// The device suite again, on the emulated models and in the orders that [`MODELS`] lists, and on
+    /// each strategy; and what launches cost on other devices.
     fn run_on_other_models(&self) -> Result<Vec<Suite>> {
         let mut build = cargo::command("test");
         build.args([cargo::PROFILE, "--no-run"]).args(cargo::WORKSPACE);
-        build.args(["--test", GOLDEN_SUITE]);
+        build.args(["--test", GOLDEN_SUITE, "--test", COST_SUITE]);
         let programs = cargo::build(build)?.tests();
-        let program = programs.first().context("cargo built no test program")?;
-        let run = |(description, settings): &(&str, &[(&str, &str)])| {
+        let program = |name: &str| {
+            let mut programs = programs.iter();
+            programs.find(|program| program.name == name).context("cargo built no test program")
+        };
+        let (device, costs) = (program(GOLDEN_SUITE)?, program(COST_SUITE)?);
+        let run = |program: &Program, what: &str, settings: &[(&str, &str)], skipped: &[&str]| {
             let mut command = Command::new(&program.path);
             command.current_dir(&program.folder).args(&self.filter).envs(settings.iter().copied());
+            for name in skipped {
+                command.args(["--skip", name]);
+            }
             self.driver.apply(&mut command)?;
-            let name = format!("{GOLDEN_SUITE} ({description})");
+            let name = format!("{} ({what})", program.name);
             self.report(Suite::run(&name, command, &self.logs)?)
         };
-        MODELS.iter().map(run).collect()
+        let mut suites = Vec::new();
+        for (what, settings) in MODELS {
+            suites.push(run(device, what, settings, &[])?);
+        }
+        for strategy in STRATEGIES {
+            // Races and orders are the other runs' concern.
+            let settings = [(STRATEGY_VARIABLE, strategy), ("CUDA_EMULATOR_RACES", "0")];
+            suites.push(run(device, strategy, &settings, &WITHOUT_STRATEGY)?);
+        }
+        for model in COST_DEVICES {
+            let settings = [("CUDA_EMULATOR_DEVICE", model), ("CUDA_EMULATOR_RACES", "0")];
+            suites.push(run(costs, model, &settings, &[])?);
+        }
+        Ok(suites)
     }
 
     /// The examples in the documentation.
