@@ -25,7 +25,6 @@
 #include "row.cuh"
 #include "softmax_state.cuh"
 #include "speakers.cuh"
-#include "strategy_tiny.cuh"
 #include "targets.cuh"
 #include "terms.cuh"
 #include "vector.cuh"
@@ -209,9 +208,9 @@ struct BinaryTerms {
 };
 
 // Loss of a thread's elements; writes their gradients, if there is a place for them.
-template <typename T, class Terms, class Team, class Packs>
-__device__ __forceinline__ float binary_of(Row<T, Terms, Team, Packs> &row,
-                                           const BinaryTerms<T> &terms, T *gradient) {
+template <class Row, typename T>
+__device__ __forceinline__ float binary_of_packs(Row &row, const BinaryTerms<T> &terms,
+                                                 T *gradient) {
     constexpr uint32_t kSize = kPackSize<T>;
     const bool gradient_aligned = same_alignment<T>(row.input, gradient);
     float loss = 0.0f;
@@ -234,9 +233,10 @@ __device__ __forceinline__ float binary_of(Row<T, Terms, Team, Packs> &row,
     return loss;
 }
 
-template <typename T, class Terms>
-__device__ __forceinline__ float binary_of(TinyRow<T, Terms> &row, const BinaryTerms<T> &terms,
-                                           T *gradient) {
+// The same of a row that is not in packs.
+template <class Row, typename T>
+__device__ __forceinline__ float binary_of_elements(Row &row, const BinaryTerms<T> &terms,
+                                                    T *gradient) {
     float loss = 0.0f;
     row.for_each_other([&](float x, uint32_t position) {
         const BinaryElement result = terms.element(x, position);
@@ -300,7 +300,12 @@ __device__ __forceinline__ void binary(const XentBinary &p) {
         if (gradient != nullptr) strategy.open_output(gradient);
         float loss = 0.0f;
         if (reads) {
-            loss = row.team.sum(binary_of(row, terms, gradient));
+            if constexpr (Strategy::Row::kHasPacks) {
+                loss = binary_of_packs(row, terms, gradient);
+            } else {
+                loss = binary_of_elements(row, terms, gradient);
+            }
+            loss = row.team.sum(loss);
         } else if (gradient != nullptr) {
             strategy.write_zeros(gradient, p.classes);
         }

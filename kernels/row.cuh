@@ -39,6 +39,7 @@ struct Row {
     using Terms = TermsOfRow;
     using Team = TeamOfRow;
     using Packs = PacksOfRow;
+    static constexpr bool kHasPacks = true;
     static constexpr uint32_t kSize = kPackSize<T>;
     // Single elements of a thread, at most: of two edges and a pack.
     static constexpr uint32_t kSingles =

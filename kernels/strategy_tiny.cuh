@@ -162,6 +162,7 @@ struct TinyRow {
     using Element = T;
     using Terms = TermsOfRow;
     using Team = TinyTeam;
+    static constexpr bool kHasPacks = false;
     static constexpr uint32_t kSlots = XENT_TINY_LANE_ELEMENTS;
     // Slots are gone over by so many.
     static constexpr uint32_t kStep = 4;

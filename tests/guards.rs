@@ -236,7 +236,7 @@ impl Guard<'_> {
         expect("bytes read", sum(|l| l.global_bytes_read), needed.read, read);
         expect("bytes written", sum(|l| l.global_bytes_written), needed.written, written);
         if classes >= SECTORS_FROM && !twice && !weighted {
-            let whole = classes * size_of::<T>() % 32 == 0;
+            let whole = (classes * size_of::<T>()).is_multiple_of(32);
             let loaded = !matches!(
                 (self.operation, self.device),
                 (Operation::Fused | Operation::LogSoftmax, "sm_80" | "sm_90")
@@ -462,7 +462,7 @@ fn launch<T: Element>(
             log_softmax::backward(kernels, &stream, shape, from, &upstream, &mut gradient)?;
         }
         Operation::Binary => {
-            let q = numbers(&stream, 99, len, |x| narrow(x))?;
+            let q = numbers(&stream, 99, len, narrow)?;
             let inputs = BinaryInputs::new(shape, &logits, &q);
             let outputs = BinaryOutputs { loss: Some(&mut scalar), ..BinaryOutputs::default() };
             let config = BinaryConfig::default();

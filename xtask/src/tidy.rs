@@ -54,40 +54,62 @@ const MODULE_IMPORTS: [(&str, &[&str]); 14] = [
 
 /// What each file of kernels/ may include of the others: a layer includes those above it. `*`
 /// stands for anything; the first line that fits a file is its own.
-const KERNEL_INCLUDES: [(&str, &[&str]); 14] = [
+const KERNEL_INCLUDES: [(&str, &[&str]); 18] = [
     ("abi.h", &[]),
     ("arithmetic.cuh", &[]),
+    ("cluster.cuh", &[]),
     ("dtype.cuh", &["abi.h"]),
     ("vector.cuh", &["abi.h"]),
     ("targets.cuh", &["abi.h"]),
+    ("slice_cache.cuh", &["abi.h"]),
     ("softmax_state.cuh", &["abi.h", "arithmetic.cuh"]),
     ("row_loss.cuh", &["abi.h", "arithmetic.cuh", "softmax_state.cuh"]),
-    ("reduce.cuh", &["abi.h", "softmax_state.cuh"]),
+    ("reduce.cuh", &["abi.h", "cluster.cuh", "softmax_state.cuh"]),
+    ("speakers.cuh", &["abi.h", "reduce.cuh"]),
     ("ordered_sum.cuh", &["abi.h", "arithmetic.cuh", "reduce.cuh"]),
-    ("normalizer.cuh", &["abi.h", "ordered_sum.cuh", "reduce.cuh", "row_loss.cuh", "targets.cuh"]),
-    ("terms.cuh", &["abi.h", "arithmetic.cuh", "dtype.cuh", "softmax_state.cuh", "vector.cuh"]),
     (
-        "strategy_*.cuh",
-        &["abi.h", "dtype.cuh", "reduce.cuh", "softmax_state.cuh", "terms.cuh", "vector.cuh"],
+        "normalizer.cuh",
+        &["abi.h", "cluster.cuh", "ordered_sum.cuh", "reduce.cuh", "row_loss.cuh", "targets.cuh"],
     ),
-    // The operations, each on its strategies.
+    ("terms.cuh", &["abi.h", "arithmetic.cuh", "dtype.cuh", "softmax_state.cuh", "vector.cuh"]),
+    // What strategies are made of, and they themselves: they know no loss.
+    ("row.cuh", &["abi.h", "dtype.cuh", "softmax_state.cuh", "terms.cuh", "vector.cuh"]),
+    (
+        "s*.cuh",
+        &[
+            "abi.h",
+            "cluster.cuh",
+            "dtype.cuh",
+            "reduce.cuh",
+            "row.cuh",
+            "slice_cache.cuh",
+            "slice_packs.cuh",
+            "softmax_state.cuh",
+            "speakers.cuh",
+            "vector.cuh",
+        ],
+    ),
+    // The operations, which know no strategy.
     (
         "*.cuh",
         &[
             "abi.h",
             "arithmetic.cuh",
+            "cluster.cuh",
             "dtype.cuh",
+            "normalizer.cuh",
             "ordered_sum.cuh",
             "reduce.cuh",
+            "row.cuh",
             "row_loss.cuh",
             "softmax_state.cuh",
-            "strategy_*",
+            "speakers.cuh",
             "targets.cuh",
             "terms.cuh",
             "vector.cuh",
         ],
     ),
-    ("*.cu", &["*_loss.cuh", "log_softmax.cuh", "normalizer.cuh"]),
+    ("*.cu", &["*_loss.cuh", "log_softmax.cuh", "normalizer.cuh", "strategy_*.cuh"]),
 ];
 
 /// Names of the CUDA types that only these files of kernels/ may spell.
