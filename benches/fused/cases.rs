@@ -8,6 +8,8 @@ use smoothxent::{
     problem::{ClassWeighting, Dtype, Pass, Place, Problem, TargetType, Types},
 };
 
+use crate::aims;
+
 pub const SMOOTHING: f64 = 0.1;
 
 /// Tiny, image and language problems: many short rows to few long ones.
@@ -158,14 +160,11 @@ impl Case {
 
     /// The share of a copy's bytes a second that it should reach at least; none where latency decides.
     pub fn aim(&self) -> Option<f32> {
-        const FROM_BYTES: usize = 64_000_000;
-        const TINY_CLASSES: usize = 32;
-        match self.pass {
-            _ if self.bytes() < FROM_BYTES => None,
-            _ if self.classes <= TINY_CLASSES => Some(0.92),
-            Pass::Fused => Some(0.97),
-            Pass::Forward | Pass::Backward => Some(0.95),
-        }
+        let of_pass = match self.pass {
+            Pass::Fused => aims::FUSED_OF_COPY,
+            Pass::Forward | Pass::Backward => aims::ONE_PASS_OF_COPY,
+        };
+        aims::of_copy(self.bytes(), self.classes, of_pass)
     }
 }
 

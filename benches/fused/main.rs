@@ -4,6 +4,7 @@
 //! `cargo bench --bench fused -- --help`. On the emulated driver everything runs once, on small shapes,
 //! and no times are taken.
 
+mod aims;
 mod cases;
 // One program, so that the kernels travel once.
 #[allow(dead_code, reason = "its own main")]

@@ -14,7 +14,7 @@ use smoothxent::{
 
 use crate::{
     cases::{self, Case, SMOOTHING},
-    machine::{Clocks, Machine},
+    machine::{Clocks, Machine, Times},
     measure::{Measured, Quantiles},
 };
 
@@ -89,10 +89,11 @@ impl Row {
         )
     }
 
-    const CSV_HEADER: &str = "implementation,device,driver,sm_mhz,memory_mhz,throttle,rows,classes,\
-        dtype,pass,label_smoothing,selection,strategy,kernel,launches,grid,block,cluster,shared_bytes,\
-        slices,cached_packs,rows_per_warp,lanes_per_row,method,l2,bytes,p20_us,p50_us,p80_us,gb_per_s,\
-        copy_bytes,copy_p20_us,copy_p50_us,copy_p80_us,share_of_copy,empty_p50_us";
+    /// What benches/record/README.md says of them; `cargo xtask report` finds them by name.
+    const CSV_HEADER: &str = "implementation,version,device,driver,sm_mhz,memory_mhz,throttle,rows,\
+        classes,dtype,pass,place,variant,label_smoothing,selection,strategy,kernel,launches,grid,block,\
+        cluster,shared_bytes,slices,cached_packs,rows_per_warp,lanes_per_row,method,l2,bytes,p20_us,p50_us,\
+        p80_us,gb_per_s,copy_bytes,copy_p20_us,copy_p50_us,copy_p80_us,share_of_copy,empty_p50_us,verdict";
 
     fn csv_line(&self, machine: &Machine, clocks: &Clocks) -> String {
         let RowsPlan { strategy, geometry, first, .. } = self.plan;
@@ -103,6 +104,7 @@ impl Row {
         let empty = self.empty.map_or(String::new(), |empty| time(empty.p50));
         let fields = [
             "smoothxent".to_owned(),
+            env!("CARGO_PKG_VERSION").to_owned(),
             machine.name.replace(',', " "),
             machine.driver.replace(',', " "),
             clocks.sm_mhz.clone(),
@@ -112,6 +114,8 @@ impl Row {
             case.classes.to_string(),
             cases::dtype_name(case.dtype).to_owned(),
             cases::pass_name(case.pass).to_owned(),
+            "apart".to_owned(),
+            "plain".to_owned(),
             SMOOTHING.to_string(),
             self.selection(),
             strategy.to_string(),
@@ -138,6 +142,12 @@ impl Row {
             time(self.copy.p80),
             time(self.share_of_copy()),
             empty,
+            // Whether results are right is for the device tests to say: not known here.
+            match machine.times {
+                Times::Taken => "",
+                Times::NotTaken => "rehearsal",
+            }
+            .to_owned(),
         ];
         fields.join(",")
     }

@@ -1,15 +1,13 @@
 //! What a run says about the choice of strategies, and about the aims.
 
 use crate::{
+    aims,
     cases::Case,
     record::{Row, number},
 };
 
 /// Less is noise.
 const NOTABLE_GAIN: f32 = 1.02;
-
-/// Of an empty launch: what a small problem may take.
-const SMALL_AIM: f32 = 1.15;
 
 /// Everything that is to be read without the tables.
 pub struct Summary<'a> {
@@ -78,7 +76,7 @@ impl Summary<'_> {
             println!("small problems: {} cases ran in graphs, none was timed", small.len());
             return;
         }
-        println!("small problems, in graphs; the aim is {SMALL_AIM} of an empty launch:");
+        println!("small problems, in graphs; the aim is {} of an empty launch:", aims::OF_EMPTY);
         println!("rows x classes   type pass     chosen       p50 us  empty us  ratio");
         for (row, ratio) in small {
             let empty = row.empty.map_or(f32::NAN, |empty| empty.p50);
@@ -89,7 +87,7 @@ impl Summary<'_> {
                 number(row.time.p50, 9, 2),
                 number(empty, 9, 2),
                 number(ratio, 6, 2),
-                if ratio > SMALL_AIM { "  more" } else { "" }
+                if ratio > aims::OF_EMPTY { "  more" } else { "" }
             );
         }
     }

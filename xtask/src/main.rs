@@ -10,6 +10,7 @@ mod driver;
 mod emulator;
 mod mutate;
 mod process;
+mod report;
 mod sass;
 mod seeds;
 mod suite;
@@ -40,6 +41,7 @@ enum Command {
     Emulator(emulator::Arguments),
     Compare(compare::Arguments),
     Codegen(codegen::Arguments),
+    Report(report::Arguments),
     Sass(sass::Arguments),
     Tidy(tidy::Arguments),
     Mutate(mutate::Arguments),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Emulator(arguments) => emulator::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Codegen(arguments) => codegen::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Sass(arguments) => sass::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
         Command::Mutate(arguments) => mutate::run(&arguments),

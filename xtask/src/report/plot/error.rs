@@ -1,0 +1,157 @@
+//! How far each implementation is from the truth, of random rows and of confident ones.
+
+use std::collections::BTreeSet;
+
+use plotters::chart::ChartBuilder;
+use plotters::coord::combinators::{BindKeyPoints, IntoLogRange};
+use plotters::element::Rectangle;
+use plotters::style::text_anchor::HPos;
+use plotters::style::{Color, RGBColor, WHITE};
+
+use super::{
+    AXIS, BAND, CEILING, Canvas, Drawn, Fill, GRID, INK, LABEL, LINE, Look, MARGIN, Mark, TITLE,
+    WIDTH, dashed, heading, legend, mark, short_name, style, ticks, write,
+};
+use crate::report::record::{Accuracy, Dtype, Implementation, Inputs, Verdict};
+use crate::report::shelf::Record;
+use crate::report::text::{ERRORS, largest};
+
+/// Height of one kind of inputs of one implementation.
+const ERROR_LINE: i32 = 9;
+const ERROR_ROW: i32 = ERROR_LINE * Inputs::ALL.len() as i32 + 8;
+const ERROR_NAMES: i32 = 142;
+const PANEL_HEAD: i32 = LINE + 8;
+
+/// The panels: errors of the loss, and of the gradient where confident rows are hardest.
+const PANELS: [usize; 2] = [0, 2];
+
+/// Errors below it are shown at the left edge as 0 is.
+const SMALLEST_ERROR: f64 = 1e-10;
+
+pub fn height(rows: &[&Accuracy]) -> i32 {
+    let implementations = implementations(rows).len() as i32;
+    let panel = PANEL_HEAD + implementations * ERROR_ROW + AXIS;
+    4 * MARGIN + TITLE + 5 * LINE + 3 * LINE + PANELS.len() as i32 * panel
+}
+
+fn implementations(rows: &[&Accuracy]) -> BTreeSet<Implementation> {
+    rows.iter().map(|row| row.implementation).collect()
+}
+
+fn input_look(inputs: Inputs) -> Look {
+    let (colour, shape) = match inputs {
+        Inputs::Random => (RGBColor(0, 0, 0), Mark::Disc),
+        Inputs::Gap5 => (RGBColor(146, 197, 222), Mark::Square),
+        Inputs::Gap10 => (RGBColor(67, 147, 195), Mark::Square),
+        Inputs::Gap20 => (RGBColor(33, 102, 172), Mark::Diamond),
+        Inputs::Gap50 => (RGBColor(178, 24, 43), Mark::Triangle),
+    };
+    Look { colour, shape, width: 1 }
+}
+
+pub fn draw(canvas: &Canvas<'_>, record: &Record, dtype: Dtype, rows: &[&Accuracy]) -> Drawn {
+    let mut lines = vec![
+        record.device.clone(),
+        "largest relative error against f64, over all shapes".into(),
+        format!("dashed: one rounding to {dtype}"),
+    ];
+    let errors =
+        || PANELS.iter().flat_map(|&panel| rows.iter().filter_map(move |row| ERRORS[panel].1(row)));
+    if errors().any(|error| error <= SMALLEST_ERROR) {
+        lines.push(format!("at the left edge: {SMALLEST_ERROR:e} or less"));
+    }
+    if errors().any(|error| !error.is_finite()) {
+        lines.push("at the right edge: not finite".into());
+    }
+    let mut top = heading(canvas, &format!("Error, {dtype}"), &lines)?;
+    let mut entries: Vec<(Look, Fill, String)> = Inputs::ALL
+        .into_iter()
+        .map(|inputs| (input_look(inputs), Fill::Full, inputs.words().to_owned()))
+        .collect();
+    if rows.iter().any(|row| row.verdict == Some(Verdict::Wrong)) {
+        let look = Look { colour: INK, shape: Mark::Disc, width: 1 };
+        entries.push((look, Fill::Hollow, "hollow: judged wrong".into()));
+    }
+    top += legend(canvas, top, &entries)? + MARGIN;
+
+    // Both panels alike, so that they can be compared.
+    let finite = |error: &f64| error.is_finite() && *error > SMALLEST_ERROR;
+    let (least, most) = errors()
+        .filter(finite)
+        .chain([dtype.rounding()])
+        .fold((f64::MAX, f64::MIN_POSITIVE), |(a, b), error| (a.min(error), b.max(error)));
+    let range = (least / 3.0, most * 3.0);
+    for panel in PANELS {
+        top = draw_panel(canvas, top, panel, range, dtype, rows)?;
+    }
+    Ok(())
+}
+
+fn draw_panel(
+    canvas: &Canvas<'_>,
+    top: i32,
+    panel: usize,
+    range: (f64, f64),
+    dtype: Dtype,
+    rows: &[&Accuracy],
+) -> Result<i32, Box<dyn std::error::Error>> {
+    let (what, error) = ERRORS[panel];
+    let heads = top + PANEL_HEAD / 2;
+    write(canvas, &format!("Of {what}"), (MARGIN, heads), style(LABEL, &INK, HPos::Left))?;
+    let top = top + PANEL_HEAD;
+    let implementations = implementations(rows);
+    let height = implementations.len() as i32 * ERROR_ROW;
+    let mut powers = ticks(range.0, range.1, &[1.0]);
+    if powers.len() > 5 {
+        powers.retain(|power| power.log10().round() as i32 % 2 == 0);
+    }
+    let axis = (range.0..range.1).log_scale().with_key_points(powers);
+    let area = canvas.clone().shrink((0, top), (WIDTH - MARGIN - 14, height + AXIS));
+    let mut chart = ChartBuilder::on(&area)
+        .x_label_area_size(AXIS)
+        .y_label_area_size(ERROR_NAMES)
+        .build_cartesian_2d(axis, 0.0..f64::from(height))?;
+    let at = |x: f64| chart.backend_coord(&(x, 0.0)).0;
+    let (left, right) = (at(range.0), at(range.1));
+    for (implementation, index) in implementations.iter().zip(0..) {
+        let y = top + index * ERROR_ROW;
+        if index % 2 == 1 {
+            canvas.draw(&Rectangle::new([(0, y), (right, y + ERROR_ROW)], BAND.filled()))?;
+        }
+        let place = (ERROR_NAMES - 8, y + ERROR_ROW / 2);
+        write(canvas, &short_name(*implementation), place, style(LABEL, &INK, HPos::Right))?;
+    }
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .disable_y_axis()
+        .x_desc("relative error (log)")
+        .x_label_formatter(&|&x| if x == 1.0 { "1".into() } else { format!("{x:e}") })
+        .label_style(style(LABEL, &INK, HPos::Center))
+        .axis_desc_style(style(LABEL, &INK, HPos::Center))
+        .bold_line_style(GRID)
+        .light_line_style(WHITE)
+        .axis_style(INK)
+        .set_all_tick_mark_size(5)
+        .draw()?;
+    let rounding = chart.backend_coord(&(dtype.rounding(), 0.0)).0;
+    dashed(canvas, vec![(rounding, top), (rounding, top + height)], &CEILING)?;
+    for (&implementation, index) in implementations.iter().zip(0..) {
+        for (inputs, line) in Inputs::ALL.into_iter().zip(0..) {
+            let mine: Vec<&&Accuracy> = rows
+                .iter()
+                .filter(|row| (row.implementation, row.inputs) == (implementation, inputs))
+                .collect();
+            let Some(worst) = largest(mine.iter().filter_map(|row| error(row))) else { continue };
+            let wrong = mine.iter().any(|row| row.verdict == Some(Verdict::Wrong));
+            let y = top + index * ERROR_ROW + 4 + line * ERROR_LINE + ERROR_LINE / 2;
+            let place = match worst {
+                _ if !worst.is_finite() => (right, y),
+                _ if worst <= SMALLEST_ERROR => (left, y),
+                _ => (chart.backend_coord(&(worst, 0.0)).0, y),
+            };
+            mark(canvas, place, input_look(inputs), 5, Fill::of(wrong))?;
+        }
+    }
+    Ok(top + height + AXIS)
+}

@@ -1,0 +1,646 @@
+//! The tables, as Markdown.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::compare::{self, Aimed, Comparison, SMOOTHING, Speeds};
+use super::plot;
+use super::record::{
+    Accuracy, Dtype, Head, Implementation, Inputs, Kind, Pass, Place, Shape, Variant, Verdict,
+};
+use super::shelf::Record;
+
+/// How results come to be, for sections that have none.
+const HOW: &str = "What measures and files them:\n`cargo xtask bundle`, then `./run.sh bench OUT_DIR` on a \
+                   machine with a GPU, then `cargo xtask report --add OUT_DIR`.";
+
+/// A part of README.md between its markers.
+pub struct Section {
+    pub name: &'static str,
+    /// What it takes from a record, and what of it.
+    kind: Kind,
+    subject: &'static str,
+    text: fn(&Record, &str) -> Option<String>,
+}
+
+pub const SECTIONS: [Section; 4] = [
+    Section { name: "speed", kind: Kind::Speed, subject: "times", text: speed },
+    Section { name: "aims", kind: Kind::Speed, subject: "shares of a copy", text: aims },
+    Section { name: "accuracy", kind: Kind::Accuracy, subject: "errors", text: accuracy },
+    Section { name: "head", kind: Kind::Head, subject: "steps with the linear layer", text: head },
+];
+
+impl Section {
+    /// What README.md says of all GPUs; `records` is the folder of records as README.md finds it.
+    pub fn text(&self, all: &[Record], records: &str) -> String {
+        let mut texts = Vec::new();
+        for record in all {
+            let folder = format!("{records}/{}", record.folder_name());
+            let source = format!("[{}]({folder}/README.md)", record.name);
+            let text = (self.text)(record, &format!("{folder}/"));
+            let text = text.unwrap_or_else(|| format!("It has no {}.", self.subject));
+            texts.push(format!("**{}**, record {source}. {text}", record.device));
+            // One section is enough to say who was not measured.
+            let repeats = self.name == "aims";
+            texts.extend(missing(record, self.kind).filter(|_| !repeats));
+        }
+        if texts.is_empty() {
+            return format!("Not measured: no {} on a GPU are on record. {HOW}", self.subject);
+        }
+        texts.join("\n\n")
+    }
+}
+
+/// The page of one record: everything in it.
+pub fn page(record: &Record) -> String {
+    let speeds = Speeds::of(&record.speeds);
+    let mut parts = vec![
+        format!("# {}", record.device),
+        format!(
+            "Record {}; {}\n[benches/record/README.md](../README.md) says what its columns are. Written by \
+             `cargo xtask report` from the record alone.",
+            record.name,
+            conditions(record)
+        ),
+    ];
+    if !speeds.peers().is_empty() {
+        parts.push(peers_table(&speeds, &Pass::ALL));
+        parts.extend(differences(&speeds));
+    }
+    for pass in Pass::ALL {
+        for dtype in Dtype::ALL {
+            let shapes = speeds.shapes(pass, dtype);
+            if shapes.is_empty() {
+                continue;
+            }
+            parts.push(format!("## {}, {dtype}", capital(pass.words())));
+            parts.push(image("bandwidth against classes", &plot::bandwidth_file(pass, dtype)));
+            if !speeds.peers().is_empty() {
+                parts.push(image("speed beside each peer", &plot::speedup_file(pass, dtype)));
+            }
+            parts.push(speed_table(&speeds, pass, dtype, &shapes));
+        }
+    }
+    parts.extend(variants(&speeds));
+    let aimed = compare::aims(&speeds);
+    if !aimed.is_empty() {
+        parts.push("## Aims".into());
+        parts.extend(aimed.iter().map(|aimed| misses(aimed, usize::MAX)));
+    }
+    let dtypes = Dtype::ALL.into_iter();
+    let dtypes: Vec<Dtype> =
+        dtypes.filter(|dtype| record.accuracies.iter().any(|row| row.dtype == *dtype)).collect();
+    if !dtypes.is_empty() {
+        parts.push(format!("## Accuracy\n\n{}", errors(record, &dtypes, "")));
+    }
+    parts.extend(head(record, "").map(|text| format!("## With the linear layer\n\n{text}")));
+    let missing: Vec<String> =
+        Kind::ALL.into_iter().filter_map(|kind| missing(record, kind)).collect();
+    if !missing.is_empty() {
+        parts.push(format!("## Not measured\n\n{}", missing.join("\n\n")));
+    }
+    parts.join("\n\n") + "\n"
+}
+
+// ---------------------------------------------------------------- speed
+
+/// README.md's: how it compares with every peer, and the largest problems of one dtype.
+fn speed(record: &Record, folder: &str) -> Option<String> {
+    let speeds = Speeds::of(&record.speeds);
+    let dtype = first_dtype(&speeds, Pass::Fused)?;
+    let shapes = speeds.largest_shapes(Pass::Fused, dtype);
+    let mut parts = vec![conditions(record)];
+    if !speeds.peers().is_empty() {
+        parts.push(peers_table(&speeds, &[Pass::Fused]));
+        parts.extend(differences(&speeds));
+    }
+    parts.push(format!(
+        "Loss and gradient in {dtype}, the most rows measured of each number of classes; of a peer, how \
+         many times as fast smoothxent is:"
+    ));
+    parts.push(speed_table(&speeds, Pass::Fused, dtype, &shapes));
+    let file = |file: String| format!("{folder}{file}");
+    parts.push(image("bandwidth", &file(plot::bandwidth_file(Pass::Fused, dtype))));
+    if !speeds.peers().is_empty() {
+        parts.push(image("speed beside each peer", &file(plot::speedup_file(Pass::Fused, dtype))));
+    }
+    Some(parts.join("\n\n"))
+}
+
+fn first_dtype(speeds: &Speeds<'_>, pass: Pass) -> Option<Dtype> {
+    Dtype::ALL.into_iter().find(|&dtype| !speeds.shapes(pass, dtype).is_empty())
+}
+
+/// On what, with what, and how sure.
+fn conditions(record: &Record) -> String {
+    let speeds = Speeds::of(&record.speeds);
+    let stated = |of: fn(&super::record::Speed) -> Option<&String>| {
+        let values: BTreeSet<&String> = record.speeds.iter().filter_map(of).collect();
+        values.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+    };
+    let mut text = String::new();
+    let (driver, torch) = (stated(|row| row.driver.as_ref()), stated(|row| row.torch.as_ref()));
+    if !driver.is_empty() {
+        text.push_str(&format!("Driver {driver}. "));
+    }
+    if !torch.is_empty() {
+        text.push_str(&format!("PyTorch {torch}. "));
+    }
+    let throttled = record.speeds.iter().filter(|row| is_throttled(row.throttle.as_deref()));
+    let throttled = throttled.count();
+    if throttled > 0 {
+        text.push_str(&format!(
+            "Power or heat held the clocks down in {throttled} of {} measurements. ",
+            record.speeds.len()
+        ));
+    }
+    let [right, wrong, unknown] = compare::verdicts(&speeds);
+    if right + wrong + unknown > 0 {
+        text.push_str(&match (wrong, unknown) {
+            (0, 0) => format!("All {right} results of smoothxent's were right. "),
+            _ => format!(
+                "Of smoothxent's results {right} were right, **{wrong} wrong**, {unknown} not looked at. "
+            ),
+        });
+    }
+    text.push_str(&format!(
+        "Medians; label smoothing {}; logits from memory where they do not all fit the cache.",
+        SMOOTHING.0
+    ));
+    text
+}
+
+/// Any reason but being idle, in nvidia-smi's mask.
+fn is_throttled(mask: Option<&str>) -> bool {
+    const IDLE: u64 = 1;
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim_start_matches("0x"), 16).ok());
+    mask.is_some_and(|mask| mask & !IDLE != 0)
+}
+
+/// One line a peer, over all dtypes and plain shapes of each pass.
+fn peers_table(speeds: &Speeds<'_>, passes: &[Pass]) -> String {
+    let mut rows = Vec::new();
+    for &pass in passes {
+        for peer in speeds.peers() {
+            let mut ratios: Vec<f64> = Vec::new();
+            let mut wrong = 0;
+            for comparison in shown_comparisons(speeds, peer, pass) {
+                if comparison.counts() {
+                    ratios.push(comparison.times_as_fast());
+                } else {
+                    wrong += 1;
+                }
+            }
+            ratios.sort_by(f64::total_cmp);
+            if ratios.len() + wrong == 0 {
+                continue;
+            }
+            let at = |index: usize| ratios.get(index).map_or("-".into(), |&ratio| times(ratio));
+            rows.push(vec![
+                format!("{peer} {}", version(speeds, peer)).trim_end().to_owned(),
+                pass.words().to_owned(),
+                ratios.len().to_string(),
+                at(ratios.len() / 2),
+                at(0),
+                at(ratios.len().wrapping_sub(1)),
+                ratios.iter().filter(|ratio| **ratio < 1.0).count().to_string(),
+                wrong.to_string(),
+            ]);
+        }
+    }
+    let header = [
+        "times as fast as",
+        "of",
+        "problems",
+        "median",
+        "least",
+        "most",
+        "slower in",
+        "wrong results",
+    ];
+    table(&header.map(str::to_owned), 2, &rows)
+}
+
+fn shown_comparisons<'a>(
+    speeds: &Speeds<'a>,
+    peer: Implementation,
+    pass: Pass,
+) -> Vec<Comparison<'a>> {
+    let mut shown = Vec::new();
+    for dtype in Dtype::ALL {
+        for shape in speeds.shapes(pass, dtype) {
+            shown.extend(speeds.shown_beside(peer, pass, dtype, shape));
+        }
+    }
+    shown
+}
+
+fn version(speeds: &Speeds<'_>, implementation: Implementation) -> String {
+    let mut rows = speeds.of_implementation(implementation);
+    rows.find_map(|row| row.version.clone()).unwrap_or_default()
+}
+
+/// What peers were compared on, where it is not what the tables say.
+fn differences(speeds: &Speeds<'_>) -> Option<String> {
+    let mut sentences = Vec::new();
+    for peer in speeds.peers() {
+        let shown: Vec<Comparison<'_>> =
+            Pass::ALL.into_iter().flat_map(|pass| shown_comparisons(speeds, peer, pass)).collect();
+        let all = |of: fn(&Comparison<'_>) -> bool| !shown.is_empty() && shown.iter().all(of);
+        let mut differences = Vec::new();
+        if all(|comparison| comparison.peer.case.smoothing != SMOOTHING) {
+            differences.push("both without label smoothing");
+        }
+        if all(|comparison| comparison.peer.case.place == Place::InPlace) {
+            match all(|comparison| comparison.ours.case.place == Place::InPlace) {
+                true => differences.push("both in place"),
+                false => differences.push("the peer in place"),
+            }
+        }
+        if !differences.is_empty() {
+            sentences.push(format!("{peer}: {}", differences.join(", ")));
+        }
+    }
+    (!sentences.is_empty()).then(|| format!("Compared otherwise: {}.", sentences.join("; ")))
+}
+
+/// One row a shape: this crate's time, and how many times as fast it is as each peer.
+fn speed_table(speeds: &Speeds<'_>, pass: Pass, dtype: Dtype, shapes: &BTreeSet<Shape>) -> String {
+    let has = |peer: &Implementation| {
+        shapes.iter().any(|&shape| speeds.shown_beside(*peer, pass, dtype, shape).is_some())
+    };
+    let peers: Vec<Implementation> = speeds.peers().into_iter().filter(has).collect();
+    let mut header = vec![
+        "rows x classes".to_owned(),
+        "smoothxent, us".into(),
+        "GB/s".into(),
+        "share of a copy".into(),
+    ];
+    header.extend(peers.iter().map(Implementation::to_string));
+    let mut rows = Vec::new();
+    for &shape in shapes {
+        let Some(ours) = speeds.shown(pass, dtype, shape) else { continue };
+        let mut row = vec![
+            shape.to_string(),
+            marked(significant(ours.p50_us), ours.verdict),
+            format!("{:.0}", ours.gb_per_s),
+            ours.share_of_copy().map_or("-".into(), |share| format!("{share:.3}")),
+        ];
+        for &peer in &peers {
+            let comparison = speeds.shown_beside(peer, pass, dtype, shape);
+            row.push(comparison.map_or("-".into(), |comparison| {
+                marked(times(comparison.times_as_fast()), comparison.peer.verdict)
+            }));
+        }
+        rows.push(row);
+    }
+    table(&header, 1, &rows)
+}
+
+/// Ignored rows, weights, and so on, beside the plain problem of the same shape.
+fn variants(speeds: &Speeds<'_>) -> Option<String> {
+    let mut rows = Vec::new();
+    for ours in speeds.ours() {
+        let case = ours.case;
+        let plain = speeds.shown(case.pass, case.dtype, case.shape);
+        let words = match (case.variant.words(), case.place) {
+            (Some(words), Place::Apart) => words.to_owned(),
+            (Some(words), Place::InPlace) => format!("{words}, in place"),
+            (None, Place::InPlace) => "in place".to_owned(),
+            (None, Place::Apart) => continue,
+        };
+        let plain = plain.filter(|plain| plain.case.variant == Variant::Plain);
+        rows.push(vec![
+            case.shape.to_string(),
+            format!("{} {}", case.dtype, case.pass),
+            words,
+            case.smoothing.0.to_string(),
+            marked(significant(ours.p50_us), ours.verdict),
+            plain.map_or("-".into(), |plain| times(ours.p50_us / plain.p50_us)),
+        ]);
+    }
+    let header =
+        ["rows x classes", "pass", "variant", "label smoothing", "smoothxent, us", "of plain"];
+    let table = table(&header.map(str::to_owned), 3, &rows);
+    (!rows.is_empty()).then(|| format!("## Variants\n\n{table}"))
+}
+
+// ---------------------------------------------------------------- aims
+
+/// Misses that README.md names of each aim.
+const NAMED_MISSES: usize = 8;
+
+fn aims(record: &Record, _: &str) -> Option<String> {
+    let speeds = Speeds::of(&record.speeds);
+    let aimed = compare::aims(&speeds);
+    if aimed.is_empty() {
+        return None;
+    }
+    let mut parts = vec!["Share of a copy of the same bytes, loss and gradient:".to_owned()];
+    parts.push(share_table(&speeds));
+    parts.extend(aimed.iter().map(|aimed| misses(aimed, NAMED_MISSES)));
+    Some(parts.join("\n\n"))
+}
+
+/// The largest problems of each number of classes, one column a dtype.
+fn share_table(speeds: &Speeds<'_>) -> String {
+    let dtypes: Vec<Dtype> = Dtype::ALL
+        .into_iter()
+        .filter(|&dtype| !speeds.shapes(Pass::Fused, dtype).is_empty())
+        .collect();
+    let mut by_classes: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for (column, &dtype) in dtypes.iter().enumerate() {
+        for shape in speeds.largest_shapes(Pass::Fused, dtype) {
+            let share = speeds.shown(Pass::Fused, dtype, shape).and_then(|row| row.share_of_copy());
+            let row = by_classes.entry(shape.classes).or_insert(vec!["-".into(); dtypes.len()]);
+            row[column] =
+                share.map_or("-".into(), |share| format!("{share:.3} ({} rows)", shape.rows));
+        }
+    }
+    let header: Vec<String> =
+        ["classes".into()].into_iter().chain(dtypes.iter().map(Dtype::to_string)).collect();
+    let rows: Vec<Vec<String>> = by_classes
+        .into_iter()
+        .map(|(classes, cells)| [vec![classes.to_string()], cells].concat())
+        .collect();
+    table(&header, 1, &rows)
+}
+
+fn misses(aimed: &Aimed, named: usize) -> String {
+    let Aimed { aim, rows, misses } = aimed;
+    if misses.is_empty() {
+        return format!("Aim: {aim}. All {rows} problems meet it.");
+    }
+    let mut text = format!("Aim: {aim}. Missed in {} of {rows} problems:\n", misses.len());
+    for miss in misses.iter().take(named) {
+        text.push_str(&format!("\n- {}: {}", miss.case, miss.what));
+    }
+    if let Some(more @ 1..) = misses.len().checked_sub(named) {
+        text.push_str(&format!("\n- and {more} more, less far off, on the record's page"));
+    }
+    text
+}
+
+// ---------------------------------------------------------------- accuracy
+
+/// README.md's: of f32, which hides least, since nothing is rounded to less than it was computed in.
+fn accuracy(record: &Record, folder: &str) -> Option<String> {
+    let dtypes = Dtype::ALL.into_iter().rev();
+    let mut dtypes = dtypes.filter(|dtype| record.accuracies.iter().any(|row| row.dtype == *dtype));
+    let text = errors(record, &[dtypes.next()?], folder);
+    let others: Vec<String> = dtypes.map(|dtype| dtype.to_string()).collect();
+    match &others[..] {
+        [] => Some(text),
+        others => Some(format!("{text}\n\n{} on the record's page.", others.join(" and "))),
+    }
+}
+
+/// The worst error over all shapes, of random rows and of the most confident ones.
+fn errors(record: &Record, dtypes: &[Dtype], folder: &str) -> String {
+    let mut parts = vec![
+        "Largest relative error against f64 over all shapes. Random logits; and rows whose target leads \
+         by so many nats, where 1 - p is lost to cancellation if it is formed from p:"
+            .to_owned(),
+        accuracy_table(&record.accuracies, dtypes),
+    ];
+    for &dtype in dtypes {
+        parts.push(image("error", &format!("{folder}{}", plot::error_file(dtype))));
+    }
+    parts.join("\n\n")
+}
+
+fn accuracy_table(all: &[Accuracy], dtypes: &[Dtype]) -> String {
+    let mut header = vec!["implementation".to_owned(), "type".into(), "error of".into()];
+    header.extend(Inputs::ALL.iter().map(|inputs| inputs.words().to_owned()));
+    let mut rows = Vec::new();
+    for &dtype in dtypes {
+        for implementation in implementations(all.iter().map(|row| row.implementation)) {
+            for (what, error) in ERRORS {
+                let mine =
+                    |row: &&Accuracy| (row.implementation, row.dtype) == (implementation, dtype);
+                let cells: Vec<String> = Inputs::ALL
+                    .into_iter()
+                    .map(|inputs| {
+                        let rows = all.iter().filter(mine).filter(|row| row.inputs == inputs);
+                        worst(rows, error)
+                    })
+                    .collect();
+                if cells.iter().all(|cell| cell == "-") {
+                    continue;
+                }
+                let label = [implementation.to_string(), dtype.to_string(), what.to_owned()];
+                rows.push([label.to_vec(), cells].concat());
+            }
+        }
+    }
+    table(&header, 3, &rows)
+}
+
+type ErrorOf = fn(&Accuracy) -> Option<f64>;
+
+/// What errors are of.
+pub const ERRORS: [(&str, ErrorOf); 3] = [
+    ("the loss", |row| row.loss_rel),
+    ("the gradient", |row| row.gradient_rel),
+    ("the target's gradient", |row| row.target_gradient_rel),
+];
+
+/// NaN is the largest.
+pub fn largest(errors: impl Iterator<Item = f64>) -> Option<f64> {
+    errors.max_by(|a, b| a.abs().total_cmp(&b.abs()))
+}
+
+fn worst<'a>(rows: impl Iterator<Item = &'a Accuracy> + Clone, error: ErrorOf) -> String {
+    let verdict = rows.clone().any(|row| row.verdict == Some(Verdict::Wrong));
+    let verdict = verdict.then_some(Verdict::Wrong);
+    let error = largest(rows.filter_map(error));
+    error.map_or("-".into(), |error| marked(format!("{error:.1e}"), verdict))
+}
+
+fn implementations(all: impl Iterator<Item = Implementation>) -> BTreeSet<Implementation> {
+    all.collect()
+}
+
+// ---------------------------------------------------------------- head
+
+fn head(record: &Record, _: &str) -> Option<String> {
+    if record.heads.is_empty() {
+        return None;
+    }
+    let mut sorted: Vec<&Head> = record.heads.iter().collect();
+    let size = |head: &Head| (head.classes, head.tokens, head.hidden, head.dtype);
+    sorted.sort_by_key(|head| (size(head), head.implementation));
+    let mut rows = Vec::new();
+    for head in &sorted {
+        let ours = sorted.iter().find(|other| {
+            other.implementation == Implementation::Smoothxent && size(other) == size(head)
+        });
+        let ratio = |of: fn(&Head) -> Option<f64>| {
+            let ratio = of(head).zip(ours.and_then(|ours| of(ours)));
+            ratio.map_or("-".into(), |(peer, ours)| format!("{:.2}", peer / ours))
+        };
+        rows.push(vec![
+            format!("{} x {} x {} {}", head.tokens, head.hidden, head.classes, head.dtype),
+            format!("{} {}", head.implementation, head.version.as_deref().unwrap_or_default())
+                .trim_end()
+                .to_owned(),
+            marked(format!("{:.2}", head.p50_us / 1000.0), head.verdict),
+            ratio(|head| Some(head.p50_us)),
+            head.peak_bytes.map_or("-".into(), |bytes| format!("{:.2}", bytes as f64 / GIB)),
+            ratio(|head| head.peak_bytes.map(|bytes| bytes as f64)),
+        ]);
+    }
+    let header = [
+        "tokens x hidden x classes",
+        "implementation",
+        "step, ms",
+        "of smoothxent's",
+        "peak memory, GiB",
+        "of smoothxent's",
+    ];
+    let table = table(&header.map(str::to_owned), 2, &rows);
+    Some(format!("The linear layer, the loss, and both backwards:\n\n{table}"))
+}
+
+const GIB: f64 = (1u64 << 30) as f64;
+
+// ---------------------------------------------------------------- words
+
+fn words(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Speed => "times",
+        Kind::Accuracy => "errors",
+        Kind::Head => "steps with the linear layer",
+    }
+}
+
+/// Who was not measured, and why.
+fn missing(record: &Record, kind: Kind) -> Option<String> {
+    let mut reasons: BTreeMap<(Implementation, &str), usize> = BTreeMap::new();
+    for missing in record.missing.iter().filter(|missing| missing.kind == kind) {
+        *reasons.entry((missing.implementation, &missing.reason)).or_default() += 1;
+    }
+    let sentence = |((implementation, reason), count): (&(Implementation, &str), &usize)| {
+        let reason = reason.trim().trim_end_matches('.');
+        match count {
+            1 => format!("{implementation} ({reason})"),
+            _ => format!("{implementation} in {count} cases ({reason})"),
+        }
+    };
+    let sentences: Vec<String> = reasons.iter().map(sentence).collect();
+    let who = sentences.join("; ");
+    (!sentences.is_empty()).then(|| format!("Not measured, {} of: {who}.", words(kind)))
+}
+
+fn marked(text: String, verdict: Option<Verdict>) -> String {
+    if verdict == Some(Verdict::Wrong) { format!("{text} (wrong)") } else { text }
+}
+
+fn times(ratio: f64) -> String {
+    format!("{ratio:.2}x")
+}
+
+/// Three digits, and all of those before the point.
+fn significant(value: f64) -> String {
+    let decimals = (2.0 - value.abs().log10().floor()).clamp(0.0, 3.0);
+    format!("{value:.0$}", decimals as usize)
+}
+
+fn capital(words: &str) -> String {
+    let (first, rest) = words.split_at(1);
+    first.to_uppercase() + rest
+}
+
+fn image(alternative: &str, path: &str) -> String {
+    format!("![{alternative}]({path})")
+}
+
+/// Its first `labels` columns to the left, the numbers to the right.
+fn table(header: &[String], labels: usize, rows: &[Vec<String>]) -> String {
+    let line = |cells: &[String]| format!("| {} |", cells.join(" | "));
+    let rules = (0..header.len()).map(|column| if column < labels { "---" } else { "--:" });
+    let rule = format!("|{}|", rules.collect::<Vec<_>>().join("|"));
+    let rows = rows.iter().map(|row| line(row));
+    [line(header), rule].into_iter().chain(rows).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::synthetic;
+
+    fn section(name: &str, records: &[Record]) -> String {
+        let section = SECTIONS.iter().find(|section| section.name == name);
+        section.map(|section| section.text(records, "records")).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_was_never_measured_is_said_to_be_so() {
+        for Section { name, subject, .. } in &SECTIONS {
+            let text = section(name, &[]);
+            assert!(text.starts_with(&format!("Not measured: no {subject} on a GPU")), "{text}");
+            assert!(text.contains("./run.sh bench OUT_DIR"), "{text}");
+        }
+    }
+
+    #[test]
+    fn speed_beside_every_peer() {
+        let text = section("speed", &[synthetic()]);
+        for line in [
+            "**Synthetic GPU**, record [2026-01-31-0123abc](records/synthetic-gpu/README.md). Driver 580",
+            "| times as fast as | of | problems | median | least | most | slower in | wrong results |",
+            "| torch eager 1.2.3 | loss and gradient | 12 | ",
+            // One of the wrong results is of each dtype; they do not count.
+            "| QuACK 1.2.3 | loss and gradient | 10 | ",
+            "Compared otherwise: Liger: the peer in place; QuACK: both without label smoothing.",
+            "Not measured, times of: apex (does not build here: no such header, cuda_profiler_api.h).",
+            "![bandwidth](records/synthetic-gpu/plots/bandwidth-fused-bf16.svg)",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| 8192 x")).collect();
+        assert_eq!(rows.len(), 2, "{text}");
+        assert!(rows[0].starts_with("| 8192 x 32000 |") && rows[0].contains("(wrong)"), "{text}");
+        assert!(!text.contains("256 x 1000 |"), "not the most rows of 1000 classes: {text}");
+    }
+
+    #[test]
+    fn aims_errors_and_heads() {
+        let text = section("aims", &[synthetic()]);
+        assert!(text.contains("| 32000 | 0."), "{text}");
+        assert!(text.contains("Aim: no slower than the fastest peer."), "{text}");
+        assert!(text.contains(" of a copy instead of 0.97"), "{text}");
+        assert!(!text.contains("Not measured"), "the section before says it: {text}");
+
+        let text = section("accuracy", &[synthetic()]);
+        assert!(text.contains("| smoothxent | f32 | the target's gradient | 5.8e-8 |"), "{text}");
+        assert!(text.contains("| QuACK | f32 | the loss | ") && text.contains("| inf (wrong) |"));
+        assert!(text.contains("error-f32.svg") && !text.contains("error-bf16.svg"), "{text}");
+
+        let text = section("head", &[synthetic()]);
+        let row = "| 8192 x 4096 x 32000 bf16 | Liger 0.1.0 | 16.75 | 1.30 | 0.39 | 0.40 |";
+        assert!(text.contains(row), "{text}");
+        assert!(text.contains("steps with the linear layer of: QuACK (out of memory)."), "{text}");
+    }
+
+    #[test]
+    fn a_page_has_every_shape_and_variant() {
+        let page = page(&synthetic());
+        for line in ["| 256 x 1000 |", "30 % of rows ignored", "error-bf16.svg", "## Not measured"]
+        {
+            assert!(page.contains(line), "{line}\n{page}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let written = [0.01234, 1.234, 12.34, 123.4, 1234.5].map(significant);
+        assert_eq!(written, ["0.012", "1.23", "12.3", "123", "1234"]);
+    }
+
+    #[test]
+    fn throttling_is_any_reason_but_idling() {
+        assert!(is_throttled(Some("0x0000000000000004")));
+        assert!(!is_throttled(Some("0x0000000000000001")));
+        assert!(!is_throttled(None));
+    }
+}
