@@ -5,7 +5,7 @@
 //! the sample, and an empty kernel takes turns with them: what no launch can be faster than. Successive
 //! calls use different buffers, four times the L2 cache in all, so that logits come from memory.
 
-use std::{error::Error, ffi::c_void};
+use std::{error::Error, ffi::c_void, time::Duration};
 
 use half::{bf16, f16};
 use smoothxent::{
@@ -122,20 +122,9 @@ pub fn measure<T: Element>(
     kernels: &[Kernels],
     repeats: usize,
 ) -> Result<Measured, Box<dyn Error>> {
-    let mut buffers = Buffers::<T>::new(machine, case)?;
+    let mut buffers = Buffers::<T>::ready(machine, case)?;
     let mut works: Vec<Work> = kernels.iter().cloned().map(Work::Loss).collect();
-    // What the backward pass reads; all alike, so one selection is as good as another.
-    if case.pass == Pass::Backward {
-        for _ in 0..buffers.sets {
-            buffers.forward(machine, &machine.kernels)?;
-        }
-    }
-    let first = buffers.estimate(machine, &works[0])?;
-    let methods = match machine.times {
-        Times::NotTaken => &[Method::Stream, Method::Graph][..],
-        Times::Taken if first < GRAPH_BELOW_MICROSECONDS => &[Method::Graph],
-        Times::Taken => &[Method::Stream],
-    };
+    let methods = buffers.methods(machine, &works[0])?;
     works.push(Work::Copy);
     let mut measured = None;
     for &method in methods {
@@ -146,6 +135,39 @@ pub fn measure<T: Element>(
     }
     buffers.workspace.take_status(&machine.stream)?;
     measured.ok_or_else(|| "there is no method".into())
+}
+
+/// A case under the chosen strategy, whose calls are timed as often as somebody likes.
+#[allow(dead_code, reason = "benches/device.rs has it")]
+pub struct Calls<T> {
+    buffers: Buffers<T>,
+    work: Work,
+    batches: Vec<Batch>,
+}
+
+#[allow(dead_code, reason = "benches/device.rs has it")]
+impl<T: Element> Calls<T> {
+    pub fn new(machine: &Machine, case: Case) -> Result<Self, Box<dyn Error>> {
+        let mut buffers = Buffers::ready(machine, case)?;
+        let work = Work::Loss(machine.kernels.clone());
+        let mut batches = vec![];
+        for &method in buffers.methods(machine, &work)? {
+            batches.push(buffers.batch(machine, method, &work)?);
+        }
+        Ok(Self { buffers, work, batches })
+    }
+
+    /// What so many calls take on the device; none where no times are taken.
+    pub fn time(&mut self, machine: &Machine, calls: u64) -> Result<Duration, Box<dyn Error>> {
+        let (mut of_one, calls) = (NO_TIME, usize::try_from(calls)?);
+        for batch in &mut self.batches {
+            batch.resize(calls);
+            of_one = self.buffers.sample(machine, &self.work, batch)?;
+        }
+        self.buffers.workspace.take_status(&machine.stream)?;
+        let seconds = f64::from(of_one) * calls as f64 / 1e6;
+        Ok(if seconds.is_nan() { Duration::ZERO } else { Duration::from_secs_f64(seconds) })
+    }
 }
 
 struct Buffers<T> {
@@ -167,7 +189,23 @@ struct Buffers<T> {
 /// How a batch of a work is enqueued.
 enum Batch {
     Calls(usize),
-    Replay(CudaGraph, usize),
+    /// So many replays of a graph of so many calls.
+    Replays {
+        graph: CudaGraph,
+        calls: usize,
+        replays: usize,
+    },
+}
+
+impl Batch {
+    /// Takes so many calls, or as many more as fill a graph.
+    #[allow(dead_code, reason = "benches/device.rs has it")]
+    fn resize(&mut self, wanted: usize) {
+        match self {
+            Self::Calls(calls) => *calls = wanted,
+            Self::Replays { calls, replays, .. } => *replays = wanted.div_ceil(*calls),
+        }
+    }
 }
 
 impl<T: Element> Buffers<T> {
@@ -196,6 +234,32 @@ impl<T: Element> Buffers<T> {
             saved: saved.collect::<Result<_, _>>()?,
             loss: stream.alloc_zeros(1)?,
             workspace: Workspace::new(stream, case.rows)?,
+        })
+    }
+
+    /// Filled with all that a call reads.
+    fn ready(machine: &Machine, case: Case) -> Result<Self, Box<dyn Error>> {
+        let mut buffers = Self::new(machine, case)?;
+        // What the backward pass reads; all strategies save alike.
+        if case.pass == Pass::Backward {
+            for _ in 0..buffers.sets {
+                buffers.forward(machine, &machine.kernels)?;
+            }
+        }
+        Ok(buffers)
+    }
+
+    /// How calls of `work` are to be timed; in every way where no times are taken.
+    fn methods(
+        &mut self,
+        machine: &Machine,
+        work: &Work,
+    ) -> Result<&'static [Method], Box<dyn Error>> {
+        let first = self.estimate(machine, work)?;
+        Ok(match machine.times {
+            Times::NotTaken => &[Method::Stream, Method::Graph],
+            Times::Taken if first < GRAPH_BELOW_MICROSECONDS => &[Method::Graph],
+            Times::Taken => &[Method::Stream],
         })
     }
 
@@ -329,7 +393,7 @@ impl<T: Element> Buffers<T> {
                 let graph = self.capture(machine, work, calls)?;
                 // The first replay uploads it.
                 graph.launch()?;
-                Ok(Batch::Replay(graph, calls))
+                Ok(Batch::Replays { graph, calls, replays: 1 })
             }
         }
     }
@@ -369,11 +433,13 @@ impl<T: Element> Buffers<T> {
                 }
                 *calls
             }
-            Batch::Replay(graph, calls) => {
+            Batch::Replays { graph, calls, replays } => {
                 graph.launch()?;
                 start.record(stream)?;
-                graph.launch()?;
-                *calls
+                for _ in 0..*replays {
+                    graph.launch()?;
+                }
+                calls * replays
             }
         };
         end.record(stream)?;

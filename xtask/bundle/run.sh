@@ -36,6 +36,7 @@ cd -- "$here"
 # What the results were measured on.
 describe_machine() {
     {
+        cat build.txt
         date -u +%Y-%m-%dT%H:%M:%SZ
         uname -srm
         nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,clocks_throttle_reasons.active,temperature.gpu,power.draw \

@@ -30,7 +30,8 @@ const DEFAULT_ARCHITECTURES: &str = "80,90";
 
 const RUN_SH: &str = include_str!("../bundle/run.sh");
 
-/// The test program and the benchmarks. Each has all kernels in it.
+/// The test program and the benchmarks. Each has all kernels in it, some 5 MB; benches/device.rs, which
+/// measures little that `fused` does not, stays here for that reason.
 const PROGRAMS: [&str; 2] = ["device", "fused"];
 
 /// Files and folders that keep their place: the programs look for them from their folder.
@@ -38,10 +39,13 @@ const DATA: [&str; 1] = ["tests/data/golden"];
 
 const TORCH: &str = "benches/torch_eager.py";
 
+/// What was built of what; run.sh puts it into the record of a run.
+const DESCRIPTION: &str = "build.txt";
+
 const MAX_MEGABYTES: f64 = 40.0;
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    toolchain::ensure_nvcc()?;
+    let nvcc = toolchain::ensure_nvcc()?;
     let architectures = arguments
         .architectures
         .clone()
@@ -83,6 +87,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let torch = root.join(TORCH);
     copy(&torch, &folder.join(torch.file_name().unwrap_or_default()))?;
+    let description = folder.join(DESCRIPTION);
+    let rustc = process::run_quietly("rustc", Command::new("rustc").arg("--version"))?;
+    let text = format!(
+        "commit: {}\nrustc: {}\nnvcc: {nvcc}\narchitectures: {architectures}\n",
+        commit(),
+        rustc.trim()
+    );
+    fs::write(&description, text)
+        .with_context(|| format!("cannot write {}", description.display()))?;
     let script = folder.join("run.sh");
     fs::write(&script, RUN_SH).with_context(|| format!("cannot write {}", script.display()))?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
@@ -100,6 +113,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bail!("the bundle is over {MAX_MEGABYTES} MB");
     }
     Ok(())
+}
+
+/// The commit that is checked out, and whether that is all that was built. `report --add` takes no other
+/// word than a commit's, so that what cannot be told has to be said there.
+fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        process::run_quietly("git", git.current_dir(workspace::root()).args(arguments))
+    };
+    let (Ok(commit), Ok(changes)) =
+        (git(&["rev-parse", "--short=12", "HEAD"]), git(&["status", "--porcelain"]))
+    else {
+        return "unknown".into();
+    };
+    let modified = if changes.trim().is_empty() { "" } else { "-modified" };
+    format!("{}{modified}", commit.trim())
 }
 
 fn create(folder: &Path) -> Result<()> {

@@ -108,20 +108,36 @@ impl Suite {
                 self.failed += failed;
                 self.skipped += ignored;
             }
+            Some(Event::Benchmark { name }) => bar.set_message(name.to_owned()),
+            Some(Event::BenchmarkPassed) => self.passed += 1,
             None => {}
         }
     }
 }
 
-/// A line that libtest, or a harness that writes like it, prints.
+/// A line that libtest, or a harness that writes like it, prints, or criterion where it only tests.
 #[derive(Debug, PartialEq)]
 enum Event<'a> {
     /// `running 3 tests`
-    Start { tests: u64 },
+    Start {
+        tests: u64,
+    },
     /// `test name ... outcome`
-    Test { name: &'a str, outcome: &'a str },
+    Test {
+        name: &'a str,
+        outcome: &'a str,
+    },
     /// `test result: ok. 3 passed; 0 failed; 1 ignored; ...`
-    End { passed: usize, failed: usize, ignored: usize },
+    End {
+        passed: usize,
+        failed: usize,
+        ignored: usize,
+    },
+    /// `Testing group/name`, and if it does not panic, `Success`.
+    Benchmark {
+        name: &'a str,
+    },
+    BenchmarkPassed,
 }
 
 impl<'a> Event<'a> {
@@ -136,6 +152,12 @@ impl<'a> Event<'a> {
                 failed: count(" failed")?,
                 ignored: count(" ignored")?,
             });
+        }
+        if let Some(name) = line.strip_prefix("Testing ") {
+            return Some(Self::Benchmark { name });
+        }
+        if line == "Success" {
+            return Some(Self::BenchmarkPassed);
         }
         if let Some(tests) = line.strip_prefix("running ") {
             let tests = tests.split(' ').next()?.parse().ok()?;
@@ -191,6 +213,8 @@ mod tests {
                 "test result: FAILED. 7 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out",
                 Some(Event::End { passed: 7, failed: 1, ignored: 2 }),
             ),
+            ("Testing host/a call", Some(Event::Benchmark { name: "host/a call" })),
+            ("Success", Some(Event::BenchmarkPassed)),
             ("testing the waters", None),
             ("", None),
         ];

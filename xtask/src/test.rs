@@ -65,6 +65,10 @@ const WITHOUT_STRATEGY: [&str; 2] = ["edges::far_apart", "fuzz::"];
 const COST_SUITE: &str = "guards";
 const COST_DEVICES: [&str; 2] = ["sm_75", "sm_80"];
 
+/// Benchmarks that only run, once each, and are not timed: criterion and libtest-mimic take the missing
+/// `--bench` of `cargo bench` for that.
+const BENCHMARKS: [&str; 2] = ["device", "host"];
+
 /// The suite that checks what the crate does without a driver: it runs with none in the search path.
 const WITHOUT_DRIVER: &str = "no_driver";
 
@@ -88,6 +92,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if matches!(driver, Driver::Emulated { .. }) {
             suites.extend(runner.run_on_other_models()?);
         }
+        suites.extend(runner.run_benchmarks()?);
         suites.push(runner.run_documentation()?);
         suites.push(runner.run_without_kernels("none")?);
         // On a GPU of this very kind the test says that it is skipped.
@@ -160,6 +165,20 @@ impl Runner<'_> {
         Ok(suites)
     }
 
+    /// That every benchmark of [`BENCHMARKS`] runs.
+    fn run_benchmarks(&self) -> Result<Vec<Suite>> {
+        let mut build = cargo::command("test");
+        build.args([cargo::PROFILE, "--no-run"]).args(cargo::WORKSPACE);
+        for name in BENCHMARKS {
+            build.args(["--bench", name]);
+        }
+        let programs = cargo::build(build)?.tests();
+        programs
+            .iter()
+            .map(|program| self.run_program(&name_of(program), program, self.driver))
+            .collect()
+    }
+
     /// The examples in the documentation.
     fn run_documentation(&self) -> Result<Suite> {
         let mut command = cargo::command("test");
@@ -227,6 +246,7 @@ impl Runner<'_> {
 fn name_of(program: &Program) -> String {
     match program.kind {
         TargetKind::Test => program.name.clone(),
+        TargetKind::Bench => format!("{} (benchmark)", program.name),
         _ => format!("{} (unit)", program.name),
     }
 }
