@@ -85,7 +85,7 @@ fn group(pass: Pass, dtype: Dtype) -> String {
     format!("{} {}", cases::pass_name(pass), cases::dtype_name(dtype))
 }
 
-/// Every case once, as tests, so that nobody takes what they print for a time.
+/// Every case a few times, as tests, so that nobody takes what they print for a time.
 fn rehearsal(machine: Machine) -> ExitCode {
     println!("{}: small shapes run, no times are taken", machine.name);
     let machine = Arc::new(Mutex::new(machine));
@@ -95,7 +95,7 @@ fn rehearsal(machine: Machine) -> ExitCode {
         let name = format!("{}/{rows} x {classes}", group(pass, dtype));
         Trial::test(name, move || {
             let machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
-            Timer::new(&machine, case).and_then(|mut timer| timer.time(&machine, 1))?;
+            Timer::new(&machine, case).and_then(|mut timer| timer.time(&machine, 3))?;
             Ok(())
         })
     };

@@ -1,8 +1,8 @@
 //! What a call costs on the CPU: checks, planning and the kernel's argument without any driver, and a whole
 //! call beside a bare launch with an argument of the same size.
 //!
-//! `cargo bench --bench host`; `fused --host` is the same, for machines without Rust. Without a driver, or without kernels, the second part is left out. On the
-//! emulated driver it runs and its times mean nothing.
+//! `cargo bench --bench host`; `fused --host` is the same, for machines without Rust. Without a driver, or
+//! without kernels, the second part is left out. On the emulated driver it runs and its times mean nothing.
 
 use std::{
     ffi::c_void,

@@ -10,7 +10,7 @@ use super::record::{
 use super::shelf::Record;
 
 /// How results come to be, for sections that have none.
-const HOW: &str = "What measures and files them:\n`cargo xtask bundle`, then `./run.sh bench OUT_DIR` on a \
+const HOW: &str = "What measures and files them: `cargo xtask bundle`,\nthen `./run.sh bench OUT_DIR` on a \
                    machine with a GPU, then `cargo xtask report --add OUT_DIR`.";
 
 /// A part of README.md between its markers.
@@ -56,7 +56,7 @@ pub fn page(record: &Record) -> String {
     let mut parts = vec![
         format!("# {}", record.device),
         format!(
-            "Record {}; {}\n[benches/record/README.md](../README.md) says what its columns are. Written by \
+            "Record {}. {}\n[benches/record/README.md](../README.md) says what its columns are. Written by \
              `cargo xtask report` from the record alone.",
             record.name,
             conditions(record)
@@ -156,9 +156,10 @@ fn conditions(record: &Record) -> String {
     let [right, wrong, unknown] = compare::verdicts(&speeds);
     if right + wrong + unknown > 0 {
         text.push_str(&match (wrong, unknown) {
+            _ if right + wrong == 0 => "Whether results were right was not looked at. ".to_owned(),
             (0, 0) => format!("All {right} results of smoothxent's were right. "),
             _ => format!(
-                "Of smoothxent's results {right} were right, **{wrong} wrong**, {unknown} not looked at. "
+                "Of smoothxent's results {right} were right, {wrong} **wrong**, {unknown} not looked at. "
             ),
         });
     }
@@ -331,13 +332,10 @@ const NAMED_MISSES: usize = 8;
 
 fn aims(record: &Record, _: &str) -> Option<String> {
     let speeds = Speeds::of(&record.speeds);
-    let aimed = compare::aims(&speeds);
-    if aimed.is_empty() {
-        return None;
-    }
+    first_dtype(&speeds, Pass::Fused)?;
     let mut parts = vec!["Share of a copy of the same bytes, loss and gradient:".to_owned()];
     parts.push(share_table(&speeds));
-    parts.extend(aimed.iter().map(|aimed| misses(aimed, NAMED_MISSES)));
+    parts.extend(compare::aims(&speeds).iter().map(|aimed| misses(aimed, NAMED_MISSES)));
     Some(parts.join("\n\n"))
 }
 

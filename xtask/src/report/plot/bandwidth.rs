@@ -37,8 +37,8 @@ pub fn draw(canvas: &Canvas<'_>, of: &Of<'_>) -> Drawn {
     let hollow =
         series.iter().any(|series| series.points.iter().any(|point| point.2 == Fill::Hollow));
     let mut lines = vec![
-        format!("{}, smoothing {}", of.record.device, SMOOTHING.0),
-        "the most rows measured of each number of classes".to_owned(),
+        of.record.device.clone(),
+        format!("smoothing {}; the most rows of each number of classes", SMOOTHING.0),
     ];
     if starred {
         lines.push(format!("{WITHOUT_SMOOTHING} without smoothing"));
