@@ -134,6 +134,17 @@ impl<'a> Speeds<'a> {
         self.shown_beside.get(&(peer, (pass, dtype, shape))).copied()
     }
 
+    /// Peers that something of this kind is shown of.
+    pub fn peers_beside(&self, pass: Pass, dtype: Dtype) -> Vec<Implementation> {
+        let shown: BTreeSet<Implementation> = self
+            .shown_beside
+            .keys()
+            .filter(|(_, (of_pass, of_dtype, _))| (*of_pass, *of_dtype) == (pass, dtype))
+            .map(|(peer, _)| *peer)
+            .collect();
+        shown.into_iter().collect()
+    }
+
     /// The plain shapes of this crate's, by classes and rows.
     pub fn shapes(&self, pass: Pass, dtype: Dtype) -> BTreeSet<Shape> {
         let ours = self.ours().map(|ours| ours.case);

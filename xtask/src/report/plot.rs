@@ -5,9 +5,12 @@ mod error;
 mod speedup;
 
 use anyhow::{Result, anyhow};
+use plotters::chart::ChartContext;
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
 use plotters::element::{Circle, Cross, DashedPathElement, PathElement, Polygon, Rectangle, Text};
-use plotters::prelude::{DrawingArea, IntoDrawingArea, SVGBackend};
+use plotters::prelude::{Cartesian2d, DrawingArea, IntoDrawingArea, SVGBackend};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, FontStyle, RGBColor, ShapeStyle, TextStyle, WHITE, register_font};
 
@@ -57,7 +60,7 @@ pub fn all(record: &Record) -> Result<Vec<Plot>> {
             add(bandwidth_file(pass, dtype), bandwidth::HEIGHT, &|canvas| {
                 bandwidth::draw(canvas, &of)
             })?;
-            if !speeds.peers().is_empty() {
+            if !speeds.peers_beside(pass, dtype).is_empty() {
                 add(speedup_file(pass, dtype), speedup::height(&of), &|canvas| {
                     speedup::draw(canvas, &of)
                 })?;
@@ -233,6 +236,35 @@ fn line(canvas: &Canvas<'_>, points: Vec<(i32, i32)>, style: impl Into<ShapeStyl
 
 fn dashed(canvas: &Canvas<'_>, points: Vec<(i32, i32)>, colour: &RGBColor) -> Drawn {
     canvas.draw(&DashedPathElement::new(points, 7, 5, colour.stroke_width(2)))?;
+    Ok(())
+}
+
+type Chart<'a, X> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, RangedCoordf64>>;
+
+/// The horizontal axis of a chart whose rows have names instead of a vertical one.
+fn axis_of_rows<X>(chart: &mut Chart<'_, X>, words: &str, label: &dyn Fn(&f64) -> String) -> Drawn
+where
+    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .disable_y_axis()
+        .x_desc(words)
+        .x_label_formatter(label)
+        .label_style(style(LABEL, &INK, HPos::Center))
+        .axis_desc_style(style(LABEL, &INK, HPos::Center))
+        .bold_line_style(GRID)
+        .light_line_style(WHITE)
+        .axis_style(INK)
+        .set_all_tick_mark_size(5)
+        .draw()?;
+    Ok(())
+}
+
+/// A band behind a row, over the whole width but the margin.
+fn band(canvas: &Canvas<'_>, right: i32, (from, to): (i32, i32)) -> Drawn {
+    canvas.draw(&Rectangle::new([(0, from), (right, to)], BAND.filled()))?;
     Ok(())
 }
 

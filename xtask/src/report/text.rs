@@ -74,7 +74,7 @@ pub fn page(record: &Record) -> String {
             }
             parts.push(format!("## {}, {dtype}", capital(pass.words())));
             parts.push(image("bandwidth against classes", &plot::bandwidth_file(pass, dtype)));
-            if !speeds.peers().is_empty() {
+            if !speeds.peers_beside(pass, dtype).is_empty() {
                 parts.push(image("speed beside each peer", &plot::speedup_file(pass, dtype)));
             }
             parts.push(speed_table(&speeds, pass, dtype, &shapes));
@@ -120,7 +120,7 @@ fn speed(record: &Record, folder: &str) -> Option<String> {
     parts.push(speed_table(&speeds, Pass::Fused, dtype, &shapes));
     let file = |file: String| format!("{folder}{file}");
     parts.push(image("bandwidth", &file(plot::bandwidth_file(Pass::Fused, dtype))));
-    if !speeds.peers().is_empty() {
+    if !speeds.peers_beside(Pass::Fused, dtype).is_empty() {
         parts.push(image("speed beside each peer", &file(plot::speedup_file(Pass::Fused, dtype))));
     }
     Some(parts.join("\n\n"))
@@ -266,10 +266,7 @@ fn differences(speeds: &Speeds<'_>) -> Option<String> {
 
 /// One row a shape: this crate's time, and how many times as fast it is as each peer.
 fn speed_table(speeds: &Speeds<'_>, pass: Pass, dtype: Dtype, shapes: &BTreeSet<Shape>) -> String {
-    let has = |peer: &Implementation| {
-        shapes.iter().any(|&shape| speeds.shown_beside(*peer, pass, dtype, shape).is_some())
-    };
-    let peers: Vec<Implementation> = speeds.peers().into_iter().filter(has).collect();
+    let peers = speeds.peers_beside(pass, dtype);
     let mut header = vec![
         "rows x classes".to_owned(),
         "smoothxent, us".into(),

@@ -18,6 +18,8 @@ pub const HEIGHT: i32 = 540;
 /// Room for names behind the ends of the lines.
 const NAMES: i32 = 152;
 
+const X_AXIS: i32 = 52;
+
 const COPY: &str = "copy (limit)";
 
 /// Behind the name of a peer that has none.
@@ -59,7 +61,7 @@ pub fn draw(canvas: &Canvas<'_>, of: &Of<'_>) -> Drawn {
     let area = canvas.margin(top + LINE, MARGIN, MARGIN, NAMES);
     write(canvas, "GB/s", (MARGIN, top + LINE / 2), style(LABEL, &INK, HPos::Left))?;
     let mut chart = ChartBuilder::on(&area)
-        .x_label_area_size(52)
+        .x_label_area_size(X_AXIS)
         .y_label_area_size(48)
         .build_cartesian_2d(x_axis, 0.0..highest)?;
     chart
@@ -87,16 +89,20 @@ pub fn draw(canvas: &Canvas<'_>, of: &Of<'_>) -> Drawn {
     }
     dashed(canvas, copy.iter().map(|&(x, y)| at(x, y)).collect(), &CEILING)?;
 
-    let ends: Vec<(&str, Look, (i32, i32))> = series
+    let ends = series
         .iter()
         .filter_map(|series| Some((series, series.points.last()?)))
         .map(|(series, &(x, y, _))| (series.name.as_str(), series.look, at(x, y)))
-        .chain(copy.last().map(|&(x, y)| (COPY, look(Implementation::Copy), at(x, y))))
-        .collect();
+        .chain(copy.last().map(|&(x, y)| (COPY, look(Implementation::Copy), at(x, y))));
+    name_ends(canvas, &ends.collect::<Vec<_>>(), top + LINE)
+}
+
+/// Writes each line's name behind its end.
+fn name_ends(canvas: &Canvas<'_>, ends: &[(&str, Look, (i32, i32))], top: i32) -> Drawn {
     let wanted: Vec<i32> = ends.iter().map(|(_, _, (_, y))| *y).collect();
-    let places = spread(&wanted, LINE - 2, top + LINE, HEIGHT - 52 - MARGIN);
+    let places = spread(&wanted, LINE - 2, top, HEIGHT - X_AXIS - MARGIN);
     let x = WIDTH - NAMES + 12;
-    for ((name, look, end), y) in ends.into_iter().zip(places) {
+    for (&(name, look, end), y) in ends.iter().zip(places) {
         line(canvas, vec![(end.0 + 6, end.1), (x - 2, y)], look.colour.mix(0.5).stroke_width(1))?;
         match name {
             COPY => dashed(canvas, vec![(x - 2, y), (x + 13, y)], &CEILING)?,

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 
 use plotters::chart::ChartBuilder;
 use plotters::coord::combinators::{BindKeyPoints, IntoLogRange};
-use plotters::element::Rectangle;
+use plotters::style::RGBColor;
 use plotters::style::text_anchor::HPos;
-use plotters::style::{Color, RGBColor, WHITE};
 
 use super::{
-    AXIS, BAND, CEILING, Canvas, Drawn, Fill, GRID, INK, LABEL, LINE, Look, MARGIN, Mark, TITLE,
-    WIDTH, dashed, heading, legend, mark, short_name, style, ticks, write,
+    AXIS, CEILING, Canvas, Drawn, Fill, INK, LABEL, LINE, Look, MARGIN, Mark, TITLE, WIDTH,
+    axis_of_rows, band, dashed, heading, legend, mark, short_name, style, ticks, write,
 };
 use crate::report::record::{Accuracy, Dtype, Implementation, Inputs, Verdict};
 use crate::report::shelf::Record;
@@ -116,24 +115,13 @@ fn draw_panel(
     for (implementation, index) in implementations.iter().zip(0..) {
         let y = top + index * ERROR_ROW;
         if index % 2 == 1 {
-            canvas.draw(&Rectangle::new([(0, y), (right, y + ERROR_ROW)], BAND.filled()))?;
+            band(canvas, right, (y, y + ERROR_ROW))?;
         }
         let place = (ERROR_NAMES - 8, y + ERROR_ROW / 2);
         write(canvas, &short_name(*implementation), place, style(LABEL, &INK, HPos::Right))?;
     }
-    chart
-        .configure_mesh()
-        .disable_y_mesh()
-        .disable_y_axis()
-        .x_desc("relative error (log)")
-        .x_label_formatter(&|&x| if x == 1.0 { "1".into() } else { format!("{x:e}") })
-        .label_style(style(LABEL, &INK, HPos::Center))
-        .axis_desc_style(style(LABEL, &INK, HPos::Center))
-        .bold_line_style(GRID)
-        .light_line_style(WHITE)
-        .axis_style(INK)
-        .set_all_tick_mark_size(5)
-        .draw()?;
+    let label = |x: &f64| if *x == 1.0 { "1".to_owned() } else { format!("{x:e}") };
+    axis_of_rows(&mut chart, "relative error (log)", &label)?;
     let rounding = chart.backend_coord(&(dtype.rounding(), 0.0)).0;
     dashed(canvas, vec![(rounding, top), (rounding, top + height)], &CEILING)?;
     for (&implementation, index) in implementations.iter().zip(0..) {

@@ -4,11 +4,11 @@ use plotters::chart::ChartBuilder;
 use plotters::coord::combinators::{BindKeyPoints, IntoLogRange};
 use plotters::element::Rectangle;
 use plotters::style::text_anchor::HPos;
-use plotters::style::{Color, RGBColor, WHITE};
+use plotters::style::{Color, RGBColor};
 
 use super::{
-    AXIS, BAND, Canvas, Drawn, Fill, GRID, INK, LABEL, LINE, Look, MARGIN, Mark, Of, SOFT_INK,
-    TITLE, WIDTH, heading, legend, line, look, mark, style, ticks, write,
+    AXIS, Canvas, Drawn, Fill, INK, LABEL, LINE, Look, MARGIN, Mark, Of, SOFT_INK, TITLE, WIDTH,
+    axis_of_rows, band, heading, legend, line, look, mark, style, ticks, write,
 };
 use crate::report::record::Shape;
 
@@ -20,13 +20,13 @@ const HEADS: i32 = 2 * LINE;
 
 pub fn height(of: &Of<'_>) -> i32 {
     let shapes = of.speeds.shapes(of.pass, of.dtype).len() as i32;
-    let legend = (of.speeds.peers().len() as i32 + 2) / 2 * LINE;
+    let legend = (of.speeds.peers_beside(of.pass, of.dtype).len() as i32 + 2) / 2 * LINE;
     4 * MARGIN + TITLE + 2 * LINE + legend + HEADS + shapes * ROW + AXIS
 }
 
 pub fn draw(canvas: &Canvas<'_>, of: &Of<'_>) -> Drawn {
     let shapes: Vec<Shape> = of.speeds.shapes(of.pass, of.dtype).into_iter().collect();
-    let peers = of.speeds.peers();
+    let peers = of.speeds.peers_beside(of.pass, of.dtype);
     let beside = |peer, shape| of.speeds.shown_beside(peer, of.pass, of.dtype, shape);
     let all = || {
         peers.iter().flat_map(|&peer| shapes.iter().filter_map(move |&shape| beside(peer, shape)))
@@ -59,32 +59,20 @@ pub fn draw(canvas: &Canvas<'_>, of: &Of<'_>) -> Drawn {
         .build_cartesian_2d(axis, 0.0..f64::from(rows))?;
     let at = |x: f64| chart.backend_coord(&(x, 0.0)).0;
     let (left, right) = (at(range.0), at(range.1));
-    let mut group = 0;
-    for ((shape, row), before) in
-        shapes.iter().zip(0..).zip([None].into_iter().chain(shapes.iter().map(Some)))
-    {
+    let mut groups: Vec<u64> = shapes.iter().map(|shape| shape.classes).collect();
+    groups.dedup();
+    for (shape, row) in shapes.iter().zip(0..) {
         let y = top + row * ROW;
-        group += i32::from(before.is_some_and(|before| before.classes != shape.classes));
-        if group % 2 == 1 {
-            canvas.draw(&Rectangle::new([(0, y), (right, y + ROW)], BAND.filled()))?;
+        // Shapes of as many classes share a band.
+        let group = groups.iter().position(|&classes| classes == shape.classes);
+        if group.is_some_and(|group| group % 2 == 1) {
+            band(canvas, right, (y, y + ROW))?;
         }
         let place = (ROW_NAMES - 6, y + ROW / 2);
         write(canvas, &shape.to_string(), place, style(LABEL - 2, &INK, HPos::Right))?;
     }
     canvas.draw(&Rectangle::new([(left, top), (at(1.0), bottom)], SLOWER.filled()))?;
-    chart
-        .configure_mesh()
-        .disable_y_mesh()
-        .disable_y_axis()
-        .x_desc("times as fast (log)")
-        .x_label_formatter(&|&x| factor(x))
-        .label_style(style(LABEL, &INK, HPos::Center))
-        .axis_desc_style(style(LABEL, &INK, HPos::Center))
-        .bold_line_style(GRID)
-        .light_line_style(WHITE)
-        .axis_style(INK)
-        .set_all_tick_mark_size(5)
-        .draw()?;
+    axis_of_rows(&mut chart, "times as fast (log)", &|&x| factor(x))?;
     let at = |x: f64| chart.backend_coord(&(x, 0.0)).0;
     line(canvas, vec![(at(1.0), top - 4), (at(1.0), bottom)], INK.stroke_width(2))?;
     let (words, above) = (top - LINE * 3 / 2, top - LINE / 2 - 2);
