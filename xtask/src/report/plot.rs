@@ -357,7 +357,7 @@ mod tests {
             ],
             &[
                 "relative error (log)",
-                "one rounding to bf16",
+                "s gradient; dashed: bf16",
                 "target ahead by 50 nats",
                 "not finite",
             ],

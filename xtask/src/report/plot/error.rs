@@ -21,8 +21,14 @@ const ERROR_ROW: i32 = ERROR_LINE * Inputs::ALL.len() as i32 + 8;
 const ERROR_NAMES: i32 = 142;
 const PANEL_HEAD: i32 = LINE + 8;
 
-/// The panels: errors of the loss, and of the gradient where confident rows are hardest.
-const PANELS: [usize; 2] = [0, 2];
+/// The panels, of [`ERRORS`]: the loss, and the gradient where confident rows are hardest.
+const PANELS: [usize; 2] = [LOSS, 2];
+const LOSS: usize = 0;
+
+/// This crate's losses are f32 whatever the logits are.
+fn stored_in(panel: usize, dtype: Dtype) -> Dtype {
+    if panel == LOSS { Dtype::F32 } else { dtype }
+}
 
 /// Errors below it are shown at the left edge as 0 is.
 const SMALLEST_ERROR: f64 = 1e-10;
@@ -30,7 +36,7 @@ const SMALLEST_ERROR: f64 = 1e-10;
 pub fn height(rows: &[&Accuracy]) -> i32 {
     let implementations = implementations(rows).len() as i32;
     let panel = PANEL_HEAD + implementations * ERROR_ROW + AXIS;
-    4 * MARGIN + TITLE + 5 * LINE + 3 * LINE + PANELS.len() as i32 * panel
+    4 * MARGIN + TITLE + 4 * LINE + 3 * LINE + PANELS.len() as i32 * panel
 }
 
 fn implementations(rows: &[&Accuracy]) -> BTreeSet<Implementation> {
@@ -49,11 +55,8 @@ fn input_look(inputs: Inputs) -> Look {
 }
 
 pub fn draw(canvas: &Canvas<'_>, record: &Record, dtype: Dtype, rows: &[&Accuracy]) -> Drawn {
-    let mut lines = vec![
-        record.device.clone(),
-        "largest relative error against f64, over all shapes".into(),
-        format!("dashed: one rounding to {dtype}"),
-    ];
+    let mut lines =
+        vec![record.device.clone(), "largest relative error against f64, over all shapes".into()];
     let errors =
         || PANELS.iter().flat_map(|&panel| rows.iter().filter_map(move |row| ERRORS[panel].1(row)));
     if errors().any(|error| error <= SMALLEST_ERROR) {
@@ -77,7 +80,7 @@ pub fn draw(canvas: &Canvas<'_>, record: &Record, dtype: Dtype, rows: &[&Accurac
     let finite = |error: &f64| error.is_finite() && *error > SMALLEST_ERROR;
     let (least, most) = errors()
         .filter(finite)
-        .chain([dtype.rounding()])
+        .chain(PANELS.map(|panel| stored_in(panel, dtype).rounding()))
         .fold((f64::MAX, f64::MIN_POSITIVE), |(a, b), error| (a.min(error), b.max(error)));
     let range = (least / 3.0, most * 3.0);
     for panel in PANELS {
@@ -96,7 +99,13 @@ fn draw_panel(
 ) -> Result<i32, Box<dyn std::error::Error>> {
     let (what, error) = ERRORS[panel];
     let heads = top + PANEL_HEAD / 2;
-    write(canvas, &format!("Of {what}"), (MARGIN, heads), style(LABEL, &INK, HPos::Left))?;
+    let stored = stored_in(panel, dtype);
+    write(
+        canvas,
+        &format!("Of {what}; dashed: {stored}'s rounding"),
+        (MARGIN, heads),
+        style(LABEL, &INK, HPos::Left),
+    )?;
     let top = top + PANEL_HEAD;
     let implementations = implementations(rows);
     let height = implementations.len() as i32 * ERROR_ROW;
@@ -122,7 +131,7 @@ fn draw_panel(
     }
     let label = |x: &f64| if *x == 1.0 { "1".to_owned() } else { format!("{x:e}") };
     axis_of_rows(&mut chart, "relative error (log)", &label)?;
-    let rounding = chart.backend_coord(&(dtype.rounding(), 0.0)).0;
+    let rounding = chart.backend_coord(&(stored.rounding(), 0.0)).0;
     dashed(canvas, vec![(rounding, top), (rounding, top + height)], &CEILING)?;
     for (&implementation, index) in implementations.iter().zip(0..) {
         for (inputs, line) in Inputs::ALL.into_iter().zip(0..) {
