@@ -1,5 +1,5 @@
-//! How long the kernels take, by criterion: `cargo bench --bench device`, with `-- --save-baseline before` and,
-//! after a change, `-- --baseline before`.
+//! How long the kernels take, by criterion: `cargo bench --bench device`, with `-- --save-baseline before`
+//! and, after a change, `-- --baseline before`.
 //!
 //! All calls of a sample lie between two device events, on inputs that take turns so that logits come from
 //! memory; short calls are replayed from a graph. Without a driver nothing is measured. On the emulated
