@@ -49,7 +49,11 @@ impl BinaryInputs {
         Self { dtype, target_type, shape, logits, targets, class_weights, positive_weights }
     }
 
-    fn problem(&self, config: BinaryConfig, pass: Pass) -> Result<BinaryProblem, Error> {
+    /// Sizes and options that go together, as [`Kernels::plan_binary`] takes them.
+    ///
+    /// # Errors
+    /// Those of [`BinaryProblem::new`].
+    pub fn problem(&self, config: BinaryConfig, pass: Pass) -> Result<BinaryProblem, Error> {
         let class_weights = match self.class_weights {
             0 => ClassWeighting::Absent,
             _ => ClassWeighting::Given,

@@ -46,7 +46,11 @@ impl LossInputs {
         Self { dtype, target_type, shape, logits, targets, class_weights: 0 }
     }
 
-    fn problem(&self, config: LossConfig, pass: Pass) -> Result<Problem, Error> {
+    /// Sizes and options that go together, as [`Kernels::plan`] takes them.
+    ///
+    /// # Errors
+    /// Those of [`Problem::new`].
+    pub fn problem(&self, config: LossConfig, pass: Pass) -> Result<Problem, Error> {
         let class_weights = match self.class_weights {
             0 => ClassWeighting::Absent,
             _ => ClassWeighting::Given,

@@ -151,8 +151,8 @@ impl fmt::Display for Case {
 }
 
 impl Case {
-    /// Made up, with i64 targets and the mean of unsmoothed losses, on the strategy that the run of the tests is
-    /// for; change what is to differ.
+    /// Made up, with i64 targets and the mean of unsmoothed losses, on the strategy that the run of the tests
+    /// is for; change what is to differ.
     pub fn new(dtype: Dtype, rows: usize, classes: usize, seed: u64) -> Self {
         Self {
             dtype,
