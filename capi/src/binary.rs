@@ -68,7 +68,7 @@ impl sx_binary_outputs {
 /// Enqueues the loss on `stream`, with the errors of `sx_loss_forward`.
 ///
 /// # Safety
-/// That of `sx_loss_forward`.
+/// What `sx_loss_forward` asks for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_binary_forward(
     kernels: *const sx_kernels,
@@ -104,7 +104,7 @@ pub unsafe extern "C" fn sx_binary_forward(
 /// Enqueues loss and gradient on `stream`, with the errors of `sx_loss_forward`.
 ///
 /// # Safety
-/// That of `sx_loss_forward`.
+/// What `sx_loss_forward` asks for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_binary_forward_backward(
     kernels: *const sx_kernels,
@@ -146,7 +146,7 @@ pub unsafe extern "C" fn sx_binary_forward_backward(
 /// pass.
 ///
 /// # Safety
-/// That of `sx_loss_forward`.
+/// What `sx_loss_forward` asks for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_binary_backward(
     kernels: *const sx_kernels,
@@ -182,7 +182,7 @@ pub unsafe extern "C" fn sx_binary_backward(
 /// How such a call is launched, as `sx_loss_plan`.
 ///
 /// # Safety
-/// That of `sx_loss_plan`.
+/// What `sx_loss_plan` asks for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_binary_plan(
     kernels: *const sx_kernels,

@@ -204,7 +204,7 @@ pub unsafe extern "C" fn sx_loss_config_init(
 /// 0.
 ///
 /// # Safety
-/// That of `sx_loss_config_init`.
+/// What `sx_loss_config_init` asks for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_binary_config_init(
     config: *mut sx_binary_config,

@@ -177,7 +177,7 @@ pub unsafe extern "C" fn sx_workspace_bytes(
 /// Bytes of what a forward pass of up to `rows` rows saves for the backward pass. They need not be zero.
 ///
 /// # Safety
-/// That of `sx_workspace_bytes`.
+/// What `sx_workspace_bytes` asks for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_saved_bytes(
     rows: usize,

@@ -95,7 +95,7 @@ impl sx_log_softmax_gradient {
 /// that holds NaN or +inf, or nothing but -inf, gives NaN.
 ///
 /// # Safety
-/// That of `sx_loss_forward`.
+/// What `sx_loss_forward` asks for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_log_softmax_forward(
     kernels: *const sx_kernels,
@@ -120,7 +120,7 @@ pub unsafe extern "C" fn sx_log_softmax_forward(
 /// Enqueues the gradient with respect to the logits on `stream`, with the errors of `sx_loss_forward`.
 ///
 /// # Safety
-/// That of `sx_loss_forward`.
+/// What `sx_loss_forward` asks for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_log_softmax_backward(
     kernels: *const sx_kernels,
@@ -148,7 +148,7 @@ pub unsafe extern "C" fn sx_log_softmax_backward(
 /// How a log-softmax (`SX_FORWARD`) or its gradient (`SX_BACKWARD`) is launched, as `sx_loss_plan`.
 ///
 /// # Safety
-/// That of `sx_loss_plan`.
+/// What `sx_loss_plan` asks for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_log_softmax_plan(
     kernels: *const sx_kernels,

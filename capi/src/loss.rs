@@ -128,7 +128,7 @@ pub unsafe extern "C" fn sx_loss_forward(
 /// `sx_loss_forward` and `sx_loss_backward`, and a call in place.
 ///
 /// # Safety
-/// That of `sx_loss_forward`.
+/// What `sx_loss_forward` asks for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_loss_forward_backward(
     kernels: *const sx_kernels,
@@ -171,7 +171,7 @@ pub unsafe extern "C" fn sx_loss_forward_backward(
 /// the place of the logits.
 ///
 /// # Safety
-/// That of `sx_loss_forward`.
+/// What `sx_loss_forward` asks for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_loss_backward(
     kernels: *const sx_kernels,
