@@ -754,7 +754,7 @@ extern "C" {
  * Enqueues the loss on `stream`, with the errors of `sx_loss_forward`.
  *
  * The caller promises:
- * That of `sx_loss_forward`.
+ * What `sx_loss_forward` asks for.
  */
 sx_status sx_binary_forward(const struct sx_kernels *kernels,
                             sx_stream stream,
@@ -769,7 +769,7 @@ sx_status sx_binary_forward(const struct sx_kernels *kernels,
  * Enqueues loss and gradient on `stream`, with the errors of `sx_loss_forward`.
  *
  * The caller promises:
- * That of `sx_loss_forward`.
+ * What `sx_loss_forward` asks for.
  */
 sx_status sx_binary_forward_backward(const struct sx_kernels *kernels,
                                      sx_stream stream,
@@ -786,7 +786,7 @@ sx_status sx_binary_forward_backward(const struct sx_kernels *kernels,
  * pass.
  *
  * The caller promises:
- * That of `sx_loss_forward`.
+ * What `sx_loss_forward` asks for.
  */
 sx_status sx_binary_backward(const struct sx_kernels *kernels,
                              sx_stream stream,
@@ -801,7 +801,7 @@ sx_status sx_binary_backward(const struct sx_kernels *kernels,
  * How such a call is launched, as `sx_loss_plan`.
  *
  * The caller promises:
- * That of `sx_loss_plan`.
+ * What `sx_loss_plan` asks for.
  */
 sx_status sx_binary_plan(const struct sx_kernels *kernels,
                          const struct sx_binary_config *config,
@@ -834,7 +834,7 @@ sx_status sx_loss_config_init(struct sx_loss_config *config,
  * 0.
  *
  * The caller promises:
- * That of `sx_loss_config_init`.
+ * What `sx_loss_config_init` asks for.
  */
 sx_status sx_binary_config_init(struct sx_binary_config *config,
                                 const char *preset,
@@ -900,7 +900,7 @@ sx_status sx_workspace_bytes(size_t rows,
  * Bytes of what a forward pass of up to `rows` rows saves for the backward pass. They need not be zero.
  *
  * The caller promises:
- * That of `sx_workspace_bytes`.
+ * What `sx_workspace_bytes` asks for.
  */
 sx_status sx_saved_bytes(size_t rows,
                          size_t *bytes,
@@ -929,7 +929,7 @@ sx_status sx_take_status(const struct sx_kernels *kernels,
  * that holds NaN or +inf, or nothing but -inf, gives NaN.
  *
  * The caller promises:
- * That of `sx_loss_forward`.
+ * What `sx_loss_forward` asks for.
  */
 sx_status sx_log_softmax_forward(const struct sx_kernels *kernels,
                                  sx_stream stream,
@@ -941,7 +941,7 @@ sx_status sx_log_softmax_forward(const struct sx_kernels *kernels,
  * Enqueues the gradient with respect to the logits on `stream`, with the errors of `sx_loss_forward`.
  *
  * The caller promises:
- * That of `sx_loss_forward`.
+ * What `sx_loss_forward` asks for.
  */
 sx_status sx_log_softmax_backward(const struct sx_kernels *kernels,
                                   sx_stream stream,
@@ -953,7 +953,7 @@ sx_status sx_log_softmax_backward(const struct sx_kernels *kernels,
  * How a log-softmax (`SX_FORWARD`) or its gradient (`SX_BACKWARD`) is launched, as `sx_loss_plan`.
  *
  * The caller promises:
- * That of `sx_loss_plan`.
+ * What `sx_loss_plan` asks for.
  */
 sx_status sx_log_softmax_plan(const struct sx_kernels *kernels,
                               sx_dtype dtype,
@@ -995,7 +995,7 @@ sx_status sx_loss_forward(const struct sx_kernels *kernels,
  * `sx_loss_forward` and `sx_loss_backward`, and a call in place.
  *
  * The caller promises:
- * That of `sx_loss_forward`.
+ * What `sx_loss_forward` asks for.
  */
 sx_status sx_loss_forward_backward(const struct sx_kernels *kernels,
                                    sx_stream stream,
@@ -1013,7 +1013,7 @@ sx_status sx_loss_forward_backward(const struct sx_kernels *kernels,
  * the place of the logits.
  *
  * The caller promises:
- * That of `sx_loss_forward`.
+ * What `sx_loss_forward` asks for.
  */
 sx_status sx_loss_backward(const struct sx_kernels *kernels,
                            sx_stream stream,
