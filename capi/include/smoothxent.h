@@ -15,6 +15,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/** What `sx_version` returns. */
+#define SX_VERSION "0.1.0"
+
 /**
  * The kernels, loaded in the primary context of a device: the one that the CUDA runtime, and so PyTorch,
  * uses. May be used by several threads at once.
@@ -842,7 +845,7 @@ sx_status sx_binary_config_init(struct sx_binary_config *config,
                                 size_t message_bytes);
 
 /**
- * The version of the library, such as "0.1.0", which is that of the header it comes with.
+ * The version of the library, such as "0.1.0": `SX_VERSION` of the header it comes with.
  */
 const char *sx_version(void);
 

@@ -42,7 +42,7 @@ pub const SX_PINNED: sx_selection = 2;
 /// The caller where the strategy can take the problem, the library elsewhere.
 pub const SX_PREFERRED: sx_selection = 3;
 
-/// The version of the library, such as "0.1.0", which is that of the header it comes with.
+/// The version of the library, such as "0.1.0": `SX_VERSION` of the header it comes with.
 #[unsafe(no_mangle)]
 pub extern "C" fn sx_version() -> *const c_char {
     const VERSION: &CStr =

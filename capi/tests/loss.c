@@ -313,6 +313,7 @@ int main(int count, char **arguments) {
     FILE *results = count == 3 ? fopen(arguments[2], "wb") : NULL;
     if (cases == NULL || results == NULL) fail("usage: loss CASES RESULTS", count);
 
+    if (strcmp(sx_version(), SX_VERSION) != 0) fail(sx_version(), 0);
     open_driver(&context);
     driver("cuStreamCreate", cu.stream_create(&stream, 1));
     /* What is current stays so, here nothing. */

@@ -66,8 +66,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn c_header() -> Result<String> {
     let folder = workspace::root().join(CAPI);
     let folder = folder.parent().context("capi/src is in a folder")?;
-    let config = cbindgen::Config::from_file(folder.join("cbindgen.toml"))
+    let mut config = cbindgen::Config::from_file(folder.join("cbindgen.toml"))
         .map_err(|error| anyhow!("capi/cbindgen.toml: {error}"))?;
+    // That of all members of the workspace.
+    let version = env!("CARGO_PKG_VERSION");
+    config.after_includes =
+        Some(format!("\n/** What `sx_version` returns. */\n#define SX_VERSION \"{version}\""));
     let mut header = Vec::new();
     cbindgen::Builder::new()
         .with_crate(folder)
