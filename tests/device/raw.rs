@@ -2,9 +2,12 @@
 
 use libtest_mimic::Trial;
 use smoothxent::{
-    BinaryConfig, Error, LogSoftmaxShape, LossConfig, Obstacle, Reduction, Selection, Shape,
-    Smoothing, Strategy,
-    cudarc::driver::{CudaSlice, sys::CUdeviceptr},
+    BinaryConfig, Error, Kernels, LogSoftmaxShape, LossConfig, Obstacle, Reduction, Selection,
+    Shape, Smoothing, Strategy,
+    cudarc::driver::{
+        CudaSlice, DriverError,
+        sys::{CUdeviceptr, CUgraphInstantiate_flags, CUstreamCaptureMode},
+    },
     half::f16,
     problem::{Dtype, TargetType},
     raw::{
@@ -14,7 +17,7 @@ use smoothxent::{
 
 use crate::{
     common::{
-        inputs::class_weights,
+        inputs::{self, class_weights},
         operations::{BinaryCase, BinaryForm, Interface},
         run::{Case, Form, Placement, RawMemory, Rig, UpstreamCase, address, upload},
     },
@@ -42,6 +45,7 @@ pub fn trials() -> Vec<Trial> {
         trial("raw::status", status),
         trial("raw::workspace_of_a_larger_problem", workspace_of_a_larger_problem),
         trial("raw::beyond_memory", beyond_memory),
+        trial("raw::captured", captured),
     ]);
     trials
 }
@@ -653,6 +657,67 @@ fn workspace_of_a_larger_problem() -> Result<(), String> {
         None => Ok(()),
         Some(differs) => Err(format!("{differs:?}")),
     }
+}
+
+/// A graph of a call, with a normalizer of its own, takes what the buffers hold at each replay.
+fn captured() -> Result<(), String> {
+    const MANY: usize = 200;
+    let of_driver = |error: DriverError| format!("{:?}", error.0);
+    // Events of a context's own buffers may not be recorded while something is captured.
+    let context = smoothxent::open(0).map_err(|error| error.to_string())?;
+    let stream = context.new_stream().map_err(of_driver)?;
+    // SAFETY: all that follows is on one stream.
+    unsafe { context.disable_event_tracking() };
+    let kernels = Kernels::load(&context).map_err(|error| error.to_string())?;
+    let bytes = raw::workspace_bytes(MANY).map_err(|error| error.to_string())?;
+    let workspace = RawMemory::zeroed(&stream, bytes);
+    let targets = inputs::targets(MANY, CLASSES_OF_FEW, 100);
+    let targets = upload(&stream, &targets);
+    let first = Case::new(Dtype::F32, MANY, CLASSES_OF_FEW, 101).logits;
+    let second = Case::new(Dtype::F32, MANY, CLASSES_OF_FEW, 102).logits;
+    let mut logits = upload(&stream, &first);
+    let gradient = upload(&stream, &vec![0f32; MANY * CLASSES_OF_FEW]);
+    let loss = upload(&stream, &[0f32]);
+    let at = |buffer| address(&stream, buffer);
+    let shape = Shape::contiguous(MANY, CLASSES_OF_FEW);
+    let (logits_at, targets_at) = (Logits::At(at(&logits)), address(&stream, &targets));
+    let inputs = LossInputs::new(Dtype::F32, TargetType::I64, shape, logits_at, targets_at);
+    let outputs = LossOutputs { loss: at(&loss), ..LossOutputs::default() };
+    let to = Gradient::new(at(&gradient));
+    let config = LossConfig { label_smoothing: 0.1, ..LossConfig::pytorch() };
+    let call = || {
+        let (cu_stream, memory) = (stream.cu_stream(), workspace.memory());
+        // SAFETY: the buffers are as long as the shape says, and outlive the graph below.
+        unsafe {
+            raw::loss::forward_backward(&kernels, cu_stream, config, inputs, outputs, to, memory)
+        }
+        .map_err(|error| error.to_string())
+    };
+    let results = || -> Result<Vec<u32>, String> {
+        let gradient = stream.clone_dtoh(&gradient).map_err(of_driver)?;
+        let loss = stream.clone_dtoh(&loss).map_err(of_driver)?;
+        Ok(gradient.iter().chain(&loss).map(|x| x.to_bits()).collect())
+    };
+    call()?;
+    let of_first = results()?;
+    stream
+        .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .map_err(of_driver)?;
+    let captured = call();
+    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).map_err(of_driver)?;
+    captured?;
+    let graph = graph.ok_or("nothing was captured")?;
+    stream.memcpy_htod(&second, &mut logits).map_err(of_driver)?;
+    for _ in 0..2 {
+        graph.launch().map_err(of_driver)?;
+    }
+    let replayed = results()?;
+    call()?;
+    if replayed != results()? || replayed == of_first {
+        return Err("a replay differs from a call".to_owned());
+    }
+    Ok(())
 }
 
 fn beyond_memory() -> Result<(), String> {
