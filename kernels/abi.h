@@ -50,9 +50,6 @@
 /* Threads of one block of the normalizer kernel. */
 #define XENT_NORMALIZER_THREADS 256u
 
-/* `XentStatus.first_row` while no bad target has been seen. */
-#define XENT_NO_ROW UINT64_MAX
-
 /* Type of the targets: class indices, then probabilities. */
 enum XentTargetType {
     XENT_TARGET_I32 = 0,
@@ -121,12 +118,13 @@ struct XentTargets {
     uint32_t has_ignore_index;
 };
 
-/* Targets outside [0, classes) that kernels met since the host last took this record. */
+/* Targets outside [0, classes) that kernels met since the host last took this record. All zero while there
+   were none, so that zeroed memory is a record. */
 struct XentStatus {
     /* How many. */
     uint64_t bad_targets;
-    /* The lowest row among them, or XENT_NO_ROW. */
-    uint64_t first_row;
+    /* 2^64 - 1 less the lowest row among them, so that no row is 0 and lower rows are larger. */
+    uint64_t rows_from_first;
     /* Target of that row. */
     int64_t first_target;
     /* Classes of the problem of that row. */
@@ -137,7 +135,7 @@ struct XentStatus {
     uint32_t reserved;
 };
 
-/* Head of the workspace. All zero but `status.first_row` before its first use. */
+/* Head of the workspace. The whole workspace is zero before its first use. */
 struct XentWorkspace {
     /* Sticky record of bad targets. */
     struct XentStatus status;

@@ -48,13 +48,14 @@ __device__ __forceinline__ void record_bad_target(XentStatus &status, uint64_t r
                                                       uint32_t classes) {
     volatile XentStatus &fields = status;
     atomicAdd(reinterpret_cast<unsigned long long *>(&status.bad_targets), 1ull);
-    // The field only ever falls within a launch: a row that is not below it never will be.
-    if (row >= fields.first_row) return;
+    // The field only ever grows within a launch: a row that is not below the lowest never will be.
+    const uint64_t rows_from = ~row;
+    if (rows_from <= fields.rows_from_first) return;
     while (atomicCAS(&status.lock, 0u, 1u) != 0u) {
     }
     __threadfence();  // the fields are read after the lock is taken
-    if (row < fields.first_row) {
-        fields.first_row = row;
+    if (rows_from > fields.rows_from_first) {
+        fields.rows_from_first = rows_from;
         fields.first_target = value;
         fields.first_classes = classes;
     }

@@ -29,8 +29,6 @@ pub const XENT_BLOCK_STATIC_SHARED_BYTES: u32 = 1024;
 pub const XENT_CHUNK_ROWS: u32 = 1024;
 /// Threads of one block of the normalizer kernel.
 pub const XENT_NORMALIZER_THREADS: u32 = 256;
-/// `XentStatus.first_row` while no bad target has been seen.
-pub const XENT_NO_ROW: u64 = 18446744073709551615;
 /// No class, in XentSavedRow.apart_and_exact: more than XENT_MAX_CLASSES.
 pub const XENT_NOTHING_APART: u32 = 2147483647;
 pub const XENT_TARGET_I32: XentTargetType = 0;
@@ -145,14 +143,15 @@ const _: () = {
     ["Offset of field: XentTargets::has_ignore_index"]
         [::core::mem::offset_of!(XentTargets, has_ignore_index) - 28usize];
 };
-/// Targets outside \[0, classes) that kernels met since the host last took this record.
+/// Targets outside \[0, classes) that kernels met since the host last took this record. All zero while there
+/// were none, so that zeroed memory is a record.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct XentStatus {
     /// How many.
     pub bad_targets: u64,
-    /// The lowest row among them, or XENT_NO_ROW.
-    pub first_row: u64,
+    /// 2^64 - 1 less the lowest row among them, so that no row is 0 and lower rows are larger.
+    pub rows_from_first: u64,
     /// Target of that row.
     pub first_target: i64,
     /// Classes of the problem of that row.
@@ -168,8 +167,8 @@ const _: () = {
     ["Alignment of XentStatus"][::core::mem::align_of::<XentStatus>() - 8usize];
     ["Offset of field: XentStatus::bad_targets"]
         [::core::mem::offset_of!(XentStatus, bad_targets) - 0usize];
-    ["Offset of field: XentStatus::first_row"]
-        [::core::mem::offset_of!(XentStatus, first_row) - 8usize];
+    ["Offset of field: XentStatus::rows_from_first"]
+        [::core::mem::offset_of!(XentStatus, rows_from_first) - 8usize];
     ["Offset of field: XentStatus::first_target"]
         [::core::mem::offset_of!(XentStatus, first_target) - 16usize];
     ["Offset of field: XentStatus::first_classes"]
@@ -178,7 +177,7 @@ const _: () = {
     ["Offset of field: XentStatus::reserved"]
         [::core::mem::offset_of!(XentStatus, reserved) - 36usize];
 };
-/// Head of the workspace. All zero but `status.first_row` before its first use.
+/// Head of the workspace. The whole workspace is zero before its first use.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct XentWorkspace {

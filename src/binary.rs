@@ -32,17 +32,12 @@ pub use crate::config::{BinaryConfig, BinarySmoothing, OverClasses};
 pub use crate::loss::Logits;
 pub use crate::problem::Shape;
 use crate::{
-    abi,
     buffer::{ClassWeights, DeviceRead, DeviceWrite, Logit, Requirement, Target, Workspace},
-    call::{
-        Counting, check_gradient, check_targets, divisors, guarded, host_known, no_sums, optional,
-        read_weights, row_sums, targets, write_gradient,
-    },
-    config::Reduction,
+    call::{check_gradient, check_targets, guarded, optional, read_weights, write_gradient},
     error::Error,
     module::Kernels,
-    plan::{Normalizer, Plan},
-    problem::{BinaryProblem, Pass, Terms, Types},
+    problem::{BinaryProblem, Pass, Types},
+    raw::{self, binary::Addresses},
 };
 
 /// What a binary cross-entropy is of.
@@ -177,78 +172,28 @@ fn enqueue<T: Logit, Y: Target>(
     }
     let plan = kernels.plan_binary(problem)?;
     kernels.enter(stream)?;
-    let (addresses, _workspace) = workspace.guarded(kernels.context(), stream, shape.rows)?;
+    let (workspace, _workspace) = workspace.guarded(kernels.context(), stream, shape.rows)?;
 
     // The guards end after the last launch, at the end of this function.
-    let (gradient, _upstream) = write_gradient(gradient.as_mut(), stream);
+    let (gradient, _gradient) = write_gradient(gradient.as_mut(), stream);
     let (logits, _logits) = match inputs.logits {
         Logits::InGradient => (gradient.matrix, None),
         Logits::Matrix(logits) => guarded(logits.read(stream)),
     };
-    let (values, _targets) = guarded(inputs.targets.read(stream));
+    let (targets, _targets) = guarded(inputs.targets.read(stream));
     let (class_weights, _class_weights) = read_weights(inputs.class_weights, stream);
     let (positive_weights, _positive_weights) = read_weights(inputs.positive_weights, stream);
     let (loss, _loss) = optional(&mut outputs.loss, stream);
     let (row_losses, _row_losses) = optional(&mut outputs.row_losses, stream);
     kernels.check_order()?;
 
-    let sums = match problem.pass() {
-        Pass::Forward | Pass::Fused => row_sums(shape.rows, loss, 0, &addresses),
-        Pass::Backward => no_sums(shape.rows),
-    };
-    let (normalizer, rows) = match plan {
-        // SAFETY: `check` found one element, and its guard orders other streams.
-        Plan::Empty { loss } => unsafe { return kernels.write_nothing(stream, loss, &sums) },
-        Plan::Launches { normalizer, rows } => (normalizer, rows),
-    };
-    let targets = targets(values, problem.ignore_index(), Y::TYPE, shape);
-    let inverse = problem.inverse_divisor();
-    let divided = addresses.divided();
-    if let Normalizer::Launch(launch) = normalizer {
-        let inverse = Terms { nll: inverse, smoothing: inverse, z_loss: inverse };
-        let term_weights = Terms { nll: 1.0, smoothing: 0.0, z_loss: 0.0 };
-        let counting = Counting {
-            targets,
-            class_weights: 0,
-            divisors: divisors(inverse, term_weights, problem.config().empty_mean),
-            divided,
-            rows: shape.rows,
-            classes: problem.classes(),
-        };
-        // SAFETY: `check` found `rows` targets; the workspace has room for the result; guards order
-        // other streams.
-        unsafe { counting.launch(kernels, stream, launch, &addresses)? };
-    }
-    let smoothed = problem.targets();
-    let argument = abi::XentBinary {
-        logits: logits as *const _,
-        gradient: gradient.matrix as *mut _,
-        targets,
-        class_weights: class_weights as *const f32,
-        positive_weights: positive_weights as *const f32,
-        upstream: gradient.upstream as *const f32,
-        row_losses: row_losses as *mut f32,
-        sums,
-        device_divided: match normalizer {
-            Normalizer::Launch(_) => divided,
-            Normalizer::Host | Normalizer::Rows | Normalizer::Saved => std::ptr::null(),
-        },
-        logits_row_stride: shape.logits_row_stride as u64,
-        gradient_row_stride: shape.gradient_row_stride as u64,
-        upstream_stride: gradient.upstream_stride,
-        classes: problem.classes(),
-        on: smoothed.on,
-        off: smoothed.off,
-        rest: smoothed.rest,
-        over_classes: problem.over_classes(),
-        inverse_divisor: host_known(inverse),
-        geometry: rows.geometry.into(),
-    };
+    let outputs = raw::BinaryOutputs { loss, row_losses };
+    let at = Addresses { logits, targets, class_weights, positive_weights, gradient, outputs };
     // SAFETY: the checks above compared every length with what the shape spans, in this context;
     // `guarded` did so for the workspace; `&mut` keeps outputs apart from inputs and each other, but
-    // for logits in the gradient's buffer, which the kernel allows; the plan was made from the same
-    // problem.
-    unsafe { kernels.launch(stream, rows.first.launch, &argument) }
+    // for logits in the gradient's buffer; the plan was made from the same problem; guards order
+    // other streams.
+    unsafe { raw::binary::enqueue(kernels, stream.cu_stream(), problem, plan, &at, &workspace) }
 }
 
 fn check<T, Y: Target>(
@@ -271,9 +216,7 @@ fn check<T, Y: Target>(
         require("positive_weights", classes).exactly(weights.buffer())?;
     }
     if let Some(loss) = &outputs.loss {
-        if problem.config().reduction == Reduction::None {
-            return Err(Error::LossWithoutReduction);
-        }
+        problem.check_scalar_loss()?;
         require("loss", 1).exactly(&**loss)?;
     }
     outputs

@@ -18,6 +18,7 @@ use crate::{
     error::Error,
     plan::WorkspaceLayout,
     problem::{ClassWeighting, Dtype, SoftmaxOf, TargetType},
+    raw::{self, Memory, SavedAddresses, WorkspaceAddresses, saved_words},
 };
 
 mod sealed {
@@ -165,17 +166,6 @@ pub struct Workspace {
     layout: WorkspaceLayout,
 }
 
-/// Device addresses within a workspace.
-pub(crate) struct WorkspaceAddresses {
-    pub head: *mut abi::XentWorkspace,
-    pub partials: *mut abi::XentPartial,
-    pub chunk_tickets: *mut u32,
-    pub chunk_sums: *mut f32,
-    pub row_shares: *mut f32,
-}
-
-const STATUS_WORDS: usize = size_of::<abi::XentStatus>() / size_of::<u32>();
-
 impl Workspace {
     /// Allocates on `stream`, for problems of up to `rows` rows.
     ///
@@ -186,9 +176,7 @@ impl Workspace {
         let words = stream
             .alloc_zeros::<u32>(layout.words)
             .map_err(Error::driver("allocate the workspace"))?;
-        let mut workspace = Self { words, layout };
-        workspace.clear_status(stream)?;
-        Ok(workspace)
+        Ok(Self { words, layout })
     }
 
     /// Rows that it can serve.
@@ -206,39 +194,11 @@ impl Workspace {
     /// failed; [`Error::OtherContext`] if `stream` is not of this workspace's context.
     pub fn take_status(&mut self, stream: &Arc<CudaStream>) -> Result<(), Error> {
         same_context("stream", self.words.context(), stream.context())?;
-        let mut words = [0u32; STATUS_WORDS];
-        stream
-            .memcpy_dtoh(&self.words.slice(..STATUS_WORDS), &mut words)
-            .and_then(|()| stream.synchronize())
-            .map_err(Error::driver("read the status"))?;
-        // SAFETY: both are plain integers of the same size; `read_unaligned` asks for no alignment.
-        let status = unsafe { words.as_ptr().cast::<abi::XentStatus>().read_unaligned() };
-        if status.bad_targets == 0 {
-            return Ok(());
-        }
-        self.clear_status(stream)?;
-        Err(Error::BadTargets {
-            count: status.bad_targets,
-            row: status.first_row,
-            target: status.first_target,
-            classes: status.first_classes,
-        })
-    }
-
-    fn clear_status(&mut self, stream: &Arc<CudaStream>) -> Result<(), Error> {
-        let clear = abi::XentStatus {
-            bad_targets: 0,
-            first_row: abi::XENT_NO_ROW,
-            first_target: 0,
-            first_classes: 0,
-            lock: 0,
-            reserved: 0,
-        };
-        // SAFETY: plain integers, without padding (XentStatus::reserved), of the same size.
-        let words: [u32; STATUS_WORDS] = unsafe { std::mem::transmute(clear) };
-        stream
-            .memcpy_htod(&words, &mut self.words.slice_mut(..STATUS_WORDS))
-            .map_err(Error::driver("clear the status"))
+        let (base, _guard) = self.words.device_ptr_mut(stream);
+        // Behind the guard, because it also reports what went wrong there.
+        stream.context().bind_to_thread().map_err(Error::driver("bind the context"))?;
+        // SAFETY: a workspace begins at `base`, in the stream's context; the guard orders other streams.
+        unsafe { raw::take_status_at(stream.cu_stream(), base) }
     }
 
     /// Addresses for a problem of `rows` rows, and the guard to keep until the last launch.
@@ -254,23 +214,7 @@ impl Workspace {
             return Err(Error::Workspace { capacity: layout.capacity, rows });
         }
         let (base, guard) = self.words.device_ptr_mut(stream);
-        let at = |word: usize| base + (word * size_of::<u32>()) as CUdeviceptr;
-        let addresses = WorkspaceAddresses {
-            head: base as *mut _,
-            partials: at(layout.partials) as *mut _,
-            chunk_tickets: at(layout.chunk_tickets) as *mut _,
-            chunk_sums: at(layout.chunk_sums) as *mut _,
-            row_shares: at(layout.row_shares) as *mut _,
-        };
-        Ok((addresses, guard))
-    }
-}
-
-impl WorkspaceAddresses {
-    /// Where the normalizer writes if nothing is saved.
-    pub fn divided(&self) -> *mut abi::XentDivided {
-        let offset = std::mem::offset_of!(abi::XentWorkspace, divided);
-        self.head.wrapping_byte_add(offset).cast()
+        Ok((WorkspaceAddresses::at(base, &layout), guard))
     }
 }
 
@@ -350,24 +294,13 @@ pub struct SavedSoftmax {
     of: Option<SoftmaxOf>,
 }
 
-/// Device addresses within a saved softmax.
-#[derive(Clone, Copy)]
-pub(crate) struct SavedAddresses {
-    pub divided: *mut abi::XentDivided,
-    pub rows: *mut abi::XentSavedRow,
-}
-
 impl SavedSoftmax {
     /// For problems of up to `rows` rows.
     ///
     /// # Errors
     /// [`Error::WorkspaceSize`] if no memory can hold it; [`Error::Driver`] if there is too little.
     pub fn new(stream: &Arc<CudaStream>, rows: usize) -> Result<Self, Error> {
-        let words = rows
-            .checked_mul(SAVED_ROW_WORDS)
-            .and_then(|words| words.checked_add(SAVED_HEAD_WORDS))
-            .filter(|&words| words <= isize::MAX as usize / size_of::<u32>())
-            .ok_or(Error::WorkspaceSize { rows })?;
+        let words = saved_words(rows)?;
         let words = stream
             .alloc_zeros::<u32>(words)
             .map_err(Error::driver("allocate the saved softmax"))?;
@@ -405,31 +338,16 @@ impl SavedSoftmax {
     pub(crate) fn write<'a>(
         &'a mut self,
         stream: &'a CudaStream,
-    ) -> (SavedAddresses, SyncOnDrop<'a>, &'a mut Option<SoftmaxOf>) {
+    ) -> (Memory, SyncOnDrop<'a>, &'a mut Option<SoftmaxOf>) {
         self.of = None;
-        let (base, guard) = self.words.device_ptr_mut(stream);
-        (saved_at(base), guard, &mut self.of)
+        let bytes = self.words.num_bytes();
+        let (address, guard) = self.words.device_ptr_mut(stream);
+        (Memory { address, bytes }, guard, &mut self.of)
     }
 
     /// For a backward pass; the guard is to be kept until its launch.
     pub(crate) fn read<'a>(&'a self, stream: &'a CudaStream) -> (SavedAddresses, SyncOnDrop<'a>) {
         let (base, guard) = self.words.device_ptr(stream);
-        (saved_at(base), guard)
-    }
-}
-
-const SAVED_ROW_WORDS: usize = size_of::<abi::XentSavedRow>() / size_of::<u32>();
-
-// Every class can be told from none.
-const _: () = assert!(abi::XENT_NOTHING_APART > abi::XENT_MAX_CLASSES);
-
-/// What the normalizer found comes first, and has as much room as two rows.
-const SAVED_HEAD_WORDS: usize = 2 * SAVED_ROW_WORDS;
-const _: () = assert!(size_of::<abi::XentDivided>() <= SAVED_HEAD_WORDS * size_of::<u32>());
-
-fn saved_at(base: CUdeviceptr) -> SavedAddresses {
-    SavedAddresses {
-        divided: base as *mut _,
-        rows: (base + (SAVED_HEAD_WORDS * size_of::<u32>()) as CUdeviceptr) as *mut _,
+        (SavedAddresses::at(base), guard)
     }
 }

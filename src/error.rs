@@ -243,6 +243,47 @@ pub enum Error {
         rows: usize,
     },
 
+    /// A raw address is null where there have to be elements.
+    #[error("the address of the {buffer} is null")]
+    Null {
+        /// Which buffer.
+        buffer: &'static str,
+    },
+
+    /// A raw address is none that an element can have.
+    #[error("the address {address:#x} of the {buffer} is not a multiple of {alignment} bytes")]
+    Alignment {
+        /// Which buffer.
+        buffer: &'static str,
+        /// The address.
+        address: u64,
+        /// What it has to be a multiple of.
+        alignment: usize,
+    },
+
+    /// A caller's own workspace, or memory for what a forward pass saves, is too small.
+    #[error("the {buffer} has {bytes} bytes; the problem needs {needed}")]
+    Memory {
+        /// Which of them.
+        buffer: &'static str,
+        /// Bytes that it has.
+        bytes: usize,
+        /// Bytes that it has to have.
+        needed: usize,
+    },
+
+    /// Two matrices that have to be apart were given one address.
+    #[error(
+        "the {written} would overwrite the {read}, whose address it has; a gradient in place of the \
+         logits has to be asked for as such"
+    )]
+    SameAddress {
+        /// What is read.
+        read: &'static str,
+        /// What is written.
+        written: &'static str,
+    },
+
     /// A scalar loss was asked for without a reduction that gives one.
     #[error(
         "a scalar loss was asked for with Reduction::None; ask for row_losses, or reduce by sum or mean"

@@ -20,6 +20,7 @@
 //! | [`loss::forward`], [`loss::backward`] | the two apart, for autograd |
 //! | [`log_softmax`] | log-softmax, softmax, and the gradient |
 //! | [`binary`] | binary cross-entropy from logits |
+//! | [`raw`] | all of them on raw device pointers, for buffers of other libraries |
 //!
 //! ```no_run
 //! use smoothxent::{Gradient, Kernels, LossConfig, LossInputs, LossOutputs, Shape, Workspace, loss};
@@ -71,6 +72,7 @@ pub mod log_softmax;
 pub mod loss;
 pub mod plan;
 pub mod problem;
+pub mod raw;
 pub mod reference;
 
 pub use buffer::{ClassWeights, DeviceRead, DeviceWrite, Logit, SavedSoftmax, Target, Workspace};

@@ -29,16 +29,19 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::CudaStream;
+use cudarc::driver::{CudaStream, sys::CUdeviceptr};
 
 pub use crate::problem::LogSoftmaxShape;
 use crate::{
-    abi,
     buffer::{DeviceRead, DeviceWrite, Logit, Requirement, SavedSoftmax},
     call::{guarded, optional},
     error::Error,
     module::Kernels,
     problem::{LogSoftmaxProblem, Pass},
+    raw::{
+        self, SavedAddresses,
+        log_softmax::{Addresses, BackwardAddresses},
+    },
 };
 
 /// What is to be written: `[rows, classes]` with a row stride.
@@ -97,9 +100,9 @@ pub fn forward<T: Logit>(
     let problem = LogSoftmaxProblem::new(T::DTYPE, shape)?;
     let context = kernels.context();
     let require = |name, needed| Requirement { name, context, needed };
-    let (output, what) = match &mut outputs.output {
-        SoftmaxOutput::LogProbabilities(output) => (output, abi::XENT_LOG_PROBABILITIES),
-        SoftmaxOutput::Probabilities(output) => (output, abi::XENT_PROBABILITIES),
+    let (output, what): (_, fn(CUdeviceptr) -> raw::SoftmaxOutput) = match &mut outputs.output {
+        SoftmaxOutput::LogProbabilities(output) => (output, raw::SoftmaxOutput::LogProbabilities),
+        SoftmaxOutput::Probabilities(output) => (output, raw::SoftmaxOutput::Probabilities),
     };
     require("logits", problem.logits_len()?).at_least(logits)?;
     require("output", problem.output_len()?).at_least(&**output)?;
@@ -117,32 +120,19 @@ pub fn forward<T: Logit>(
     let (output, _output) = guarded(output.write(stream));
     let (row_lse, _row_lse) = optional(&mut outputs.row_lse, stream);
     let (save, _saved, note) = match &mut outputs.saved {
-        None => (std::ptr::null_mut(), None, None),
+        None => (None, None, None),
         Some(saved) => {
             let (saved, guard, note) = saved.write(stream);
-            (saved.rows, Some(guard), Some(note))
+            (Some(SavedAddresses::at(saved.address)), Some(guard), Some(note))
         }
     };
     kernels.check_order()?;
 
-    if let Some(rows) = plan {
-        let argument = abi::XentLogSoftmax {
-            logits: logits as *const _,
-            output: output as *mut _,
-            row_lse: row_lse as *mut f32,
-            save,
-            rows: shape.rows as u64,
-            logits_row_stride: shape.logits_row_stride as u64,
-            output_row_stride: shape.output_row_stride as u64,
-            classes: problem.classes(),
-            what,
-            geometry: rows.geometry.into(),
-        };
-        // SAFETY: the checks above compared every length with what the shape spans, in this context;
-        // `&mut` keeps outputs apart from the input and each other; the plan was made from the same
-        // problem.
-        unsafe { kernels.launch(stream, rows.first.launch, &argument)? };
-    }
+    let at = Addresses { logits, output: what(output), row_lse, save };
+    // SAFETY: the checks above compared every length with what the shape spans, in this context;
+    // `&mut` keeps outputs apart from the input and each other; the plan was made from the same
+    // problem; guards order other streams.
+    unsafe { raw::log_softmax::enqueue(kernels, stream.cu_stream(), &problem, plan, &at)? };
     if let Some(note) = note {
         *note = Some(problem.softmax());
     }
@@ -191,30 +181,15 @@ pub fn backward<T: Logit>(
     let (upstream, _upstream) = guarded(upstream.read(stream));
     let (gradient, _gradient) = guarded(gradient.write(stream));
     let (saved, _saved) = match saved {
-        None => (std::ptr::null(), None),
+        None => (None, None),
         Some(saved) => {
             let (saved, guard) = saved.read(stream);
-            (saved.rows.cast_const(), Some(guard))
+            (Some(saved), Some(guard))
         }
     };
     kernels.check_order()?;
 
-    let Some(rows) = plan else {
-        return Ok(());
-    };
-    let argument = abi::XentLogSoftmaxBackward {
-        values: values as *const _,
-        upstream: upstream as *const _,
-        gradient: gradient as *mut _,
-        saved,
-        rows: shape.rows as u64,
-        values_row_stride: values_row_stride as u64,
-        upstream_row_stride: shape.upstream_row_stride as u64,
-        gradient_row_stride: shape.gradient_row_stride as u64,
-        classes: problem.classes(),
-        reserved: 0,
-        geometry: rows.geometry.into(),
-    };
+    let at = BackwardAddresses { values, values_row_stride, saved, upstream, gradient };
     // SAFETY: as in `forward`.
-    unsafe { kernels.launch(stream, rows.first.launch, &argument) }
+    unsafe { raw::log_softmax::enqueue_backward(kernels, stream.cu_stream(), &problem, plan, &at) }
 }

@@ -44,7 +44,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaStream, sys::CUdeviceptr};
+use cudarc::driver::CudaStream;
 
 pub use crate::call::{Gradient, Upstream};
 pub use crate::config::{
@@ -52,19 +52,15 @@ pub use crate::config::{
 };
 pub use crate::problem::Shape;
 use crate::{
-    abi,
     buffer::{
-        ClassWeights, DeviceRead, DeviceWrite, Logit, Requirement, SavedAddresses, SavedSoftmax,
-        Target, Workspace,
+        ClassWeights, DeviceRead, DeviceWrite, Logit, Requirement, SavedSoftmax, Target, Workspace,
     },
-    call::{
-        Counting, GradientAddresses, Guard, check_gradient, check_targets, divisors, guarded,
-        no_sums, optional, read_weights, row_sums, targets, write_gradient,
-    },
+    call::{Guard, check_gradient, check_targets, guarded, optional, read_weights, write_gradient},
     error::Error,
     module::Kernels,
-    plan::{Normalizer, Plan, Planner, RowsPlan, Selection},
+    plan::{Plan, Planner, Selection},
     problem::{Lengths, Pass, Place, Problem, Types},
+    raw::{self, loss::Addresses},
 };
 
 /// Where the logits are: `[rows, classes]` with a row stride.
@@ -226,12 +222,12 @@ fn enqueue<T: Logit, Y: Target>(
     }
     let plan = kernels.plan(problem)?;
     kernels.enter(stream)?;
-    let (addresses, _workspace) = workspace.guarded(kernels.context(), stream, shape.rows)?;
+    let (workspace, _workspace) = workspace.guarded(kernels.context(), stream, shape.rows)?;
 
     // The guards order this stream with others that use the same buffers; they end after the last
     // launch, at the end of this function.
-    let inputs = read_inputs(&inputs, stream);
-    let (gradient, _upstream_guard) = write_gradient(gradient.as_mut(), stream);
+    let (gradient, _gradient) = write_gradient(gradient.as_mut(), stream);
+    let (inputs, _inputs) = read_inputs(&inputs, gradient, stream);
     let (loss, _loss) = optional(&mut outputs.loss, stream);
     let (correct, _correct) = optional(&mut outputs.correct, stream);
     let (row_losses, _row_losses) = optional(&mut outputs.row_losses, stream);
@@ -246,56 +242,13 @@ fn enqueue<T: Logit, Y: Target>(
     };
     kernels.check_order()?;
 
-    let sums = row_sums(shape.rows, loss, correct, &addresses);
-    let (normalizer, rows) = match plan {
-        // SAFETY: `check_outputs` found one element each, and their guards order other streams.
-        Plan::Empty { loss } => unsafe {
-            kernels.write_nothing(stream, loss, &sums)?;
-            if let Some(note) = note {
-                *note = Some(problem.softmax());
-            }
-            return Ok(());
-        },
-        Plan::Launches { normalizer, rows } => (normalizer, rows),
-    };
-    // A backward pass finds it where the rest is saved.
-    let divided = saved.map_or_else(|| addresses.divided(), |saved| saved.divided);
-    let base = argument(problem, &inputs, &gradient, normalizer, &rows);
-    if let Normalizer::Launch(launch) = normalizer {
-        let counting = Counting {
-            targets: base.targets,
-            class_weights: if problem.weighs_nll() { inputs.class_weights } else { 0 },
-            divisors: base.divisors,
-            divided,
-            rows: shape.rows,
-            classes: problem.classes(),
-        };
-        // SAFETY: `check_inputs` found `rows` targets and a weight for each class; workspace and
-        // saved softmax have room for the result; guards order other streams.
-        unsafe { counting.launch(kernels, stream, launch, &addresses)? };
-    }
-    let argument = abi::XentFused {
-        row_losses: row_losses as *mut f32,
-        row_lse: row_lse as *mut f32,
-        row_argmax: row_argmax as *mut i64,
-        sums,
-        save: saved.map_or(std::ptr::null_mut(), |saved| saved.rows),
-        partials: addresses.partials,
-        device_divided: match normalizer {
-            Normalizer::Launch(_) => divided,
-            Normalizer::Host | Normalizer::Rows | Normalizer::Saved => std::ptr::null(),
-        },
-        save_divided: match normalizer {
-            Normalizer::Rows => saved.map_or(std::ptr::null_mut(), |saved| saved.divided),
-            Normalizer::Host | Normalizer::Launch(_) | Normalizer::Saved => std::ptr::null_mut(),
-        },
-        ..base
-    };
+    let outputs = raw::LossOutputs { loss, row_losses, row_lse, row_argmax, correct, saved };
+    let at = Addresses { outputs, ..inputs };
     // SAFETY: the checks above compared every length with what the shape spans, in this context;
     // `guarded` did so for the workspace; `&mut` keeps outputs apart from inputs and each other, but
-    // for logits in the gradient's buffer, which the kernel allows; the plan was made from the same
-    // problem.
-    unsafe { launch(kernels, stream, &rows, argument)? };
+    // for logits in the gradient's buffer; the plan was made from the same problem; guards order
+    // other streams.
+    unsafe { raw::loss::enqueue(kernels, stream.cu_stream(), problem, plan, &at, &workspace)? };
     if let Some(note) = note {
         *note = Some(problem.softmax());
     }
@@ -330,86 +283,15 @@ pub fn backward<T: Logit, Y: Target>(
     kernels.enter(stream)?;
 
     // The guards end after the launch, at the end of this function.
-    let inputs = read_inputs(&inputs, stream);
-    let (gradient, _upstream_guard) = write_gradient(Some(&mut gradient), stream);
-    let (SavedAddresses { divided, rows: saved }, _saved) = saved.read(stream);
+    let (gradient, _gradient) = write_gradient(Some(&mut gradient), stream);
+    let (at, _inputs) = read_inputs(&inputs, gradient, stream);
+    let (saved, _saved) = saved.read(stream);
     kernels.check_order()?;
 
-    let Plan::Launches { normalizer, rows } = plan else {
-        return Ok(());
-    };
-    let argument = abi::XentFused {
-        saved,
-        device_divided: match normalizer {
-            Normalizer::Saved => divided,
-            Normalizer::Host | Normalizer::Rows | Normalizer::Launch(_) => std::ptr::null(),
-        },
-        ..argument(&problem, &inputs, &gradient, normalizer, &rows)
-    };
-    // SAFETY: as in `enqueue`; there is no workspace, and the kernel uses none without other outputs;
-    // `check` found that a forward pass of the same rows was enqueued, on a stream that guards put
-    // before this one.
-    unsafe { launch(kernels, stream, &rows, argument) }
-}
-
-/// Enqueues the launches over the rows.
-///
-/// # Safety
-/// That of [`Kernels::launch`], for each of them.
-unsafe fn launch(
-    kernels: &Kernels,
-    stream: &CudaStream,
-    rows: &RowsPlan,
-    mut argument: abi::XentFused,
-) -> Result<(), Error> {
-    for step in rows.steps() {
-        argument.phase = step.phase.abi();
-        // SAFETY: the caller's promise.
-        unsafe { kernels.launch(stream, step.launch, &argument)? };
-    }
-    Ok(())
-}
-
-/// What every pass has, and no output but the gradient.
-fn argument(
-    problem: &Problem,
-    inputs: &InputAddresses<'_>,
-    gradient: &GradientAddresses<'_>,
-    normalizer: Normalizer,
-    rows: &RowsPlan,
-) -> abi::XentFused {
-    let shape = problem.shape();
-    let (inverse, weights) = (problem.inverse_divisors(), problem.term_weights());
-    let divisors = divisors(inverse, weights, problem.config().empty_mean);
-    let weights = |used| if used { inputs.class_weights as *const f32 } else { std::ptr::null() };
-    abi::XentFused {
-        logits: inputs.logits.unwrap_or(gradient.matrix) as *const _,
-        gradient: gradient.matrix as *mut _,
-        targets: targets(inputs.targets, problem.ignore_index(), problem.types().targets, shape),
-        nll_weights: weights(problem.weighs_nll()),
-        smoothing_weights: weights(problem.weighs_smoothing()),
-        upstream: gradient.upstream as *const f32,
-        row_losses: std::ptr::null_mut(),
-        row_lse: std::ptr::null_mut(),
-        row_argmax: std::ptr::null_mut(),
-        sums: no_sums(shape.rows),
-        save: std::ptr::null_mut(),
-        saved: std::ptr::null(),
-        partials: std::ptr::null_mut(),
-        device_divided: std::ptr::null(),
-        save_divided: std::ptr::null_mut(),
-        logits_row_stride: shape.logits_row_stride as u64,
-        gradient_row_stride: shape.gradient_row_stride as u64,
-        upstream_stride: gradient.upstream_stride,
-        classes: problem.classes(),
-        phase: abi::XENT_PHASE_WHOLE,
-        divided_source: normalizer.abi(),
-        divisors,
-        term_weights: divisors.term_weights,
-        divided: divided(&divisors),
-        geometry: rows.geometry.into(),
-        transform: transform(&problem.config()),
-    }
+    let stream = stream.cu_stream();
+    // SAFETY: as in `enqueue`; `check` found that a forward pass of the same problem was enqueued, on a
+    // stream that guards put before this one.
+    unsafe { raw::loss::enqueue_backward(kernels, stream, &problem, plan, &at, saved) }
 }
 
 /// What a call of [`forward_backward`] does apart from buffers and driver: checks, plans, and fills in the
@@ -423,16 +305,10 @@ pub fn prepare(
 ) -> Result<impl Sized + use<>, Error> {
     let problem = Problem::new(types, shape, config, Pass::Fused, Place::Apart)?;
     let plan = planner.loss(&problem, Selection::Fastest)?;
-    let inputs = InputAddresses {
-        logits: Some(0),
-        targets: 0,
-        class_weights: 0,
-        _guards: [const { None }; 3],
-    };
     Ok(match plan {
         Plan::Empty { .. } => None,
         Plan::Launches { normalizer, rows } => {
-            Some(argument(&problem, &inputs, &GradientAddresses::NONE, normalizer, &rows))
+            Some(raw::loss::argument(&problem, &Addresses::default(), normalizer, &rows))
         }
     })
 }
@@ -462,15 +338,11 @@ fn check_outputs(
     let require = |name, needed| Requirement { name, context, needed };
     let rows = problem.shape().rows;
     if let Some(loss) = &outputs.loss {
-        if problem.config().reduction == Reduction::None {
-            return Err(Error::LossWithoutReduction);
-        }
+        problem.check_scalar_loss()?;
         require("loss", 1).exactly(&**loss)?;
     }
     if let Some(correct) = &outputs.correct {
-        if problem.types().targets.is_probabilities() {
-            return Err(Error::CorrectOfProbabilities);
-        }
+        problem.check_correct()?;
         require("correct", 1).exactly(&**correct)?;
     }
     if let Some(row_losses) = &outputs.row_losses {
@@ -485,59 +357,19 @@ fn check_outputs(
     outputs.saved.as_ref().map_or(Ok(()), |saved| saved.check_capacity(context, rows))
 }
 
-/// Device addresses of inputs, 0 for what is not there, and guards to keep until the launch.
-struct InputAddresses<'a> {
-    /// None if they are in the gradient's buffer.
-    logits: Option<CUdeviceptr>,
-    targets: CUdeviceptr,
-    class_weights: CUdeviceptr,
-    _guards: [Guard<'a>; 3],
-}
-
+/// Addresses of inputs and gradient, and guards to keep until the launch.
 fn read_inputs<'a, T, Y>(
     inputs: &LossInputs<'a, T, Y>,
+    gradient: raw::Gradient,
     stream: &'a CudaStream,
-) -> InputAddresses<'a> {
+) -> (Addresses, [Guard<'a>; 3]) {
     let (logits, logits_guard) = match inputs.logits {
-        Logits::InGradient => (None, None),
-        Logits::Matrix(logits) => {
-            let (address, guard) = guarded(logits.read(stream));
-            (Some(address), guard)
-        }
+        Logits::InGradient => (gradient.matrix, None),
+        Logits::Matrix(logits) => guarded(logits.read(stream)),
     };
     let (targets, targets_guard) = guarded(inputs.targets.read(stream));
     let (class_weights, weights_guard) = read_weights(inputs.class_weights, stream);
-    let _guards = [logits_guard, targets_guard, weights_guard];
-    InputAddresses { logits, targets, class_weights, _guards }
-}
-
-/// As far as the host knows; as the normalizer kernel forms it.
-fn divided(divisors: &abi::XentDivisors) -> abi::XentDivided {
-    let (inverse, weights) = (divisors.given, divisors.term_weights);
-    // A term that is not there is 0, also divided by 0.
-    let times = |weight: f32, inverse: f32| if weight == 0.0 { 0.0 } else { weight * inverse };
-    abi::XentDivided {
-        inverse_divisors: inverse,
-        term_weights: abi::XentTerms {
-            nll: times(weights.nll, inverse.nll),
-            smoothing: times(weights.smoothing, inverse.smoothing),
-            z_loss: times(weights.z_loss, inverse.z_loss),
-        },
-    }
-}
-
-/// Formed in f64, each number rounded once.
-fn transform(config: &LossConfig) -> abi::XentTransform {
-    let slope = config.logit_scale;
-    let (scale, softcap, inner) = match config.logit_softcap {
-        None => (slope, 0.0, 0.0),
-        Some(cap) => (1.0, cap, slope / cap),
-    };
-    abi::XentTransform {
-        scale: scale as f32,
-        exponent_scale: (scale * std::f64::consts::LOG2_E) as f32,
-        softcap: softcap as f32,
-        inner: inner as f32,
-        slope: slope as f32,
-    }
+    let outputs = raw::LossOutputs::default();
+    let addresses = Addresses { logits, targets, class_weights, gradient, outputs };
+    (addresses, [logits_guard, targets_guard, weights_guard])
 }

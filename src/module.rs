@@ -226,6 +226,11 @@ impl Kernels {
     /// Refuses a stream of another context and makes the context current on this thread.
     pub(crate) fn enter(&self, stream: &CudaStream) -> Result<(), Error> {
         same_context("stream", self.context(), stream.context())?;
+        self.bind()
+    }
+
+    /// Makes the context current on this thread.
+    pub(crate) fn bind(&self) -> Result<(), Error> {
         self.context().bind_to_thread().map_err(Error::driver("bind the context"))
     }
 
@@ -235,14 +240,15 @@ impl Kernels {
         self.context().check_err().map_err(Error::driver("order this stream behind others"))
     }
 
-    /// Enqueues one kernel. The context is current (`enter`).
+    /// Enqueues one kernel. The context is current (`enter` or `bind`), and `stream` one of
+    /// its streams, or a default one.
     ///
     /// # Safety
     /// Every address in `argument` is valid on this context's device for what the kernel does with
     /// it (abi.h) until the launch has run, and `launch` was planned for the same problem.
     pub(crate) unsafe fn launch<A: KernelArgument>(
         &self,
-        stream: &CudaStream,
+        stream: CUstream,
         launch: Launch,
         argument: &A,
     ) -> Result<(), Error> {
@@ -252,25 +258,26 @@ impl Kernels {
         // SAFETY: the function lives as long as its module, which `functions` keeps; the driver
         // copies the one parameter, whose type is the kernel's (KernelArgument), before it
         // returns; what its addresses need is the caller's promise.
-        unsafe { enqueue(function, &launch, stream.cu_stream(), parameter) }
+        unsafe { enqueue(function, &launch, stream, parameter) }
             .map_err(Error::driver("launch a kernel"))
     }
 
     /// Enqueues writing what follows from no rows: `loss` and no correct prediction, each where there
-    /// is an address for it. The context is current (`enter`).
+    /// is an address for it. The context is current (`enter` or `bind`), and `stream` one of
+    /// its streams, or a default one.
     ///
     /// # Safety
     /// What is not null is an f32, and a u64, that this stream may write.
     pub(crate) unsafe fn write_nothing(
         &self,
-        stream: &CudaStream,
+        stream: CUstream,
         loss: f32,
         sums: &abi::XentRowSums,
     ) -> Result<(), Error> {
         let fill = |address: CUdeviceptr, bits, words| match address {
             0 => Ok(()),
             // SAFETY: the caller's promise.
-            _ => unsafe { cuMemsetD32Async(address, bits, words, stream.cu_stream()) }
+            _ => unsafe { cuMemsetD32Async(address, bits, words, stream) }
                 .result()
                 .map_err(Error::driver("write the loss of no rows")),
         };

@@ -332,6 +332,17 @@ impl Problem {
         inverse_divisor(self.config.reduction, divisor, self.ignore_index(), rows)
     }
 
+    /// Whether there is a scalar loss to ask for.
+    pub(crate) fn check_scalar_loss(&self) -> Result<(), Error> {
+        check_scalar_loss(self.config.reduction)
+    }
+
+    /// Whether there are correct predictions to ask for.
+    pub(crate) fn check_correct(&self) -> Result<(), Error> {
+        let probabilities = self.types.targets.is_probabilities();
+        if probabilities { Err(Error::CorrectOfProbabilities) } else { Ok(()) }
+    }
+
     /// What a forward and a backward pass have to agree on.
     pub(crate) fn softmax(&self) -> SoftmaxOf {
         let Self { types, shape: Shape { rows, classes, .. }, config, .. } = *self;
@@ -588,6 +599,18 @@ impl BinaryProblem {
     pub fn inverse_divisor(&self) -> InverseDivisor {
         let BinaryConfig { reduction, divisor, .. } = self.config;
         inverse_divisor(reduction, divisor, self.ignore_index(), self.shape.rows)
+    }
+
+    /// Whether there is a scalar loss to ask for.
+    pub(crate) fn check_scalar_loss(&self) -> Result<(), Error> {
+        check_scalar_loss(self.config.reduction)
+    }
+}
+
+fn check_scalar_loss(reduction: Reduction) -> Result<(), Error> {
+    match reduction {
+        Reduction::None => Err(Error::LossWithoutReduction),
+        Reduction::Sum | Reduction::Mean => Ok(()),
     }
 }
 

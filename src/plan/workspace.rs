@@ -39,6 +39,16 @@ impl WorkspaceLayout {
         let row_shares = chunk_sums + chunks;
         Ok(Self { capacity, partials, chunk_tickets, chunk_sums, row_shares, words })
     }
+
+    /// Of the most rows for which there is room in so many bytes, if there is room for any layout.
+    pub fn within(bytes: usize) -> Option<Self> {
+        let fixed = Self::new(0).ok()?.words;
+        let variable = (bytes / size_of::<u32>()).checked_sub(fixed)?;
+        // A word a row, and two for each chunk that has been begun.
+        let rows_of_chunk = abi::XENT_CHUNK_ROWS as usize;
+        let (chunks, rest) = (variable / (rows_of_chunk + 2), variable % (rows_of_chunk + 2));
+        Self::new(chunks * rows_of_chunk + rest.saturating_sub(2)).ok()
+    }
 }
 
 #[cfg(test)]
@@ -57,6 +67,21 @@ mod tests {
             assert_eq!(layout.row_shares - layout.chunk_sums, chunks);
             assert_eq!(layout.words - layout.row_shares, capacity);
         }
+    }
+
+    #[test]
+    fn what_fits_so_many_bytes_is_the_largest_layout() {
+        let fixed = WorkspaceLayout::new(0).unwrap().words;
+        for words in fixed..fixed + 3 * 1026 + 2 {
+            let layout = WorkspaceLayout::within(4 * words + 3).unwrap();
+            assert!(layout.words <= words, "{words}");
+            assert!(WorkspaceLayout::new(layout.capacity + 1).unwrap().words > words, "{words}");
+        }
+        for capacity in [0, 1, 1023, 1024, 1025, 1 << 23] {
+            let layout = WorkspaceLayout::new(capacity).unwrap();
+            assert_eq!(WorkspaceLayout::within(4 * layout.words), Some(layout));
+        }
+        assert_eq!(WorkspaceLayout::within(4 * fixed - 1), None);
     }
 
     #[test]

@@ -11,12 +11,15 @@ use smoothxent::{
     cudarc::driver::{CudaSlice, CudaStream, DeviceRepr},
     log_softmax::{self, LogSoftmaxOutputs, Softmax, SoftmaxOutput},
     problem::{Dtype, TargetType},
-    reference,
+    raw, reference,
 };
 
 use super::{
     compare,
-    run::{Placement, Rig, Stored, UpstreamCase, Vector, download, upload},
+    run::{
+        Placement, RawMemory, Rig, Stored, UpstreamCase, Vector, address, download, raw_upstream,
+        upload,
+    },
 };
 
 /// A value that no result here is, exact in every dtype.
@@ -73,6 +76,14 @@ impl<T: Stored> Matrix<T> {
     }
 }
 
+/// How a case is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    Safe,
+    /// On raw pointers.
+    Raw,
+}
+
 /// A log-softmax and the gradient that flows into it.
 #[derive(Clone, Debug)]
 pub struct LogSoftmaxCase {
@@ -122,17 +133,20 @@ impl LogSoftmaxCase {
 
     /// Everything within its budget.
     pub fn check(&self) -> Result<LogSoftmaxOutcome, String> {
-        let run = match self.dtype {
-            Dtype::F32 => self.run::<f32>(),
-            Dtype::F16 => self.run::<f16>(),
-            Dtype::Bf16 => self.run::<bf16>(),
-        };
-        let found = run.map_err(|error| format!("{self}: {error}"))?;
+        let found = self.run(Interface::Safe).map_err(|error| format!("{self}: {error}"))?;
         compare::log_softmax(self, &found)?;
         Ok(found)
     }
 
-    fn run<T: Stored>(&self) -> Result<LogSoftmaxOutcome, Error> {
+    pub fn run(&self, interface: Interface) -> Result<LogSoftmaxOutcome, Error> {
+        match self.dtype {
+            Dtype::F32 => self.run_as::<f32>(interface),
+            Dtype::F16 => self.run_as::<f16>(interface),
+            Dtype::Bf16 => self.run_as::<bf16>(interface),
+        }
+    }
+
+    fn run_as<T: Stored>(&self, interface: Interface) -> Result<LogSoftmaxOutcome, Error> {
         let Rig { kernels, stream, .. } = Rig::here();
         let rows = self.rows();
         let p = self.placement;
@@ -157,30 +171,67 @@ impl LogSoftmaxCase {
         let mut saved = SavedSoftmax::new(stream, rows)?;
         let logits_view = logits.buffer.slice(logits.offset..);
         let upstream_view = upstream.buffer.slice(upstream.offset..);
-        {
-            let mut to = log_probs.buffer.slice_mut(log_probs.offset..);
-            let mut row_lse = row_lse.view_mut();
-            let outputs = LogSoftmaxOutputs {
-                row_lse: Some(&mut row_lse),
-                saved: Some(&mut saved),
-                ..LogSoftmaxOutputs::new(&mut to)
-            };
-            log_softmax::forward(kernels, stream, shape, &logits_view, outputs)?;
-        }
-        {
-            let mut to = probabilities.buffer.slice_mut(probabilities.offset..);
-            let output = SoftmaxOutput::Probabilities(&mut to);
-            let outputs = LogSoftmaxOutputs { output, row_lse: None, saved: None };
-            log_softmax::forward(kernels, stream, shape, &logits_view, outputs)?;
-        }
-        {
-            let stored = log_probs.buffer.slice(log_probs.offset..);
-            let from = Softmax::OfLogProbabilities(&stored);
-            let mut to = of_log_probs.buffer.slice_mut(of_log_probs.offset..);
-            log_softmax::backward(kernels, stream, shape, from, &upstream_view, &mut to)?;
-            let from = Softmax::OfLogits(&logits_view, &saved);
-            let mut to = of_logits.buffer.slice_mut(of_logits.offset..);
-            log_softmax::backward(kernels, stream, shape, from, &upstream_view, &mut to)?;
+        match interface {
+            Interface::Safe => {
+                {
+                    let mut to = log_probs.buffer.slice_mut(log_probs.offset..);
+                    let mut row_lse = row_lse.view_mut();
+                    let outputs = LogSoftmaxOutputs {
+                        row_lse: Some(&mut row_lse),
+                        saved: Some(&mut saved),
+                        ..LogSoftmaxOutputs::new(&mut to)
+                    };
+                    log_softmax::forward(kernels, stream, shape, &logits_view, outputs)?;
+                }
+                {
+                    let mut to = probabilities.buffer.slice_mut(probabilities.offset..);
+                    let output = SoftmaxOutput::Probabilities(&mut to);
+                    let outputs = LogSoftmaxOutputs { output, row_lse: None, saved: None };
+                    log_softmax::forward(kernels, stream, shape, &logits_view, outputs)?;
+                }
+                {
+                    let stored = log_probs.buffer.slice(log_probs.offset..);
+                    let from = Softmax::OfLogProbabilities(&stored);
+                    let mut to = of_log_probs.buffer.slice_mut(of_log_probs.offset..);
+                    log_softmax::backward(kernels, stream, shape, from, &upstream_view, &mut to)?;
+                    let from = Softmax::OfLogits(&logits_view, &saved);
+                    let mut to = of_logits.buffer.slice_mut(of_logits.offset..);
+                    log_softmax::backward(kernels, stream, shape, from, &upstream_view, &mut to)?;
+                }
+            }
+            Interface::Raw => {
+                let at =
+                    |matrix: &Matrix<T>| address(stream, &matrix.buffer.slice(matrix.offset..));
+                let saved = RawMemory::poisoned(stream, raw::saved_bytes(rows)?);
+                let (logits_at, upstream_at) = (at(&logits), at(&upstream));
+                let inputs = raw::LogSoftmaxInputs { dtype: self.dtype, shape, logits: logits_at };
+                let both = raw::LogSoftmaxOutputs {
+                    output: raw::SoftmaxOutput::LogProbabilities(at(&log_probs)),
+                    row_lse: address(stream, &row_lse.view_mut()),
+                    saved: Some(saved.memory()),
+                };
+                let alone = raw::LogSoftmaxOutputs {
+                    output: raw::SoftmaxOutput::Probabilities(at(&probabilities)),
+                    row_lse: 0,
+                    saved: None,
+                };
+                let of = (self.dtype, shape);
+                let (a, b) = (
+                    (raw::Softmax::OfLogProbabilities(at(&log_probs)), at(&of_log_probs)),
+                    (raw::Softmax::OfLogits(logits_at, saved.memory()), at(&of_logits)),
+                );
+                let cu_stream = stream.cu_stream();
+                // SAFETY: the buffers are as long as the shape says, apart from each other, and outlive the
+                // launches, because everything is waited for here.
+                unsafe {
+                    raw::log_softmax::forward(kernels, cu_stream, inputs, both)?;
+                    raw::log_softmax::forward(kernels, cu_stream, inputs, alone)?;
+                    for (from, to) in [a, b] {
+                        raw::log_softmax::backward(kernels, cu_stream, of, from, upstream_at, to)?;
+                    }
+                }
+                stream.synchronize().expect("the launches are fine");
+            }
         }
         let same = |now: Vec<f64>, before: &[f32]| {
             let bits = |x: f64| x.to_bits();
@@ -405,7 +456,45 @@ impl BinaryCase {
         let mut loss = Vector::new(stream, p.vector_offset, &[UNTOUCHED]);
         let mut row_losses = Vector::new(stream, p.vector_offset, &vec![UNTOUCHED; rows]);
         let reduced = self.config.reduction != Reduction::None;
-        {
+        if matches!(form, BinaryForm::Raw | BinaryForm::RawApart) {
+            let upload_all = |w: &Option<Vec<f32>>| w.as_ref().map(|w| upload(stream, w));
+            let at = |w: &Option<CudaSlice<f32>>| w.as_ref().map_or(0, |w| address(stream, w));
+            let (class_weights, positive_weights) =
+                (upload_all(&self.class_weights), upload_all(&self.positive_weights));
+            let upstream_view = upstream.as_ref().map(Vector::view);
+            let inputs = raw::BinaryInputs {
+                dtype: self.dtype,
+                target_type: self.target_type,
+                shape,
+                logits: raw::Logits::At(address(stream, &logits.buffer.slice(logits.offset..))),
+                targets: address(stream, &targets.view()),
+                class_weights: at(&class_weights),
+                positive_weights: at(&positive_weights),
+            };
+            let outputs = raw::BinaryOutputs {
+                loss: if reduced { address(stream, &loss.view_mut()) } else { 0 },
+                row_losses: address(stream, &row_losses.view_mut()),
+            };
+            let to = raw::Gradient {
+                matrix: address(stream, &gradient.buffer.slice(gradient.offset..)),
+                upstream: raw_upstream(stream, &self.upstream, &upstream_view),
+            };
+            let own = RawMemory::zeroed(stream, raw::workspace_bytes(rows)?);
+            let (cu_stream, config, memory) = (stream.cu_stream(), self.config, own.memory());
+            // SAFETY: the buffers are as long as the shape says, apart from each other, and outlive the
+            // launches, because everything is waited for here.
+            unsafe {
+                if form == BinaryForm::Raw {
+                    raw::binary::forward_backward(
+                        kernels, cu_stream, config, inputs, outputs, to, memory,
+                    )?;
+                } else {
+                    raw::binary::forward(kernels, cu_stream, config, inputs, outputs, memory)?;
+                    raw::binary::backward(kernels, cu_stream, config, inputs, to, memory)?;
+                }
+            }
+            stream.synchronize().expect("the launches are fine");
+        } else {
             let logits_view = logits.buffer.slice(logits.offset..);
             let targets = targets.view();
             let upstream_view = upstream.as_ref().map(Vector::view);
@@ -443,6 +532,7 @@ impl BinaryCase {
                     binary::forward(kernels, stream, config, inputs(apart), outputs, workspace)?;
                     binary::backward(kernels, stream, config, inputs(apart), to, workspace)?;
                 }
+                BinaryForm::Raw | BinaryForm::RawApart => unreachable!("done above"),
             }
         }
         targets.assert_unchanged(stream, self);
@@ -461,6 +551,10 @@ pub enum BinaryForm {
     Fused,
     InPlace,
     Apart,
+    /// As `Fused`, on raw pointers.
+    Raw,
+    /// As `Apart`, on raw pointers.
+    RawApart,
 }
 
 impl BinaryOutcome {

@@ -10,10 +10,13 @@ use smoothxent::{
     ClassWeights, Divisor, Divisors, EmptyMean, Error, Gradient, Kernels, Logit, Logits,
     LossConfig, LossInputs, LossOutputs, Reduction, SavedSoftmax, Selection, Shape, Smoothing,
     Strategy, Target, Upstream, WeightedTerms, Workspace,
-    cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, DeviceRepr},
+    cudarc::driver::{
+        CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DeviceRepr,
+        sys::CUdeviceptr,
+    },
     loss,
     problem::{Dtype, TargetType},
-    reference,
+    raw, reference,
 };
 
 use super::inputs;
@@ -98,13 +101,20 @@ pub enum Form {
     ApartInPlace,
     /// The loss and its gradient alone, as most people ask for them: other results are empty.
     Bare,
+    /// As `Fused`, on raw pointers.
+    Raw,
+    /// As `InPlace`, on raw pointers.
+    RawInPlace,
+    /// As `Apart`, on raw pointers.
+    RawApart,
 }
 
 impl Form {
     pub const OTHERS: [Self; 4] = [Self::InPlace, Self::Apart, Self::ApartInPlace, Self::Bare];
+    pub const ON_RAW_POINTERS: [Self; 3] = [Self::Raw, Self::RawInPlace, Self::RawApart];
 
     fn in_place(self) -> bool {
-        matches!(self, Self::InPlace | Self::ApartInPlace)
+        matches!(self, Self::InPlace | Self::ApartInPlace | Self::RawInPlace)
     }
 }
 
@@ -141,8 +151,8 @@ impl fmt::Display for Case {
 }
 
 impl Case {
-    /// Made up, with i64 targets and the mean of unsmoothed losses, on the strategy that the run of the tests is
-    /// for; change what is to differ.
+    /// Made up, with i64 targets and the mean of unsmoothed losses, on the strategy that the run of the tests
+    /// is for; change what is to differ.
     pub fn new(dtype: Dtype, rows: usize, classes: usize, seed: u64) -> Self {
         Self {
             dtype,
@@ -419,39 +429,72 @@ impl Case {
             let (mut loss, mut correct) = (loss.view_mut(), correct.view_mut());
             let (mut row_losses, mut row_lse) = (row_losses.view_mut(), row_lse.view_mut());
             let mut row_argmax = row_argmax.view_mut();
-            let mut outputs = LossOutputs {
-                loss: if reduced { Some(&mut loss) } else { None },
-                row_losses: Some(&mut row_losses),
-                row_lse: Some(&mut row_lse),
-                row_argmax: Some(&mut row_argmax),
-                correct: if counts { Some(&mut correct) } else { None },
-                saved: None,
-            };
             let mut matrix = gradient.slice_mut(gradient_offset..);
-            let gradient = Gradient {
-                matrix: &mut matrix,
-                upstream: match (&self.upstream, &upstream_view) {
-                    (UpstreamCase::Scalar(_), Some(one)) => Upstream::Scalar(one),
-                    (UpstreamCase::PerRow(_), Some(all)) => Upstream::PerRow(all),
-                    _ => Upstream::One,
-                },
-            };
-            let config = self.config;
-            let from = if form.in_place() { Logits::InGradient } else { apart };
-            if form == Form::Bare {
-                outputs = LossOutputs { loss: outputs.loss, ..LossOutputs::default() };
-            }
-            match form {
-                Form::Fused | Form::InPlace | Form::Bare => {
-                    let inputs = inputs(from);
-                    loss::forward_backward(
-                        kernels, stream, config, inputs, outputs, gradient, workspace,
-                    )?;
+            if Form::ON_RAW_POINTERS.contains(&form) {
+                let weights = self.class_weights.as_ref().map(|w| upload(stream, w));
+                let at = |view: &CudaViewMut<'_, f32>| address(stream, view);
+                let target = address(stream, &targets);
+                let inputs = raw::LossInputs {
+                    class_weights: weights.as_ref().map_or(0, |w| address(stream, w)),
+                    ..raw::LossInputs::new(
+                        self.dtype,
+                        self.target_type,
+                        shape,
+                        match form.in_place() {
+                            true => raw::Logits::InGradient,
+                            false => raw::Logits::At(address(stream, &logits_view)),
+                        },
+                        target,
+                    )
+                };
+                let outputs = raw::LossOutputs {
+                    loss: if reduced { at(&loss) } else { 0 },
+                    row_losses: at(&row_losses),
+                    row_lse: at(&row_lse),
+                    row_argmax: address(stream, &row_argmax),
+                    correct: if counts { address(stream, &correct) } else { 0 },
+                    saved: None,
+                };
+                let gradient = raw::Gradient {
+                    matrix: address(stream, &matrix),
+                    upstream: raw_upstream(stream, &self.upstream, &upstream_view),
+                };
+                self.enqueue_raw(stream, kernels, form, inputs, outputs, gradient)?;
+            } else {
+                let mut outputs = LossOutputs {
+                    loss: if reduced { Some(&mut loss) } else { None },
+                    row_losses: Some(&mut row_losses),
+                    row_lse: Some(&mut row_lse),
+                    row_argmax: Some(&mut row_argmax),
+                    correct: if counts { Some(&mut correct) } else { None },
+                    saved: None,
+                };
+                let gradient = Gradient {
+                    matrix: &mut matrix,
+                    upstream: match (&self.upstream, &upstream_view) {
+                        (UpstreamCase::Scalar(_), Some(one)) => Upstream::Scalar(one),
+                        (UpstreamCase::PerRow(_), Some(all)) => Upstream::PerRow(all),
+                        _ => Upstream::One,
+                    },
+                };
+                let config = self.config;
+                let from = if form.in_place() { Logits::InGradient } else { apart };
+                if form == Form::Bare {
+                    outputs = LossOutputs { loss: outputs.loss, ..LossOutputs::default() };
                 }
-                Form::Apart | Form::ApartInPlace => {
-                    outputs.saved = Some(&mut saved);
-                    loss::forward(kernels, stream, config, inputs(apart), outputs, workspace)?;
-                    loss::backward(kernels, stream, config, inputs(from), &saved, gradient)?;
+                match form {
+                    Form::Fused | Form::InPlace | Form::Bare => {
+                        let inputs = inputs(from);
+                        loss::forward_backward(
+                            kernels, stream, config, inputs, outputs, gradient, workspace,
+                        )?;
+                    }
+                    Form::Apart | Form::ApartInPlace => {
+                        outputs.saved = Some(&mut saved);
+                        loss::forward(kernels, stream, config, inputs(apart), outputs, workspace)?;
+                        loss::backward(kernels, stream, config, inputs(from), &saved, gradient)?;
+                    }
+                    Form::Raw | Form::RawInPlace | Form::RawApart => unreachable!("done above"),
                 }
             }
         }
@@ -478,6 +521,76 @@ impl Case {
             upstream.assert_unchanged(stream, self);
         }
         Ok(outcome)
+    }
+}
+
+impl Case {
+    /// With memory of its own for workspace and saved softmax, which need not be as the safe ones are made.
+    fn enqueue_raw(
+        &self,
+        stream: &Arc<CudaStream>,
+        kernels: &Kernels,
+        form: Form,
+        inputs: raw::LossInputs,
+        outputs: raw::LossOutputs,
+        gradient: raw::Gradient,
+    ) -> Result<(), Error> {
+        let rows = self.rows();
+        let workspace = RawMemory::zeroed(stream, raw::workspace_bytes(rows)?);
+        let saved = RawMemory::poisoned(stream, raw::saved_bytes(rows)?);
+        let (cu_stream, config) = (stream.cu_stream(), self.config);
+        // SAFETY: the caller's buffers are as long as the shape says, apart from each other, and outlive the
+        // launches, as `workspace` and `saved` do, because everything is waited for here.
+        unsafe {
+            if form == Form::RawApart {
+                let outputs = raw::LossOutputs { saved: Some(saved.memory()), ..outputs };
+                let memory = workspace.memory();
+                raw::loss::forward(kernels, cu_stream, config, inputs, outputs, memory)?;
+                let memory = saved.memory();
+                raw::loss::backward(kernels, cu_stream, config, inputs, memory, gradient)?;
+            } else {
+                let memory = workspace.memory();
+                raw::loss::forward_backward(
+                    kernels, cu_stream, config, inputs, outputs, gradient, memory,
+                )?;
+            }
+            stream.synchronize().map_err(|error| panic!("{self}: {error}"))
+        }
+    }
+}
+
+/// Device memory as a caller of `raw` has it.
+pub struct RawMemory(CudaSlice<u8>);
+
+impl RawMemory {
+    pub fn zeroed(stream: &Arc<CudaStream>, bytes: usize) -> Self {
+        Self(upload(stream, &vec![0u8; bytes]))
+    }
+
+    pub fn poisoned(stream: &Arc<CudaStream>, bytes: usize) -> Self {
+        Self(upload(stream, &vec![0xffu8; bytes]))
+    }
+
+    pub fn memory(&self) -> raw::Memory {
+        let stream = self.0.stream();
+        raw::Memory { address: address(stream, &self.0), bytes: self.0.len() }
+    }
+}
+
+/// The address of a buffer that this program goes on to own.
+pub fn address<T>(stream: &Arc<CudaStream>, buffer: &impl DevicePtr<T>) -> CUdeviceptr {
+    buffer.device_ptr(stream).0
+}
+
+pub fn raw_upstream(
+    stream: &Arc<CudaStream>,
+    upstream: &UpstreamCase,
+    view: &Option<CudaView<'_, f32>>,
+) -> raw::Upstream {
+    match (upstream, view) {
+        (UpstreamCase::Scalar(_), Some(one)) => raw::Upstream::Scalar(address(stream, one)),
+        (UpstreamCase::PerRow(_), Some(all)) => raw::Upstream::PerRow(address(stream, all)),
+        _ => raw::Upstream::One,
     }
 }
 
@@ -513,7 +626,7 @@ impl<T: DeviceRepr + Copy + Default> Vector<T> {
         self.buffer.slice(self.offset..self.offset + self.len)
     }
 
-    pub fn view_mut(&mut self) -> smoothxent::cudarc::driver::CudaViewMut<'_, T> {
+    pub fn view_mut(&mut self) -> CudaViewMut<'_, T> {
         self.buffer.slice_mut(self.offset..self.offset + self.len)
     }
 

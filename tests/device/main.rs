@@ -15,6 +15,7 @@ mod fuzz;
 mod golden;
 mod laws;
 mod operations;
+mod raw;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         entries::trials(),
         field_bugs::trials(),
         operations::trials(),
+        raw::trials(),
         fuzz::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()

@@ -25,7 +25,7 @@ const CLASSES: [usize; 22] = [
 const ROWS: [usize; 3] = [0, 1, 4];
 
 /// Packed; odd strides; all off by one; all off differently.
-const PLACEMENTS: [Placement; 4] = [
+pub const PLACEMENTS: [Placement; 4] = [
     Placement::PACKED,
     Placement { logits_padding: 3, gradient_padding: 1, targets_padding: 2, ..Placement::PACKED },
     Placement { logits_offset: 1, gradient_offset: 1, vector_offset: 1, ..Placement::PACKED },
@@ -67,7 +67,7 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-fn log_softmax(
+pub fn log_softmax(
     dtype: Dtype,
     rows: usize,
     classes: usize,
@@ -153,7 +153,13 @@ fn confident(dtype: Dtype) -> Result<(), String> {
     Ok(())
 }
 
-fn binary(dtype: Dtype, targets: TargetType, rows: usize, classes: usize, seed: u64) -> BinaryCase {
+pub fn binary(
+    dtype: Dtype,
+    targets: TargetType,
+    rows: usize,
+    classes: usize,
+    seed: u64,
+) -> BinaryCase {
     let of_probability = |dtype: Dtype| {
         let q = |i: u64| match hash(seed ^ 0x99, i) % 4 {
             0 => 0.0,
@@ -184,7 +190,7 @@ fn binary(dtype: Dtype, targets: TargetType, rows: usize, classes: usize, seed: 
     }
 }
 
-const TARGET_TYPES: [TargetType; 6] = [
+pub const TARGET_TYPES: [TargetType; 6] = [
     TargetType::Probabilities(Dtype::F32),
     TargetType::Probabilities(Dtype::F16),
     TargetType::Probabilities(Dtype::Bf16),

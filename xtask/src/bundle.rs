@@ -12,6 +12,8 @@ use crate::{cargo, compare, process, toolchain, workspace};
 
 /// Puts test and benchmark programs with a run.sh into target/bundle/, for a GPU machine
 ///
+/// The C interface's library and its Python loader come along, for what else is compared there.
+///
 /// Copy the folder there and run `run.sh tests|sanitize|bench|tune|compare OUT_DIR`. It needs a driver and
 /// the C library that this command states, nothing else.
 #[derive(clap::Args)]
@@ -34,10 +36,15 @@ const RUN_SH: &str = include_str!("../bundle/run.sh");
 /// measures little that `fused` does not, stays here for that reason.
 const PROGRAMS: [&str; 2] = ["device", "fused"];
 
+/// The C interface, which has all kernels too, and its package.
+const LIBRARY: &str = "libsmoothxent_c.so";
+const LIBRARY_PACKAGE: &str = "smoothxent-capi";
+
+/// Files that lie beside the programs there.
+const BESIDE: [&str; 2] = ["benches/torch_eager.py", "capi/python/smoothxent.py"];
+
 /// Files and folders that keep their place: the programs look for them from their folder.
 const DATA: [&str; 1] = ["tests/data/golden"];
-
-const TORCH: &str = "benches/torch_eager.py";
 
 /// What was built of what; run.sh puts it into the record of a run.
 const DESCRIPTION: &str = "build.txt";
@@ -57,6 +64,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .env(ARCHITECTURES, &architectures)
         .args(cargo::WORKSPACE);
     let built = cargo::build(build)?.tests();
+    let mut build = cargo::command("build");
+    build.args([cargo::PROFILE, "--package", LIBRARY_PACKAGE]).env(ARCHITECTURES, &architectures);
+    let library = cargo::build(build)?.library(LIBRARY)?;
 
     let root = workspace::root();
     let folder = workspace::target().join("bundle");
@@ -66,7 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     create(&folder)?;
     let mut glibc = (0, 0);
-    let mut programs = vec![(compare::PROGRAM, compare::build()?)];
+    let mut programs = vec![(compare::PROGRAM, compare::build()?), (LIBRARY, library)];
     for name in PROGRAMS {
         let program = built
             .iter()
@@ -85,8 +95,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for data in DATA {
         copy(&root.join(data), &folder.join(data))?;
     }
-    let torch = root.join(TORCH);
-    copy(&torch, &folder.join(torch.file_name().unwrap_or_default()))?;
+    for file in BESIDE.map(|file| root.join(file)) {
+        copy(&file, &folder.join(file.file_name().unwrap_or_default()))?;
+    }
     let description = folder.join(DESCRIPTION);
     let rustc = process::run_quietly("rustc", Command::new("rustc").arg("--version"))?;
     let text = format!(

@@ -1,51 +1,92 @@
-//! `cargo xtask codegen`: kernels/abi.h -> src/abi.rs.
+//! `cargo xtask codegen`: kernels/abi.h -> src/abi.rs, and capi/src -> capi/include/smoothxent.h.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bindgen::callbacks::{IntKind, ParseCallbacks};
 use similar::{ChangeTag, TextDiff};
 
 use crate::{toolchain, workspace};
 
 const HEADER: &str = "kernels/abi.h";
-const GENERATED: &str = "src/abi.rs";
+
+/// A file that is generated and committed.
+struct Generated {
+    path: &'static str,
+    from: &'static str,
+    generate: fn() -> Result<String>,
+}
+
+/// The one that sets an environment variable comes first.
+const ALL: [Generated; 2] = [
+    Generated { path: "src/abi.rs", from: HEADER, generate: bindings },
+    Generated { path: "capi/include/smoothxent.h", from: CAPI, generate: c_header },
+];
+
+const CAPI: &str = "capi/src";
 
 const HEAD: &str = "//! Parameters, limits and status records shared with the kernels.
 //!
 //! Generated from `kernels/abi.h`; do not edit. `cargo xtask codegen` writes it anew.
 ";
 
-/// Generates src/abi.rs from kernels/abi.h
+/// Generates src/abi.rs from kernels/abi.h, and capi/include/smoothxent.h from capi/src
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only check that src/abi.rs is what would be generated
+    /// Only check that they are what would be generated
     #[arg(long)]
     check: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let generated = generate()?;
-    let path = workspace::root().join(GENERATED);
-    let present = fs::read_to_string(&path).unwrap_or_default();
-    if present == generated {
-        println!("{GENERATED} is up to date with {HEADER}");
-        return Ok(());
+    for file in ALL {
+        let Generated { path: name, from, generate } = file;
+        let generated = generate()?;
+        let path = workspace::root().join(name);
+        let present = fs::read_to_string(&path).unwrap_or_default();
+        if present == generated {
+            println!("{name} is up to date with {from}");
+            continue;
+        }
+        if arguments.check {
+            bail!(
+                "{name} does not fit {from}; run `cargo xtask codegen` and commit the result:\n{}",
+                changed_lines(&present, &generated)
+            );
+        }
+        fs::write(&path, generated).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("wrote {name} from {from}");
     }
-    if arguments.check {
-        bail!(
-            "{GENERATED} does not fit {HEADER}; run `cargo xtask codegen` and commit the result:\n{}",
-            changed_lines(&present, &generated)
-        );
-    }
-    fs::write(&path, generated).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("wrote {GENERATED} from {HEADER}");
     Ok(())
 }
 
-fn generate() -> Result<String> {
+/// The C interface's header, as capi/cbindgen.toml says.
+fn c_header() -> Result<String> {
+    let folder = workspace::root().join(CAPI);
+    let folder = folder.parent().context("capi/src is in a folder")?;
+    let mut config = cbindgen::Config::from_file(folder.join("cbindgen.toml"))
+        .map_err(|error| anyhow!("capi/cbindgen.toml: {error}"))?;
+    // That of all members of the workspace.
+    let version = env!("CARGO_PKG_VERSION");
+    config.after_includes =
+        Some(format!("\n/** What `sx_version` returns. */\n#define SX_VERSION \"{version}\""));
+    let mut header = Vec::new();
+    cbindgen::Builder::new()
+        .with_crate(folder)
+        .with_config(config)
+        .generate()
+        .context("cbindgen cannot translate capi/src")?
+        .write(&mut header);
+    let header = String::from_utf8(header).context("cbindgen writes UTF-8")?;
+    // C's comments are no Markdown.
+    let line =
+        |line: &str| line.replace(" # Safety", " The caller promises:").trim_end().to_owned();
+    Ok(header.lines().map(line).collect::<Vec<_>>().join("\n") + "\n")
+}
+
+fn bindings() -> Result<String> {
     // SAFETY: this is the command's first act, so this program has no other thread yet that could
     // read the environment.
     unsafe { env::set_var("LIBCLANG_PATH", toolchain::libclang_folder()) };

@@ -15,14 +15,14 @@ pub struct Arguments {}
 
 // ---------------------------------------------------------------- the rules
 
-/// What each module of src/ may import from the crate. A file in src/plan/ belongs to `plan`.
-/// `buffer` knows the workspace's layout (plan, abi), and `call` and the operations fill the kernels'
-/// arguments (abi).
-const MODULE_IMPORTS: [(&str, &[&str]); 14] = [
+/// What each module of src/ may import from the crate. A file in src/plan/ belongs to `plan`, one in src/raw/
+/// to `raw`, which fills the kernels' arguments (abi) for the safe operations too, and knows no buffer of
+/// cudarc's.
+const MODULE_IMPORTS: [(&str, &[&str]); 15] = [
     ("abi", &[]),
-    ("binary", &["abi", "buffer", "call", "config", "error", "loss", "module", "plan", "problem"]),
-    ("buffer", &["abi", "device", "error", "plan", "problem"]),
-    ("call", &["abi", "buffer", "config", "error", "module", "plan", "problem"]),
+    ("binary", &["buffer", "call", "config", "error", "loss", "module", "problem", "raw"]),
+    ("buffer", &["abi", "device", "error", "plan", "problem", "raw"]),
+    ("call", &["buffer", "error", "module", "raw"]),
     ("config", &[]),
     ("device", &["error"]),
     ("error", &["config"]),
@@ -41,14 +41,16 @@ const MODULE_IMPORTS: [(&str, &[&str]); 14] = [
             "module",
             "plan",
             "problem",
+            "raw",
             "reference",
         ],
     ),
-    ("log_softmax", &["abi", "buffer", "call", "error", "module", "plan", "problem"]),
-    ("loss", &["abi", "buffer", "call", "config", "error", "module", "plan", "problem"]),
+    ("log_softmax", &["buffer", "call", "error", "module", "problem", "raw"]),
+    ("loss", &["buffer", "call", "config", "error", "module", "plan", "problem", "raw"]),
     ("module", &["abi", "config", "device", "error", "plan", "problem"]),
     ("plan", &["abi", "config", "error", "problem"]),
     ("problem", &["abi", "config", "error"]),
+    ("raw", &["abi", "config", "error", "module", "plan", "problem"]),
     ("reference", &[]),
 ];
 
