@@ -59,6 +59,7 @@ class AccuracyRun:
             prepared = implementation.prepare(case, data)
             record.verdict = REHEARSAL if self._machine.rehearsal else RIGHT
             for batch in range(BATCHES):
+                data.poison_gradient(batch)
                 result = prepared.call(batch)
                 self._machine.synchronize()
                 distance = reference.compare(data, batch, *prepared.finish(result), divided=prepared.divided)

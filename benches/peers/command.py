@@ -142,21 +142,21 @@ class Session:
         share: float,
     ) -> None:
         progress = Progress(what, len(chosen))
-        for case in chosen:
-            if not self._budget.allows(share):
-                self._left_out.append(f"{what}: {case}")
-                continue
-            begun = time.monotonic()
-            found = measure(case)
-            seconds = time.monotonic() - begun
-            self._budget.took(seconds)
-            for each in found:
-                writer.write(each)
-            records += found
-            self._all += found
-            line = progress.line(case, outcome(found), seconds)
-            print(f"{line} ({duration(seconds)})", flush=True)
-        writer.close()
+        with writer:
+            for case in chosen:
+                if not self._budget.allows(share):
+                    self._left_out.append(f"{what}: {case}")
+                    continue
+                begun = time.monotonic()
+                found = measure(case)
+                seconds = time.monotonic() - begun
+                self._budget.took(seconds)
+                for each in found:
+                    writer.write(each)
+                records += found
+                self._all += found
+                line = progress.line(case, outcome(found), seconds)
+                print(f"{line} ({duration(seconds)})", flush=True)
         self._budget.forget()
 
     def _sizes(self) -> List[cases.Size]:

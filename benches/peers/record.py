@@ -154,7 +154,10 @@ class Writer:
         self._csv.writerow([_cell(column, cells[column]) for column in self._columns])
         self._file.flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
 

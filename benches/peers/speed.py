@@ -28,13 +28,16 @@ REHEARSED_SETS = 2
 class Contender:
     implementation: Implementation
     record: Speed
+    # Held as long as calls are made: it keeps what they know by address alone.
+    prepared: Optional[Prepared] = None
     work: Optional[Work] = None
 
     def add_note(self, note: str) -> None:
         self.record.note = "; ".join(filter(None, (self.record.note, note)))
 
     def fail(self, note: str) -> None:
-        self.record.verdict, self.record.note, self.work = NOT_MEASURED, note, None
+        self.record.verdict, self.record.note = NOT_MEASURED, note
+        self.work = self.prepared = None
 
 
 class SpeedRun:
@@ -102,6 +105,7 @@ class SpeedRun:
             data.refill(0)
             if machine.rehearsal:
                 return
+            contender.prepared = prepared
             contender.record.peak_bytes = _peak_bytes(prepared)
             contender.record.l2 = "cold" if data.cold else "warm"
             contender.work = Work(
@@ -123,6 +127,7 @@ class SpeedRun:
     def _compare(self, contender: Contender, prepared: Prepared, data: Data) -> None:
         record = contender.record
         record.verdict = REHEARSAL if self._machine.rehearsal else RIGHT
+        data.poison_gradient(0)
         result = prepared.call(0)
         self._machine.synchronize()
         if contender.implementation.name == COPY:

@@ -36,7 +36,11 @@ const PROGRAMS: [&str; 2] = ["device", "fused"];
 /// Files and folders that keep their place: the programs look for them from their folder.
 const DATA: [&str; 1] = ["tests/data/golden"];
 
-const TORCH: &str = "benches/torch_eager.py";
+/// The comparison with other implementations: its program, and the package that it imports.
+const PEERS: [&str; 2] = ["benches/peers.py", "benches/peers"];
+
+/// What Python leaves beside sources.
+const PYTHON_CACHE: &str = "__pycache__";
 
 const MAX_MEGABYTES: f64 = 40.0;
 
@@ -81,8 +85,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for data in DATA {
         copy(&root.join(data), &folder.join(data))?;
     }
-    let torch = root.join(TORCH);
-    copy(&torch, &folder.join(torch.file_name().unwrap_or_default()))?;
+    for peers in PEERS {
+        let from = root.join(peers);
+        copy(&from, &folder.join(from.file_name().unwrap_or_default()))?;
+    }
     let script = folder.join("run.sh");
     fs::write(&script, RUN_SH).with_context(|| format!("cannot write {}", script.display()))?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
@@ -110,14 +116,14 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// Copies a file, or a folder with all that is in it.
+/// Copies a file, or a folder with all that is in it but [`PYTHON_CACHE`].
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if !from.is_dir() {
         fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
         return Ok(());
     }
     create(to)?;
-    for name in names_in(from)? {
+    for name in names_in(from)?.into_iter().filter(|name| name != PYTHON_CACHE) {
         copy(&from.join(&name), &to.join(&name))?;
     }
     Ok(())

@@ -34,6 +34,8 @@ class Prepared:
     given_bytes: int = 0
     # Where torch's allocator does not know: bytes at most, if anybody knows.
     peak_bytes: Optional[Callable[[], Optional[int]]] = None
+    # What a call knows by its address alone: whoever calls holds this object.
+    keeps: object = None
     # Raises if something went wrong on the device.
     check: Optional[Callable[[], None]] = None
     note: str = ""

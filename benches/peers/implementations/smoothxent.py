@@ -96,7 +96,7 @@ class Smoothxent(Implementation):
             call,
             finish,
             given_bytes=gradient_bytes + workspace.numel() + saved_bytes + loss.element_size(),
-            # The closure keeps what only pointers refer to.
+            keeps=(saved, workspace, loss, data),
             check=lambda: kernels.take_status(workspace.data_ptr(), stream),
         )
 

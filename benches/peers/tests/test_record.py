@@ -34,10 +34,9 @@ class Files(unittest.TestCase):
     def lines(self, columns, *records):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "a.csv")
-            writer = Writer(str(path), columns)
-            for each in records:
-                writer.write(each)
-            writer.close()
+            with Writer(str(path), columns) as writer:
+                for each in records:
+                    writer.write(each)
             with open(path, newline="") as file:
                 return list(csv.DictReader(file))
 
