@@ -36,8 +36,8 @@ const PROGRAMS: [&str; 2] = ["device", "fused"];
 /// Files and folders that keep their place: the programs look for them from their folder.
 const DATA: [&str; 1] = ["tests/data/golden"];
 
-/// The comparison with other implementations: its program, and the package that it imports.
-const PEERS: [&str; 2] = ["benches/peers.py", "benches/peers"];
+/// What lies beside the programs there: the comparison with other implementations.
+const BESIDE: [&str; 2] = ["benches/peers.py", "benches/peers"];
 
 /// What Python leaves beside sources.
 const PYTHON_CACHE: &str = "__pycache__";
@@ -85,9 +85,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for data in DATA {
         copy(&root.join(data), &folder.join(data))?;
     }
-    for peers in PEERS {
-        let from = root.join(peers);
-        copy(&from, &folder.join(from.file_name().unwrap_or_default()))?;
+    for beside in BESIDE.map(|beside| root.join(beside)) {
+        copy(&beside, &folder.join(beside.file_name().unwrap_or_default()))?;
     }
     let script = folder.join("run.sh");
     fs::write(&script, RUN_SH).with_context(|| format!("cannot write {}", script.display()))?;

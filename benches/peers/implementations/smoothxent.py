@@ -53,6 +53,9 @@ class Smoothxent(Implementation):
         saved_bytes = kernels.saved_bytes(case.rows) if needs_saved else 0
         saved = torch.zeros(data.sets, saved_bytes, dtype=torch.uint8, device=data.device)
 
+        # In place both are the same.
+        in_place_strides = {"logits_row_stride": case.row_stride, "gradient_row_stride": case.row_stride}
+
         def logits_of(number: int) -> Dict[str, Any]:
             return {"logits": data.logits[number].data_ptr(), "logits_row_stride": case.row_stride}
 
@@ -63,7 +66,7 @@ class Smoothxent(Implementation):
             options = {**common, "targets": data.targets[number].data_ptr()}
             if case.place == "in_place":
                 # Logits that are not named are what the gradient's buffer holds.
-                over = {"gradient": data.logits[number].data_ptr(), "gradient_row_stride": case.row_stride}
+                over = {"gradient": data.logits[number].data_ptr(), **in_place_strides}
                 return partial(kernels.forward_backward, stream, config, **options, **to_loss, **over)
             if case.computes == "fused":
                 options.update(logits_of(number), **gradient_of(number))
@@ -124,6 +127,7 @@ class Smoothxent(Implementation):
             targets=targets.data_ptr(),
             target_type="i64",
             gradient=logits.data_ptr(),
+            logits_row_stride=logits.stride(0),
             gradient_row_stride=logits.stride(0),
             loss=loss.data_ptr(),
             **_workspace(workspace),
