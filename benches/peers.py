@@ -1,6 +1,6 @@
 """Times smoothxent beside PyTorch and the other fused kernels, in one process, on the same buffers.
 
-    python benches/peers.py --help
+python benches/peers.py --help
 """
 
 import sys

@@ -123,39 +123,56 @@ def _sizes(shapes: Iterable[Tuple[int, int, str]]) -> List[Size]:
 
 
 # The grid of benches/fused/cases.rs, most important first, since time may run out.
-SHORT_GRID = _sizes([
-    (8192, 32_000, "bf16"),
-    (4096, 128_256, "bf16"),
-    (4096, 1000, "bf16"),
-    (65_536, 10, "f16"),
-    (64, 128_256, "bf16"),
-    (8192, 50_257, "bf16"),
-    (8192, 32_000, "f32"),
-    (4096, 1000, "f32"),
-    (2048, 128_256, "f32"),
-    (65_536, 10, "f32"),
-    (64, 128_256, "f32"),
-    (8192, 32_000, "f16"),
-    (4096, 128_256, "f16"),
-    (8192, 50_257, "f16"),
-])
+SHORT_GRID = _sizes(
+    [
+        (8192, 32_000, "bf16"),
+        (4096, 128_256, "bf16"),
+        (4096, 1000, "bf16"),
+        (65_536, 10, "f16"),
+        (64, 128_256, "bf16"),
+        (8192, 50_257, "bf16"),
+        (8192, 32_000, "f32"),
+        (4096, 1000, "f32"),
+        (2048, 128_256, "f32"),
+        (65_536, 10, "f32"),
+        (64, 128_256, "f32"),
+        (8192, 32_000, "f16"),
+        (4096, 128_256, "f16"),
+        (8192, 50_257, "f16"),
+    ]
+)
 
 QUICK_GRID = _sizes([(8192, 32_000, "bf16"), (4096, 1000, "bf16"), (65_536, 10, "f16")])
 
 # In place of any grid where no times are taken.
-REHEARSAL_GRID = _sizes([
-    (70, 10, "f32"),
-    (50, 300, "bf16"),
-    (30, 2500, "f16"),
-    (1, 9001, "f32"),
-    (3, 1, "bf16"),
-])
+REHEARSAL_GRID = _sizes(
+    [
+        (70, 10, "f32"),
+        (50, 300, "bf16"),
+        (30, 2500, "f16"),
+        (1, 9001, "f32"),
+        (3, 1, "bf16"),
+    ]
+)
 
 _FULL = [
     ((2, 3, 10, 16, 32), (1 << 16, 1 << 20, 1 << 23)),
     ((100, 365, 1000, 10_450, 21_841), (256, 4096, 65_536)),
     (
-        (30_522, 32_000, 32_001, 50_257, 50_304, 65_536, 102_400, 128_256, 151_936, 201_088, 256_000, 262_144),
+        (
+            30_522,
+            32_000,
+            32_001,
+            50_257,
+            50_304,
+            65_536,
+            102_400,
+            128_256,
+            151_936,
+            201_088,
+            256_000,
+            262_144,
+        ),
         (1, 64, 1024, 8192, 32_768),
     ),
     # Powers of two, which benchmarks of fused kernels like.
@@ -175,7 +192,9 @@ def full_grid() -> List[Size]:
         for classes in all_classes
         for rows in all_rows
     ]
-    fitting = (size for size in shapes if size.rows * size.classes * ELEMENT_BYTES[size.dtype] <= FULL_GRID_BYTES)
+    fitting = (
+        size for size in shapes if size.rows * size.classes * ELEMENT_BYTES[size.dtype] <= FULL_GRID_BYTES
+    )
     return list(dict.fromkeys(fitting))
 
 

@@ -177,7 +177,8 @@ def _times(records: Sequence[Any]) -> str:
     if not timed:
         return _verdicts(records)
     texts = [
-        f"{each.implementation} {each.p50_us:.1f}{' WRONG' if each.verdict == WRONG else ''}" for each in timed
+        f"{each.implementation} {each.p50_us:.1f}{' WRONG' if each.verdict == WRONG else ''}"
+        for each in timed
     ]
     return "us: " + ", ".join(texts)
 
@@ -201,8 +202,16 @@ def _argument(parse: Callable[..., Any], *rest: Any) -> Callable[[str], Any]:
 
 # Of implementations.NAMES, which cannot be read without torch.
 PEERS = (
-    "smoothxent", "torch_eager", "torch_compile", "cudnn", "liger", "quack", "flash_attn", "apex",
-    "transformer_engine", "jax",
+    "smoothxent",
+    "torch_eager",
+    "torch_compile",
+    "cudnn",
+    "liger",
+    "quack",
+    "flash_attn",
+    "apex",
+    "transformer_engine",
+    "jax",
 )
 
 
@@ -232,23 +241,31 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{text}: {', '.join(allowed)} (default: {default})",
         )
 
-    parser.add_argument("--quick", action="store_true", help="three shapes, one dtype's accuracy, few repeats")
+    parser.add_argument(
+        "--quick", action="store_true", help="three shapes, one dtype's accuracy, few repeats"
+    )
     parser.add_argument("--grid", choices=("short", "full"), default="short", help="which shapes")
     parser.add_argument(
-        "--shapes", type=_argument(cases.parse_shapes), metavar="LIST",
+        "--shapes",
+        type=_argument(cases.parse_shapes),
+        metavar="LIST",
         help="instead of a grid, such as 8192x32000,64x128256:bf16",
     )
     parser.add_argument("--like", metavar="CSV", help="instead of a grid, the shapes of a file of `fused`")
     add_list("passes", "what is timed")
     add_list("variants", "of the inputs")
     parser.add_argument(
-        "--smoothing", type=_argument(cases.parse_smoothings), default=[0.1, 0.0], metavar="LIST",
+        "--smoothing",
+        type=_argument(cases.parse_smoothings),
+        default=[0.1, 0.0],
+        metavar="LIST",
         help="label smoothing (default: 0.1,0)",
     )
     add_list("peers", "who is compared")
     add_list("measure", "what is measured")
     parser.add_argument(
-        "--head", action="store_true",
+        "--head",
+        action="store_true",
         help="also a training step of a classifier head: linear layer, loss, both gradients",
     )
     parser.add_argument("--head-tokens", type=int, default=4096, metavar="N", help="(default: 4096)")
@@ -258,11 +275,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--accuracy-csv", metavar="FILE", help="write errors here")
     parser.add_argument("--head-csv", metavar="FILE", help="write the head's steps here")
     parser.add_argument(
-        "--budget-seconds", type=float, metavar="N",
+        "--budget-seconds",
+        type=float,
+        metavar="N",
         help="begin nothing that may not end in time; what was left out is named",
     )
     parser.add_argument(
-        "--rehearse", action="store_true",
+        "--rehearse",
+        action="store_true",
         help="without a GPU: runs and checks what can run on the CPU, on small shapes, and times nothing",
     )
     return parser

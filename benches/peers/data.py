@@ -67,11 +67,6 @@ class Data:
             self.weights = ((classes * 37 % 97 + 32).float() / 64).contiguous()
         self.refill()
 
-    @property
-    def cold(self) -> bool:
-        """Whether logits come from memory."""
-        return self.sets < MAX_SETS or self.device.type == "cpu"
-
     def chunks(self) -> Iterator[Tuple[int, int]]:
         """Ranges of rows that are small in f64, too."""
         step = max(1, CHUNK_ELEMENTS // self.case.classes)
@@ -104,7 +99,9 @@ class Data:
     def is_fresh(self, number: int) -> bool:
         """Whether nothing was written over the logits of a set."""
         logits = self.logits[number]
-        return all(torch.equal(logits[start:end], self.fresh(number, start, end)) for start, end in self.chunks())
+        return all(
+            torch.equal(logits[start:end], self.fresh(number, start, end)) for start, end in self.chunks()
+        )
 
     def leaves(self) -> List[torch.Tensor]:
         """The logits as autograd wants them: the same memory."""

@@ -195,6 +195,7 @@ class HeadRun:
         before = self._machine.clocks()
         with timing.without_collector():
             for _ in range(self._repeats):
+                timing.collect_young()
                 guarded(lambda work: work.take_turn())
         change = before.change(self._machine.clocks())
         for name, work in works.items():

@@ -60,7 +60,7 @@ class Machine:
             return
         self.device = torch.device("cuda", 0)
         properties = torch.cuda.get_device_properties(self.device)
-        self.name = properties.name
+        self.name = properties.name.replace(",", " ")
         self.l2_bytes = getattr(properties, "L2_cache_size", L2_BYTES_IF_UNKNOWN)
         # nvidia-smi numbers devices by their slot, CUDA_VISIBLE_DEVICES renames them.
         uuid = getattr(properties, "uuid", None)

@@ -155,9 +155,7 @@ def compare(
         wanted_loss = loss_sum / divisor
         distance.loss_abs = abs(loss.double().item() * scale - wanted_loss)
         distance.loss_rel = distance.loss_abs / tolerance.representable("f32", wanted_loss)
-        budget = tolerance.loss_budget(
-            case.dtype, case.classes, case.rows, wanted_loss, size_sum / case.rows
-        )
+        budget = tolerance.loss_budget(case.dtype, case.classes, case.rows, wanted_loss, size_sum / case.rows)
         distance.loss_budgets = distance.loss_abs / budget
     if gradient is not None:
         distance.gradient_abs, distance.gradient_rel = worst["abs"], worst["rel"]

@@ -107,7 +107,6 @@ class SpeedRun:
                 return
             contender.prepared = prepared
             contender.record.peak_bytes = _peak_bytes(prepared)
-            contender.record.l2 = "cold" if data.cold else "warm"
             contender.work = Work(
                 prepared.call,
                 data.sets,
@@ -157,6 +156,7 @@ class SpeedRun:
         before = self._machine.clocks()
         with timing.without_collector():
             for _ in range(self._repeats):
+                timing.collect_young()
                 for contender in racing:
                     self._guarded(contender, lambda work: work.take_turn())
         after = self._machine.clocks()
@@ -165,13 +165,22 @@ class SpeedRun:
         )
         for contender in racing:
             if contender.work is not None:
-                self._finish(contender, contender.work, copy, before, after)
+                self._finish(contender, contender.work, case.matrix_bytes, copy, before, after)
 
     def _finish(
-        self, contender: Contender, work: Work, copy: Optional[Quantiles], before: Clocks, after: Clocks
+        self,
+        contender: Contender,
+        work: Work,
+        matrix_bytes: int,
+        copy: Optional[Quantiles],
+        before: Clocks,
+        after: Clocks,
     ) -> None:
         record, clocks = contender.record, before.until(after)
         record.method = work.method
+        # Whether logits come from memory.
+        used_bytes = work.sets_used * 2 * matrix_bytes
+        record.l2 = "cold" if used_bytes >= 2 * self._machine.l2_bytes else "warm"
         record.set_times(work.quantiles(), copy)
         record.sm_mhz, record.memory_mhz = clocks.sm_mhz, clocks.memory_mhz
         record.throttle = "" if clocks.throttle is None else f"0x{clocks.throttle:016x}"

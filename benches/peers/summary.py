@@ -59,19 +59,27 @@ def speed_lines(records: Sequence[Speed]) -> List[str]:
                 slower.append(f"{shape}: {peer.implementation} takes {ratio:.3f} of its time")
         eager = of.get(EAGER)
         own_time = own.p50_us if own else None
-        rows.append([
-            shape,
-            number(own_time) + ("" if own is None or own.verdict != WRONG else " WRONG"),
-            number(own.gb_per_s if own else None, 0),
-            number(own.share_of_copy if own else None, 3),
-            "-" if peer is None else peer.implementation + (" WRONG" if peer.verdict == WRONG else ""),
-            number(peer.p50_us if peer else None),
-            number(ratio),
-            number(eager.p50_us / own_time if eager and eager.p50_us and own_time else None),
-        ])
+        rows.append(
+            [
+                shape,
+                number(own_time) + ("" if own is None or own.verdict != WRONG else " WRONG"),
+                number(own.gb_per_s if own else None, 0),
+                number(own.share_of_copy if own else None, 3),
+                "-" if peer is None else peer.implementation + (" WRONG" if peer.verdict == WRONG else ""),
+                number(peer.p50_us if peer else None),
+                number(ratio),
+                number(eager.p50_us / own_time if eager and eager.p50_us and own_time else None),
+            ]
+        )
     header = [
-        "rows x classes type pass smoothing", "smoothxent us", "GB/s", "of copy", "fastest peer", "us",
-        "speed-up", "over eager",
+        "rows x classes type pass smoothing",
+        "smoothxent us",
+        "GB/s",
+        "of copy",
+        "fastest peer",
+        "us",
+        "speed-up",
+        "over eager",
     ]
     lines = table(header, rows)
     lines.append(f"slower than a peer in {len(slower)} of {compared} cases{':' if slower else ''}")
@@ -105,7 +113,9 @@ def _complaint(prefix: str, record: Record) -> str:
 
 
 def _shortened(lines: List[str]) -> List[str]:
-    return lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"and {len(lines) - SHOWN} more, see the CSV file"]
+    return (
+        lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"and {len(lines) - SHOWN} more, see the CSV file"]
+    )
 
 
 def _case_of(record: Record) -> str:

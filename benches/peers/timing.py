@@ -22,7 +22,7 @@ from .record import Quantiles, one_line
 # A batch is as many calls as take about this long.
 BATCH_MICROSECONDS = 2000.0
 MAX_BATCH = 500
-MAX_GRAPH_BATCH = 64
+MAX_GRAPH_BATCH = 128
 
 # A call through Python and autograd takes the host that long.
 GRAPH_BELOW_MICROSECONDS = 150.0
@@ -71,7 +71,8 @@ class Work:
         if not self.capturable:
             self.note = "small and not captured: its host time may be what is timed"
             return
-        self._batch = min(max(calls, 2), MAX_GRAPH_BATCH)
+        # What the host needed says nothing of how long they take in a graph.
+        self._batch = MAX_GRAPH_BATCH
         try:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
@@ -81,6 +82,7 @@ class Work:
             graph.replay()
             torch.cuda.synchronize()
         except Exception as error:
+            self._batch = min(max(calls, 1), MAX_BATCH)
             self.note = f"not captured: {one_line(error)}"
             return
         self._graph, self.method = graph, GRAPH
@@ -89,6 +91,11 @@ class Work:
         if self._restore is not None:
             self._restore()
         self.times.append(self._sample(self._batch))
+
+    @property
+    def sets_used(self) -> int:
+        """Of the sets of buffers, those that a sample uses if it is long enough."""
+        return min(self._sets, self._batch) if self._graph is not None else self._sets
 
     def quantiles(self) -> Quantiles:
         return Quantiles.of(self.times)
@@ -118,6 +125,11 @@ class Work:
             last = self.step()
         wait(last)
         return (time.perf_counter() - start) * 1e6 / calls
+
+
+def collect_young() -> None:
+    """Between samples: results in cycles must not pile up on the device."""
+    gc.collect(1)
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from .base import Implementation, Prepared, by_autograd, version_of
 
 class Apex(Implementation):
     name = "apex"
-    install = "git clone https://github.com/NVIDIA/apex && APEX_XENTROPY=1 pip install --no-build-isolation ./apex"
+    install = (
+        "git clone https://github.com/NVIDIA/apex && APEX_XENTROPY=1 pip install --no-build-isolation ./apex"
+    )
 
     def load(self, device: torch.device) -> None:
         from apex.contrib.xentropy import SoftmaxCrossEntropyLoss

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from ..cases import Case
 from ..data import Data
 from .base import Implementation, Prepared, Result

@@ -123,14 +123,31 @@ class Kernels:
         assert not _tensor(workspace, torch.uint8, (WORKSPACE_BYTES,), (1,)).any(), "has to be zeroed"
 
     def _run(
-        self, stream, config, *, rows, classes, dtype, targets, target_type, logits=None, logits_row_stride=None,
-        gradient=None, gradient_row_stride=None, class_weights=None, loss=None,
+        self,
+        stream,
+        config,
+        *,
+        rows,
+        classes,
+        dtype,
+        targets,
+        target_type,
+        logits=None,
+        logits_row_stride=None,
+        gradient=None,
+        gradient_row_stride=None,
+        class_weights=None,
+        loss=None,
     ):
         assert stream == Stream.cuda_stream and target_type == "i64"
         stored, shape = DTYPES[dtype], (rows, classes)
+        if logits is None:
+            assert logits_row_stride == gradient_row_stride, "has to be the same in place"
         if gradient is not None:
             written = _tensor(gradient, stored, shape, (gradient_row_stride or classes, 1))
-        read = written if logits is None else _tensor(logits, stored, shape, (logits_row_stride or classes, 1))
+        read = (
+            written if logits is None else _tensor(logits, stored, shape, (logits_row_stride or classes, 1))
+        )
         of_rows = _tensor(targets, torch.int64, (rows,), (1,))
         weights = None
         if class_weights is not None:

@@ -58,7 +58,9 @@ class Shapes(unittest.TestCase):
         for dtype, size in cases.ELEMENT_BYTES.items():
             of_dtype = [each for each in grid if each.dtype == dtype]
             self.assertGreater(len(of_dtype), 60)
-            self.assertTrue(all(each.rows * each.classes * size <= cases.FULL_GRID_BYTES for each in of_dtype))
+            self.assertTrue(
+                all(each.rows * each.classes * size <= cases.FULL_GRID_BYTES for each in of_dtype)
+            )
 
 
 class Bytes(unittest.TestCase):
@@ -95,7 +97,9 @@ class Bytes(unittest.TestCase):
             self.assertGreater(case.row_stride, classes)
             self.assertEqual(case.row_stride % cases.PADDED_TO, 0)
         self.assertEqual(Case(3, 65, "f32").row_stride, 65)
-        self.assertEqual([Case(3, 65, "f32", variant=each).offset for each in ("plain", "misaligned")], [0, 1])
+        self.assertEqual(
+            [Case(3, 65, "f32", variant=each).offset for each in ("plain", "misaligned")], [0, 1]
+        )
 
 
 class Order(unittest.TestCase):

@@ -11,8 +11,20 @@ from peers.record import Accuracy, Head, Quantiles, Speed, Writer
 
 
 def speed(implementation, p50, verdict=record.RIGHT, **others):
-    made = Speed(implementation, verdict=verdict, rows=8, classes=10, dtype="bf16", pass_="fused", place="apart",
-                 variant="plain", label_smoothing=0.1, bytes=1000, copy_bytes=900, **others)
+    made = Speed(
+        implementation,
+        verdict=verdict,
+        rows=8,
+        classes=10,
+        dtype="bf16",
+        pass_="fused",
+        place="apart",
+        variant="plain",
+        label_smoothing=0.1,
+        bytes=1000,
+        copy_bytes=900,
+        **others,
+    )
     if p50 is not None:
         made.set_times(Quantiles(p50 - 1, p50, p50 + 1), Quantiles(1, 2, 3))
     return made
@@ -41,11 +53,11 @@ class Files(unittest.TestCase):
                 return list(csv.DictReader(file))
 
     def test_speed(self):
-        measured = speed("smoothxent", 4.0, note="a, \"b\"", sm_mhz=1980, throttle="0x0", peak_bytes=5)
+        measured = speed("smoothxent", 4.0, note='a, "b"', sm_mhz=1980, throttle="0x0", peak_bytes=5)
         timed, untimed = self.lines(record.SPEED_COLUMNS, measured, speed("liger", None, record.NOT_MEASURED))
         self.assertEqual(list(timed), record.SPEED_COLUMNS)
         self.assertEqual(timed["pass"], "fused")
-        self.assertEqual(timed["note"], "a, \"b\"")
+        self.assertEqual(timed["note"], 'a, "b"')
         self.assertEqual((timed["p20_us"], timed["p50_us"]), ("3.000", "4.000"))
         self.assertEqual(timed["label_smoothing"], "0.1")
         for column in ("p50_us", "gb_per_s", "share_of_copy", "peak_bytes", "sm_mhz", "copy_p50_us"):
@@ -69,7 +81,10 @@ class Files(unittest.TestCase):
 class Tables(unittest.TestCase):
     def test_fastest_peer_is_right(self):
         records = [
-            speed("copy", 1.0), speed("smoothxent", 4.0), speed("liger", 2.0, record.WRONG), speed("jax", 8.0),
+            speed("copy", 1.0),
+            speed("smoothxent", 4.0),
+            speed("liger", 2.0, record.WRONG),
+            speed("jax", 8.0),
         ]
         self.assertEqual(summary.fastest_peer(records).implementation, "jax")
         self.assertEqual(summary.fastest_peer(records[:3]).implementation, "liger")
@@ -81,10 +96,13 @@ class Tables(unittest.TestCase):
         self.assertEqual(lines[1].split()[-3:], ["8.00", "2.00", "10.00"])
         self.assertEqual(lines[2], "slower than a peer in 0 of 1 cases")
         lines = summary.speed_lines([speed("smoothxent", 4.0), speed("jax", 3.0)])
-        self.assertEqual(lines[2:], [
-            "slower than a peer in 1 of 1 cases:",
-            "    8 x 10 bf16 fused 0.1: jax takes 0.750 of its time",
-        ])
+        self.assertEqual(
+            lines[2:],
+            [
+                "slower than a peer in 1 of 1 cases:",
+                "    8 x 10 bf16 fused 0.1: jax takes 0.750 of its time",
+            ],
+        )
 
     def test_without_smoothxent_nothing_is_compared(self):
         lines = summary.speed_lines([speed("smoothxent", None, record.NOT_MEASURED), speed("jax", 3.0)])
@@ -92,19 +110,27 @@ class Tables(unittest.TestCase):
         self.assertEqual(lines[2], "slower than a peer in 0 of 0 cases")
 
     def test_a_rehearsal_is_never_shown_as_measured(self):
-        lines = summary.speed_lines([
-            speed("torch_eager", None, record.REHEARSAL),
-            speed("jax", None, record.REHEARSAL, note=record.DISAGREES + "loss off by 3"),
-        ])
-        self.assertEqual(lines[0], "rehearsal: 1 results agree with the reference, 1 do not; nothing was timed")
+        lines = summary.speed_lines(
+            [
+                speed("torch_eager", None, record.REHEARSAL),
+                speed("jax", None, record.REHEARSAL, note=record.DISAGREES + "loss off by 3"),
+            ]
+        )
+        self.assertEqual(
+            lines[0], "rehearsal: 1 results agree with the reference, 1 do not; nothing was timed"
+        )
         self.assertIn("loss off by 3", lines[1])
 
     def test_reasons_come_once(self):
         missing = [speed("apex", None, record.NOT_MEASURED, note="not installed") for _ in range(3)]
         partly = [speed("jax", 2.0), speed("jax", None, record.NOT_MEASURED, note="cannot: no x")]
-        self.assertEqual(summary.absent_lines([*missing, *partly]), [
-            "not measured: apex: not installed", "not measured in 1 of 2 cases: jax: cannot: no x",
-        ])
+        self.assertEqual(
+            summary.absent_lines([*missing, *partly]),
+            [
+                "not measured: apex: not installed",
+                "not measured in 1 of 2 cases: jax: cannot: no x",
+            ],
+        )
 
     def test_long_lists_are_cut(self):
         lines = summary.left_out_lines(list(range(100)))
@@ -123,10 +149,12 @@ class Tables(unittest.TestCase):
         self.assertIn("5e-01", lines[1])
 
     def test_head_lines(self):
-        lines = summary.head_lines([
-            Head("smoothxent", verdict=record.RIGHT, p50_us=2000.0, peak_bytes=2_000_000_000),
-            Head("torch_eager", verdict=record.RIGHT, p50_us=3000.0),
-        ])
+        lines = summary.head_lines(
+            [
+                Head("smoothxent", verdict=record.RIGHT, p50_us=2000.0, peak_bytes=2_000_000_000),
+                Head("torch_eager", verdict=record.RIGHT, p50_us=3000.0),
+            ]
+        )
         self.assertEqual(lines[1].split(), ["smoothxent", "2.000", "1.50", "2.00"])
         self.assertEqual(lines[2].split(), ["torch_eager", "3.000", "1.00", "-"])
 

@@ -74,8 +74,14 @@ class CommandLine(unittest.TestCase):
 class Rehearsal(unittest.TestCase):
     def test_everything_that_needs_no_device(self):
         status, output, found = run(
-            "--rehearse", "--head", "--peers", "torch_eager,smoothxent,apex", "--passes", "all",
-            "--variants", "all",
+            "--rehearse",
+            "--head",
+            "--peers",
+            "torch_eager,smoothxent,apex",
+            "--passes",
+            "all",
+            "--variants",
+            "all",
         )
         self.assertEqual(status, 0, output)
         lines = found["csv"]
@@ -111,7 +117,15 @@ class OnAStandIn(unittest.TestCase):
         shapes = "40x30:bf16,3x250:f32"
         with mock.patch.object(stand_in.Library.kernels, "statuses", 0):
             status, output, found = self.run_on_stand_in(
-                "--measure", "speed", "--shapes", shapes, "--passes", "all", "--variants", "all", "--smoothing",
+                "--measure",
+                "speed",
+                "--shapes",
+                shapes,
+                "--passes",
+                "all",
+                "--variants",
+                "all",
+                "--smoothing",
                 "0.1",
             )
             statuses = stand_in.Library.kernels.statuses
@@ -122,18 +136,28 @@ class OnAStandIn(unittest.TestCase):
         self.assertEqual(statuses, len(own))
         for line in own:
             self.assertEqual((line["verdict"], line["note"]), (record.RIGHT, ""), line)
-            self.assertEqual((line["method"], line["version"], line["device"]), ("graph", "0.0.0", "Stand-in"))
+            self.assertEqual(
+                (line["method"], line["version"], line["device"]), ("graph", "0.0.0", "Stand-in")
+            )
             self.assertGreater(float(line["p50_us"]), 0)
             self.assertGreaterEqual(float(line["p80_us"]), float(line["p20_us"]))
             self.assertGreater(float(line["share_of_copy"]), 0)
             self.assertGreater(int(line["peak_bytes"]), 2000)
+            self.assertEqual(line["l2"], "cold")
         self.assertEqual({line["verdict"] for line in lines if line["implementation"] == "copy"}, {"right"})
         self.assertIn("slower than a peer in", output)
 
     def test_accuracy_and_head(self):
         with mock.patch("peers.cases.ACCURACY_CLASSES", 100):
             status, output, found = self.run_on_stand_in(
-                "--measure", "accuracy,head", "--head-tokens", "30", "--head-hidden", "16", "--head-classes", "50",
+                "--measure",
+                "accuracy,head",
+                "--head-tokens",
+                "30",
+                "--head-hidden",
+                "16",
+                "--head-classes",
+                "50",
             )
         self.assertEqual(status, 0, output)
         own = [line for line in found["accuracy-csv"] if line["implementation"] == "smoothxent"]
@@ -165,8 +189,16 @@ class OnAStandIn(unittest.TestCase):
 
         with mock.patch.object(contenders, "every", lambda: [*implementations.every()[:2], Faulty()]):
             status, output, found = self.run_on_stand_in(
-                "--measure", "speed", "--shapes", "9x7:f32,9x8:f32,9x9:f32", "--passes", "fused", "--smoothing", "0",
-                "--peers", "smoothxent,torch_eager,apex",
+                "--measure",
+                "speed",
+                "--shapes",
+                "9x7:f32,9x8:f32,9x9:f32",
+                "--passes",
+                "fused",
+                "--smoothing",
+                "0",
+                "--peers",
+                "smoothxent,torch_eager,apex",
             )
         self.assertEqual(status, 0, output)
         raised, wrong, stopped = [line for line in found["csv"] if line["implementation"] == "apex"]
