@@ -51,7 +51,8 @@ class Smoothxent(Implementation):
         to_loss = {"loss": loss.data_ptr(), **_workspace(workspace)}
         needs_saved = case.computes != "fused"
         saved_bytes = kernels.saved_bytes(case.rows) if needs_saved else 0
-        saved = torch.zeros(data.sets, saved_bytes, dtype=torch.uint8, device=data.device)
+        # Each by itself: slices of one would not all begin where they have to.
+        saved = [torch.zeros(saved_bytes, dtype=torch.uint8, device=data.device) for _ in range(data.sets)]
 
         # In place both are the same.
         in_place_strides = {"logits_row_stride": case.row_stride, "gradient_row_stride": case.row_stride}

@@ -21,6 +21,7 @@ from peers.data import DTYPES
 L2_BYTES = 1 << 10
 WORKSPACE_BYTES = 48
 SAVED_BYTES_A_ROW = 16
+SAVED_ALIGNMENT = 32
 
 
 class Event:
@@ -108,6 +109,7 @@ class Kernels:
     def forward(self, stream, config, *, saved, workspace, workspace_bytes, loss, **inputs):
         self._check_workspace(workspace, workspace_bytes)
         self._run(stream, config, loss=loss, **inputs)
+        assert saved % SAVED_ALIGNMENT == 0
         _tensor(saved, torch.uint8, (SAVED_BYTES_A_ROW,), (1,)).fill_(77)
 
     def backward(self, stream, config, *, saved, gradient, **inputs):

@@ -114,7 +114,7 @@ class OnAStandIn(unittest.TestCase):
             return run("--quick", "--peers", "smoothxent,torch_eager", *arguments)
 
     def test_speed(self):
-        shapes = "40x30:bf16,3x250:f32"
+        shapes = "43x30:bf16,3x250:f32"
         with mock.patch.object(stand_in.Library.kernels, "statuses", 0):
             status, output, found = self.run_on_stand_in(
                 "--measure",
