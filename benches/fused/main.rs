@@ -144,8 +144,11 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     if measured.is_empty() {
         return Err("no shape could be measured".into());
     }
+    let summary = Summary { cases: &measured, left_out: &left_out };
     if arguments.compares() {
-        Summary { cases: &measured, left_out: &left_out }.print();
+        summary.print();
+    } else if !left_out.is_empty() {
+        summary.left_out();
     }
     Ok(())
 }

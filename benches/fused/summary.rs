@@ -116,7 +116,7 @@ impl Summary<'_> {
         }
     }
 
-    fn left_out(&self) {
+    pub fn left_out(&self) {
         if self.left_out.is_empty() {
             println!("left out: nothing");
             return;

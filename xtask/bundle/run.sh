@@ -10,8 +10,10 @@ usage: run.sh tests|sanitize|bench|tune|compare OUT_DIR
   tests     runs the device tests
   sanitize  runs some of them under compute-sanitizer's memcheck, racecheck, initcheck, synccheck
             (SANITIZE_FILTER: what their names contain; default "edges::")
-  bench     times the fused loss beside a copy of the same size, what a call costs the CPU, and PyTorch
-            eager if it is there
+  bench     times the fused loss beside a copy of the same size, what a call costs the CPU, and, where
+            PyTorch is, what else people use beside it: PyTorch eager and compiled, and each of the peers
+            in peers/requirements.txt that is installed (BENCH_SECONDS: all of it; default 570.
+            PEERS_OPTIONS: more options of peers.py, such as "--shapes 8192x32000 --head")
   tune      runs the tests and a few of them under each tool of compute-sanitizer, then times every
             strategy that can take a shape beside a copy: which one should be chosen, and which shapes
             miss their aim (TUNE_SECONDS: all of it; default 570. TUNE_OPTIONS: more options of ./fused,
@@ -32,6 +34,8 @@ mkdir -p -- "$2"
 out=$(CDPATH='' cd -- "$2" && pwd)
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 cd -- "$here"
+
+BENCH_SECONDS=${BENCH_SECONDS:-570}
 
 # What the results were measured on.
 describe_machine() {
@@ -142,46 +146,52 @@ run_host() {
          /skipped/' "$out/host.txt"
 }
 
+# The crate's own benchmark first, then what else people use, for as long as there is time.
 run_bench() {
-    run_into "$out/fused.txt" 230 ./fused --csv "$out/fused.csv"
+    began=$(date +%s)
+    worst=0
+    run_into "$out/fused.txt" 130 ./fused --csv "$out/fused.csv" --budget-seconds 110
     if [ "$status" -ne 0 ] || [ ! -f "$out/fused.csv" ]; then
         cat -- "$out/fused.txt"
         exit "$status"
     fi
-    torch="torch with CUDA is not installed: not measured"
-    if timeout 60 python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-        run_into "$out/torch_eager.txt" 190 \
-            python3 torch_eager.py --like "$out/fused.csv" --csv "$out/torch_eager.csv"
-        torch=$(head -n 1 -- "$out/torch_eager.txt")
-        if [ "$status" -ne 0 ]; then
-            torch="torch_eager.py ended with status $status, see $out/torch_eager.txt"
-        fi
-    fi
-    [ -f "$out/torch_eager.csv" ] || : >"$out/torch_eager.csv"
     run_host
+    run_peers $((BENCH_SECONDS - $(date +%s) + began))
     echo "--- fused loss and gradient, label smoothing 0.1, on $(head -n 1 -- "$out/fused.txt")"
     sed -n 's/^This device is emulated/    This device is emulated/p' -- "$out/fused.txt"
-    echo "    torch eager: $torch"
     awk -F, '
         FNR == 1 { for (i = 1; i <= NF; i++) column[$i] = i; next }
-        { key = $column["rows"] " x " $column["classes"] " " $column["dtype"] }
-        $column["implementation"] == "torch_eager" { torch[key] = $column["p50_us"]; next }
+        FNR == 2 { printf "%-22s %10s %8s %8s\n", "rows x classes dtype", "fused ms", "GB/s", "of copy" }
         {
-            order[++count] = key
-            time[key] = $column["p50_us"]
-            speed[key] = $column["gb_per_s"]
-            share[key] = $column["share_of_copy"]
-        }
-        END {
-            printf "%-22s %10s %8s %8s %10s %8s\n", "rows x classes dtype", "fused ms", "GB/s", "of copy", "torch ms", "ratio"
-            for (i = 1; i <= count; i++) {
-                key = order[i]
-                if (time[key] == "") { printf "%-22s %10s\n", key, "no time"; continue }
-                printf "%-22s %10.4f %8.0f %8.3f", key, time[key] / 1000, speed[key], share[key]
-                if (key in torch) printf " %10.4f %8.2f\n", torch[key] / 1000, torch[key] / time[key]
-                else printf " %10s %8s\n", "-", "-"
-            }
-        }' "$out/torch_eager.csv" "$out/fused.csv" | tee "$out/summary.txt"
+            key = $column["rows"] " x " $column["classes"] " " $column["dtype"]
+            time = $column["p50_us"]
+            if (time == "") { printf "%-22s %10s\n", key, "no time"; next }
+            printf "%-22s %10.4f %8.0f %8.3f\n", key, time / 1000, $column["gb_per_s"], $column["share_of_copy"]
+        }' "$out/fused.csv" | tee "$out/summary.txt"
+    sed -n '/^left out/,$p' -- "$out/fused.txt" | tee -a "$out/summary.txt"
+    {
+        echo "--- beside other implementations; all times: $out/peers.csv, errors: $out/accuracy.csv"
+        cat -- "$out/peers_summary.txt"
+    } | tee -a "$out/summary.txt"
+    exit "$worst"
+}
+
+# Times other implementations for so many seconds at most; what there is to say is in peers_summary.txt.
+run_peers() {
+    if [ "$1" -lt 60 ]; then
+        echo "not measured: only $1 seconds were left" >"$out/peers_summary.txt"
+        return
+    fi
+    # The last case, and the start, may take a while.
+    # shellcheck disable=SC2086
+    run_into "$out/peers.txt" "$1" python3 -B peers.py --budget-seconds $(($1 - 30)) --csv "$out/peers.csv" \
+        --accuracy-csv "$out/accuracy.csv" ${PEERS_OPTIONS:-}
+    if grep -q '^--- summary$' -- "$out/peers.txt"; then
+        sed '1,/^--- summary$/d' "$out/peers.txt" >"$out/peers_summary.txt"
+    else
+        # One line that says what is missing, or the end of what went wrong.
+        tail -n 5 -- "$out/peers.txt" >"$out/peers_summary.txt"
+    fi
 }
 
 # Seconds that are left of a call that began at $began.

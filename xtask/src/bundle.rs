@@ -41,13 +41,16 @@ const LIBRARY: &str = "libsmoothxent_c.so";
 const LIBRARY_PACKAGE: &str = "smoothxent-capi";
 
 /// Files that lie beside the programs there.
-const BESIDE: [&str; 2] = ["benches/torch_eager.py", "capi/python/smoothxent.py"];
+const BESIDE: [&str; 3] = ["benches/peers.py", "benches/peers", "capi/python/smoothxent.py"];
 
 /// Files and folders that keep their place: the programs look for them from their folder.
 const DATA: [&str; 1] = ["tests/data/golden"];
 
 /// What was built of what; run.sh puts it into the record of a run.
 const DESCRIPTION: &str = "build.txt";
+
+/// What Python leaves beside sources.
+const PYTHON_CACHE: &str = "__pycache__";
 
 const MAX_MEGABYTES: f64 = 40.0;
 
@@ -150,14 +153,14 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// Copies a file, or a folder with all that is in it.
+/// Copies a file, or a folder with all that is in it but [`PYTHON_CACHE`].
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if !from.is_dir() {
         fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
         return Ok(());
     }
     create(to)?;
-    for name in names_in(from)? {
+    for name in names_in(from)?.into_iter().filter(|name| name != PYTHON_CACHE) {
         copy(&from.join(&name), &to.join(&name))?;
     }
     Ok(())

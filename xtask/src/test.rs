@@ -76,6 +76,9 @@ const WITHOUT_DRIVER: &str = "no_driver";
 /// that the images of the other builds stay.
 const WITHOUT_KERNELS: &str = "no_kernels";
 
+/// The tests of the Python package that compares other implementations; they report as libtest does.
+const PEERS: &str = "benches/peers/tests";
+
 pub fn run(arguments: &Arguments) -> Result<()> {
     let nvcc = toolchain::ensure_nvcc()?;
     let driver = Driver::choose(arguments.emulated)?;
@@ -99,6 +102,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let newest = nvcc.newest_capability()?.to_string();
         suites.push(runner.run_without_kernels(&newest)?);
         suites.extend(runner.run_own()?);
+        suites.extend(runner.run_peers()?);
     }
     suites.retain(|suite| !suite.is_empty());
     summarize(&suites, &driver)
@@ -214,6 +218,18 @@ impl Runner<'_> {
             .iter()
             .map(|program| self.run_program(&name_of(program), program, self.driver))
             .collect()
+    }
+
+    /// What of the comparison with other implementations runs without a device, where there is Python.
+    fn run_peers(&self) -> Result<Option<Suite>> {
+        if Command::new("python3").arg("--version").output().is_err() {
+            println!("peers (python): not run, python3 was not found");
+            return Ok(None);
+        }
+        let mut command = Command::new("python3");
+        // Without leaving compiled sources in the checkout.
+        command.current_dir(workspace::root()).args(["-B", PEERS]).args(&self.filter);
+        self.report(Suite::run("peers (python)", command, &self.logs)?).map(Some)
     }
 
     fn run_program(&self, name: &str, program: &Program, driver: &Driver) -> Result<Suite> {

@@ -1,0 +1,46 @@
+"""Time that is left, for a run that has to end in time."""
+
+from __future__ import annotations
+
+import time
+from typing import Optional
+
+
+class Budget:
+    def __init__(self, seconds: Optional[float]) -> None:
+        self._begun = time.monotonic()
+        self._seconds = seconds
+        self._slowest = 0.0
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._begun
+
+    def allows(self, share: float = 1.0) -> bool:
+        """Whether a case may begin that may take as long as the slowest so far."""
+        return self._seconds is None or self.elapsed() + self._slowest <= self._seconds * share
+
+    def took(self, seconds: float) -> None:
+        self._slowest = max(self._slowest, seconds)
+
+    def forget(self) -> None:
+        """Before cases of another kind, which take another time."""
+        self._slowest = 0.0
+
+
+class Progress:
+    """Lines that say what is done and when the rest may be."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
+        self._done, self._spent = 0, 0.0
+
+    def line(self, case: object, outcome: str, seconds: float) -> str:
+        self._done += 1
+        self._spent += seconds
+        rest = (self._total - self._done) * self._spent / self._done
+        left = f"about {duration(rest)} left" if self._done < self._total else "last"
+        return f"[{self._what} {self._done}/{self._total}, {left}] {case}: {outcome}"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

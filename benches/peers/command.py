@@ -1,0 +1,288 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, List, Optional, Sequence
+
+from . import cases, record, summary
+from .budget import Budget, Progress, duration
+from .record import WRONG, Record, Writer
+
+# In this order: speed takes all the time that there is.
+MEASUREMENTS = ("accuracy", "head", "speed")
+
+# Of the whole budget: what comes after needs some, too.
+ACCURACY_SHARE = 0.25
+HEAD_SECONDS = 40.0
+
+# Everything a newcomer without a device needs to know, on one line.
+NO_TORCH = "peers.py measures on a GPU through PyTorch, which is not there ({error}): pip install -r {file}"
+NO_GPU = "peers.py measures on a GPU, and torch {version} finds none here; --rehearse runs what needs none"
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    options = _parser().parse_args(arguments)
+    if (options.head or options.head_csv) and "head" not in options.measure:
+        options.measure = [*options.measure, "head"]
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        file = Path(__file__).with_name("requirements.txt")
+        print(NO_TORCH.format(error=record.one_line(error), file=file), file=sys.stderr)
+        return 1
+    if not options.rehearse and not torch.cuda.is_available():
+        print(NO_GPU.format(version=torch.__version__), file=sys.stderr)
+        return 1
+    if options.rehearse:
+        return Session(options).run()
+    torch.cuda.set_device(0)
+    # Not the default one, which cannot be captured.
+    with torch.cuda.stream(torch.cuda.Stream()):
+        return Session(options).run()
+
+
+class Session:
+    """One run: what is measured, in which order, and what is said of it."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        # Only now is torch known to be there.
+        from . import contenders, machine, speed
+
+        self._options = options
+        self._machine = machine.Machine(options.rehearse)
+        self._loaded = contenders.load(options.peers, self._machine)
+        self._lost = contenders.ContextLost
+        self._repeats = speed.QUICK_REPEATS if options.quick else speed.REPEATS
+        self._budget = Budget(options.budget_seconds)
+        self._left_out: List[object] = []
+        self._all: List[Record] = []
+        self._summary: List[str] = []
+
+    def run(self) -> int:
+        machine = self._machine
+        print(f"{machine.name}, driver {machine.driver or 'none'}, torch {machine.torch}", flush=True)
+        for implementation in self._loaded.present:
+            print(f"    {implementation.label} {implementation.version}".rstrip())
+        for label, why in self._loaded.absent.items():
+            print(f"    {label}: not measured: {why}")
+        run_of = {"accuracy": self._accuracy, "speed": self._speed, "head": self._head}
+        status = 0
+        try:
+            for measurement in MEASUREMENTS:
+                if measurement in self._options.measure:
+                    run_of[measurement]()
+        except self._lost as lost:
+            print(f"the device was lost, nothing more can be measured: {lost}", flush=True)
+            self._summary.append(f"ended early, the device was lost: {lost}")
+            status = 1
+        print("--- summary")
+        lines = [*self._summary, *summary.wrong_lines(self._all), *summary.absent_lines(self._all)]
+        print("\n".join([*lines, *summary.left_out_lines(self._left_out)]), flush=True)
+        return status
+
+    def _speed(self) -> None:
+        from .speed import SpeedRun
+
+        options, run = self._options, SpeedRun(self._machine, self._loaded, self._repeats)
+        chosen = cases.speed_cases(self._sizes(), options.passes, options.variants, options.smoothing)
+        records: List[Any] = []
+        try:
+            self._each(
+                "speed", chosen, run.measure, records, Writer(options.csv, record.SPEED_COLUMNS), _times, 1.0
+            )
+        finally:
+            self._summary += summary.speed_lines(records) if records else []
+
+    def _accuracy(self) -> None:
+        from .accuracy import AccuracyRun
+
+        options, run = self._options, AccuracyRun(self._machine, self._loaded)
+        classes = 300 if options.rehearse else None
+        chosen = cases.accuracy_cases(sorted(options.smoothing), classes)
+        if options.quick:
+            chosen = [case for case in chosen if case.dtype == "bf16"]
+        records: List[Any] = []
+        writer = Writer(options.accuracy_csv, record.ACCURACY_COLUMNS)
+        try:
+            self._each("accuracy", chosen, run.measure, records, writer, _verdicts, ACCURACY_SHARE)
+        finally:
+            self._summary.append(
+                "worst relative errors; gapN: the target N nats above all others together; ! is wrong:"
+            )
+            self._summary += summary.accuracy_lines(records)
+
+    def _head(self) -> None:
+        from .head import REHEARSAL_SIZE, HeadRun, HeadSize
+
+        options = self._options
+        size = HeadSize(options.head_tokens, options.head_hidden, options.head_classes)
+        size = REHEARSAL_SIZE if options.rehearse else size
+        self._budget.forget()
+        self._budget.took(HEAD_SECONDS)
+        run = HeadRun(self._machine, self._loaded, size, self._repeats)
+        records: List[Any] = []
+        writer = Writer(options.head_csv, record.HEAD_COLUMNS)
+        try:
+            self._each("head", [size], lambda _: run.measure(), records, writer, _verdicts, 1.0)
+        finally:
+            self._summary += summary.head_lines(records) if records else []
+
+    def _each(
+        self,
+        what: str,
+        chosen: Sequence[Any],
+        measure: Callable[[Any], List[Any]],
+        records: List[Any],
+        writer: Writer,
+        outcome: Callable[[Sequence[Any]], str],
+        share: float,
+    ) -> None:
+        progress = Progress(what, len(chosen))
+        with writer:
+            for case in chosen:
+                if not self._budget.allows(share):
+                    self._left_out.append(f"{what}: {case}")
+                    continue
+                begun = time.monotonic()
+                found = measure(case)
+                seconds = time.monotonic() - begun
+                self._budget.took(seconds)
+                for each in found:
+                    writer.write(each)
+                records += found
+                self._all += found
+                line = progress.line(case, outcome(found), seconds)
+                print(f"{line} ({duration(seconds)})", flush=True)
+        self._budget.forget()
+
+    def _sizes(self) -> List[cases.Size]:
+        options = self._options
+        if options.shapes:
+            return options.shapes
+        if options.like:
+            return cases.read_shapes(options.like)
+        if options.rehearse:
+            return cases.REHEARSAL_GRID
+        if options.quick:
+            return cases.QUICK_GRID
+        return cases.SHORT_GRID if options.grid == "short" else cases.full_grid()
+
+
+def _times(records: Sequence[Any]) -> str:
+    timed = [each for each in records if each.p50_us is not None]
+    if not timed:
+        return _verdicts(records)
+    texts = [
+        f"{each.implementation} {each.p50_us:.1f}{' WRONG' if each.verdict == WRONG else ''}"
+        for each in timed
+    ]
+    return "us: " + ", ".join(texts)
+
+
+def _verdicts(records: Sequence[Any]) -> str:
+    counts = {verdict: 0 for verdict in (record.RIGHT, record.REHEARSAL, record.WRONG, record.NOT_MEASURED)}
+    for each in records:
+        counts[each.verdict] += 1
+    return ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in counts.items() if count)
+
+
+def _argument(parse: Callable[..., Any], *rest: Any) -> Callable[[str], Any]:
+    def checked(text: str) -> Any:
+        try:
+            return parse(text, *rest)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return checked
+
+
+# Of implementations.NAMES, which cannot be read without torch.
+PEERS = (
+    "smoothxent",
+    "torch_eager",
+    "torch_compile",
+    "cudnn",
+    "liger",
+    "quack",
+    "flash_attn",
+    "apex",
+    "transformer_engine",
+    "jax",
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="peers.py",
+        description="Speed, memory and accuracy of smoothxent beside PyTorch and the other fused losses, in "
+        "one process, on the same buffers, by the same clock, and beside a copy of the same bytes. What is "
+        "not installed is named, and every result is checked against f64 first.",
+        epilog="Lists take commas, and `all`. A short look: peers.py --quick. What a peer needs: "
+        "peers/requirements.txt.",
+    )
+    names = {
+        "peers": (PEERS, "implementation", "all"),
+        "passes": (tuple(cases.PASSES), "pass", "fused,in_place"),
+        "variants": (cases.VARIANTS, "variant", "plain"),
+        "measure": (MEASUREMENTS, "measurement", "accuracy,speed"),
+    }
+
+    def add_list(option: str, text: str) -> None:
+        allowed, what, default = names[option]
+        parser.add_argument(
+            f"--{option}",
+            type=_argument(cases.parse_names, allowed, what),
+            default=cases.parse_names(default, allowed, what),
+            metavar="LIST",
+            help=f"{text}: {', '.join(allowed)} (default: {default})",
+        )
+
+    parser.add_argument(
+        "--quick", action="store_true", help="three shapes, one dtype's accuracy, few repeats"
+    )
+    parser.add_argument("--grid", choices=("short", "full"), default="short", help="which shapes")
+    parser.add_argument(
+        "--shapes",
+        type=_argument(cases.parse_shapes),
+        metavar="LIST",
+        help="instead of a grid, such as 8192x32000,64x128256:bf16",
+    )
+    parser.add_argument("--like", metavar="CSV", help="instead of a grid, the shapes of a file of `fused`")
+    add_list("passes", "what is timed")
+    add_list("variants", "of the inputs")
+    parser.add_argument(
+        "--smoothing",
+        type=_argument(cases.parse_smoothings),
+        default=[0.1, 0.0],
+        metavar="LIST",
+        help="label smoothing (default: 0.1,0)",
+    )
+    add_list("peers", "who is compared")
+    add_list("measure", "what is measured")
+    parser.add_argument(
+        "--head",
+        action="store_true",
+        help="also a training step of a classifier head: linear layer, loss, both gradients",
+    )
+    parser.add_argument("--head-tokens", type=int, default=4096, metavar="N", help="(default: 4096)")
+    parser.add_argument("--head-hidden", type=int, default=4096, metavar="N", help="(default: 4096)")
+    parser.add_argument("--head-classes", type=int, default=128_256, metavar="N", help="(default: 128256)")
+    parser.add_argument("--csv", metavar="FILE", help="write times and memory here, each as soon as known")
+    parser.add_argument("--accuracy-csv", metavar="FILE", help="write errors here")
+    parser.add_argument("--head-csv", metavar="FILE", help="write the head's steps here")
+    parser.add_argument(
+        "--budget-seconds",
+        type=float,
+        metavar="N",
+        help="begin nothing that may not end in time; what was left out is named",
+    )
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="without a GPU: runs and checks what can run on the CPU, on small shapes, and times nothing",
+    )
+    return parser

@@ -1,0 +1,155 @@
+"""How calls are timed: buffers that keep the cache cold, samples that take turns.
+
+The method of benches/fused/measure.rs. A sample is a batch of calls between two device events, behind
+one that is not timed, so that the device does not wait for the host's first call. Problems so short that
+the host could be what is timed are captured into a graph, whose replay is the sample, wherever an
+implementation can be captured. Successive calls use different buffers, four times the L2 cache in all,
+so that logits come from memory. The results of calls are dropped at once, so that memory is used again as
+a training loop would.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, List, Optional
+
+import torch
+
+from .record import Quantiles, one_line
+
+# A batch is as many calls as take about this long.
+BATCH_MICROSECONDS = 2000.0
+MAX_BATCH = 500
+MAX_GRAPH_BATCH = 128
+
+# A call through Python and autograd takes the host that long.
+GRAPH_BELOW_MICROSECONDS = 150.0
+
+STREAM, GRAPH, CLOCK = "stream", "graph", "clock"
+
+
+class Work:
+    """One of those that take turns: calls on successive sets of buffers."""
+
+    def __init__(
+        self,
+        call: Callable[[int], Any],
+        sets: int,
+        *,
+        capturable: bool,
+        wait: Optional[Callable[[Any], None]] = None,
+        restore: Optional[Callable[[], None]] = None,
+    ) -> None:
+        """`wait` is for what runs on streams of its own: the host's clock is what times it then.
+
+        `restore` puts logits back before a sample of what writes over them.
+        """
+        self._call, self._sets, self._turn = call, sets, 0
+        self.capturable, self._wait, self._restore = capturable, wait, restore
+        self.method = CLOCK if wait else STREAM
+        self.note = ""
+        self._batch = 1
+        self._graph: Optional[torch.cuda.CUDAGraph] = None
+        self.times: List[float] = []
+
+    def step(self) -> Any:
+        self._turn = (self._turn + 1) % self._sets
+        return self._call(self._turn)
+
+    def estimate(self) -> float:
+        """Warms up; microseconds of a call whose enqueueing counts where it takes longer."""
+        self._sample(2)
+        return self._sample(6)
+
+    def choose_batch(self, small: bool) -> None:
+        calls = int(BATCH_MICROSECONDS / max(self.estimate(), 1e-3))
+        self._batch = min(max(calls, 1), MAX_BATCH)
+        if not small or self.method == CLOCK:
+            return
+        if not self.capturable:
+            self.note = "small and not captured: its host time may be what is timed"
+            return
+        # What the host needed says nothing of how long they take in a graph.
+        self._batch = MAX_GRAPH_BATCH
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+                for _ in range(self._batch):
+                    self.step()
+            # The first replay uploads it.
+            graph.replay()
+            torch.cuda.synchronize()
+        except Exception as error:
+            self._batch = min(max(calls, 1), MAX_BATCH)
+            self.note = f"not captured: {one_line(error)}"
+            return
+        self._graph, self.method = graph, GRAPH
+
+    def take_turn(self) -> None:
+        if self._restore is not None:
+            self._restore()
+        self.times.append(self._sample(self._batch))
+
+    @property
+    def sets_used(self) -> int:
+        """Of the sets of buffers, those that a sample uses if it is long enough."""
+        return min(self._sets, self._batch) if self._graph is not None else self._sets
+
+    def quantiles(self) -> Quantiles:
+        return Quantiles.of(self.times)
+
+    def _sample(self, calls: int) -> float:
+        if self._wait is not None:
+            return self._sample_by_clock(calls, self._wait)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if self._graph is not None:
+            self._graph.replay()
+            start.record()
+            self._graph.replay()
+        else:
+            self.step()
+            start.record()
+            for _ in range(calls):
+                self.step()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) * 1000.0 / calls
+
+    def _sample_by_clock(self, calls: int, wait: Callable[[Any], None]) -> float:
+        torch.cuda.synchronize()
+        wait(self.step())
+        start = time.perf_counter()
+        for _ in range(calls):
+            last = self.step()
+        wait(last)
+        return (time.perf_counter() - start) * 1e6 / calls
+
+
+def collect_young() -> None:
+    """Between samples: results in cycles must not pile up on the device."""
+    gc.collect(1)
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Python's cycle collector would stop the host in the midst of a sample."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def peak_bytes(call: Callable[[], Any]) -> int:
+    """Bytes that torch's allocator has at most during a call, beyond those before it."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = call()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    del result
+    return peak
