@@ -21,8 +21,10 @@
 /* Largest block of the strategies that give a row, or a slice of one, to a block. */
 #define XENT_MAX_BLOCK_THREADS 384u
 
-/* 16-byte packs of a row that a lane keeps in registers, at most, and the fewest lanes of a row. */
-#define XENT_WARP_PACKS 8u
+/* 16-byte packs of a row that a lane keeps in registers, at most; the same where as many of a second matrix
+   are beside them; and the fewest lanes of a row. */
+#define XENT_WARP_PACKS 16u
+#define XENT_WARP_PACKS_OF_TWO 8u
 #define XENT_FEWEST_WARP_LANES 8u
 
 /* Most elements of a row that a lane takes under tiny, where up to 32 lanes take a row. */
@@ -196,7 +198,7 @@ struct XentGeometry {
        32 / lanes_per_row and at most 32. 1 elsewhere. */
     uint32_t rows_per_warp;
     /* tiny, warp: lanes of a row, a power of two up to 32: of which each has XENT_TINY_LANE_ELEMENTS
-       elements, or, from XENT_FEWEST_WARP_LANES lanes up, XENT_WARP_PACKS packs at most. 0 elsewhere. */
+       elements, or, from XENT_FEWEST_WARP_LANES lanes up, as many packs as abi.h says at most. 0 elsewhere. */
     uint32_t lanes_per_row;
 };
 

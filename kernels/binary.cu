@@ -11,7 +11,7 @@
 
 #define XENT_BINARY_OF(DTYPE, T)                                                                 \
     XENT_BINARY(tiny_##DTYPE, XENT_WARP_BLOCK_THREADS, 8, TinyStrategy<T, xent::NoTerms>)        \
-    XENT_BINARY(warp_##DTYPE, XENT_WARP_BLOCK_THREADS, 4,                                        \
+    XENT_BINARY(warp_##DTYPE, XENT_WARP_BLOCK_THREADS, 3,                                        \
                 WarpStrategy<T, xent::NoTerms>)                            \
     XENT_BINARY(block_##DTYPE, XENT_MAX_BLOCK_THREADS, 1, BlockStrategy<T, xent::NoTerms>)
 

@@ -7,9 +7,9 @@
         xent::fused<xent::WarpStrategy<T, xent::TERMS>>(p);                                      \
     }
 
-XENT_FUSED_WARP(fused_warp_f32, float, PlainTerms, 5)
-XENT_FUSED_WARP(fused_warp_f16, __half, PlainTerms, 5)
-XENT_FUSED_WARP(fused_warp_bf16, __nv_bfloat16, PlainTerms, 5)
-XENT_FUSED_WARP(fused_general_warp_f32, float, ClassTerms, 4)
-XENT_FUSED_WARP(fused_general_warp_f16, __half, ClassTerms, 4)
-XENT_FUSED_WARP(fused_general_warp_bf16, __nv_bfloat16, ClassTerms, 4)
+XENT_FUSED_WARP(fused_warp_f32, float, PlainTerms, 4)
+XENT_FUSED_WARP(fused_warp_f16, __half, PlainTerms, 4)
+XENT_FUSED_WARP(fused_warp_bf16, __nv_bfloat16, PlainTerms, 4)
+XENT_FUSED_WARP(fused_general_warp_f32, float, ClassTerms, 3)
+XENT_FUSED_WARP(fused_general_warp_f16, __half, ClassTerms, 3)
+XENT_FUSED_WARP(fused_general_warp_bf16, __nv_bfloat16, ClassTerms, 3)

@@ -61,23 +61,29 @@ __device__ __forceinline__ uint32_t shuffle_xor(uint32_t mask, uint32_t x, uint3
     return __shfl_xor_sync(mask, x, bits);
 }
 
+// step(offset) for the bits in which the lanes that reduce together differ.
+template <uint32_t kWidth, class Step>
+__device__ __forceinline__ void for_each_step(const WarpLanes<kWidth> &, const Step &step) {
+#pragma unroll
+    for (uint32_t offset = kWidth / 2; offset > 0; offset /= 2) step(offset);
+}
+
+// The whole grid ends it at the same step.
+template <class Step>
+__device__ __forceinline__ void for_each_step(const LaneGroup &group, const Step &step) {
+#pragma unroll
+    for (uint32_t offset = 1; offset < kWarpSize; offset *= 2) {
+        if (offset >= group.width()) break;
+        step(offset);
+    }
+}
+
 // Every lane gets the result: `combine` of two operands does not depend on their order.
 template <class Lanes, typename T, class Combine>
 __device__ __forceinline__ T butterfly(const Lanes &lanes, T x, const Combine &combine) {
-#pragma unroll
-    for (uint32_t offset = lanes.width() / 2; offset > 0; offset /= 2) {
+    for_each_step(lanes, [&](uint32_t offset) {
         x = combine(x, shuffle_xor(lanes.mask(), x, offset));
-    }
-    return x;
-}
-
-// Unrolled, a loop of unknown length would have a step for every bit that a length can have.
-template <typename T, class Combine>
-__device__ __forceinline__ T butterfly(const LaneGroup &group, T x, const Combine &combine) {
-#pragma unroll 1
-    for (uint32_t offset = 1; offset < group.width(); offset *= 2) {
-        x = combine(x, __shfl_xor_sync(group.mask(), x, offset));
-    }
+    });
     return x;
 }
 
@@ -101,16 +107,25 @@ __device__ __forceinline__ T warp_sum(T x) {
 // Which parts of a state other than max and sum are merged.
 enum class Mass { kDropped, kMerged };
 
+// Of states with the same maximum.
+template <Mass mass, class Lanes, class Shift, Weights kWeights>
+__device__ __forceinline__ SoftmaxState<Shift, kWeights> sum_states(
+    const Lanes &lanes, SoftmaxState<Shift, kWeights> state) {
+    for_each_step(lanes, [&](uint32_t offset) {
+        state.sum += shuffle_xor(lanes.mask(), state.sum, offset);
+        if (kWeights != Weights::kNone) {
+            state.shifted_sum += shuffle_xor(lanes.mask(), state.shifted_sum, offset);
+            if (mass == Mass::kMerged) state.mass += shuffle_xor(lanes.mask(), state.mass, offset);
+        }
+    });
+    return state;
+}
+
 template <Mass mass, class Lanes, class Shift, Weights kWeights>
 __device__ __forceinline__ SoftmaxState<Shift, kWeights> merge_among(
     const Lanes &lanes, SoftmaxState<Shift, kWeights> state) {
     state.raise(max_among(lanes, state.max), kNoPlace);
-    state.sum = sum_among(lanes, state.sum);
-    if (kWeights != Weights::kNone) {
-        state.shifted_sum = sum_among(lanes, state.shifted_sum);
-        if (mass == Mass::kMerged) state.mass = sum_among(lanes, state.mass);
-    }
-    return state;
+    return sum_states<mass>(lanes, state);
 }
 
 template <Weights kWeights>
@@ -125,7 +140,7 @@ struct LanesTeam {
     Lanes lanes;
 
     __device__ __forceinline__ uint32_t rank() const {
-        return threadIdx.x % kWarpSize % lanes.width();
+        return threadIdx.x & (lanes.width() - 1);
     }
     __device__ __forceinline__ uint32_t size() const { return lanes.width(); }
     __device__ __forceinline__ bool speaks() const { return rank() == 0; }
@@ -158,6 +173,38 @@ struct LanesTeam {
 };
 
 using GroupTeam = LanesTeam<LaneGroup>;
+
+// A group whose first `shift` lanes are its last threads, so that packs that begin within a sector of memory
+// can be accessed by sectors (strategy_warp.cuh), and sums still add the same numbers in the same order.
+struct ShiftedTeam : GroupTeam {
+    uint32_t shift;
+
+    __device__ __forceinline__ uint32_t lane() const { return GroupTeam::rank(); }
+    __device__ __forceinline__ uint32_t rank() const { return (lane() - shift) & (lanes.width() - 1); }
+    __device__ __forceinline__ bool speaks() const { return rank() == 0; }
+
+    template <class Shift, Weights kWeights>
+    __device__ __forceinline__ SoftmaxState<Shift, kWeights> merge(
+        SoftmaxState<Shift, kWeights> state, const XentTransform &) const {
+        state.raise(max_among(lanes, state.max), kNoPlace);
+        state.sum = in_order(state.sum);
+        if (kWeights != Weights::kNone) state.shifted_sum = in_order(state.shifted_sum);
+        if (kWeights == Weights::kGiven) state.mass = in_order(state.mass);
+        state = sum_states<kMassAtLast<kWeights>>(lanes, state);
+        meet();  // a shuffle orders no memory
+        return state;
+    }
+    __device__ __forceinline__ float sum(float x) const { return GroupTeam::sum(in_order(x)); }
+    __device__ __forceinline__ float shared_target(float mine, uint32_t owner, uint32_t) const {
+        return __shfl_sync(lanes.mask(), mine, owner + shift, lanes.width());
+    }
+
+  private:
+    // Lane i gets what thread i has.
+    __device__ __forceinline__ float in_order(float x) const {
+        return __shfl_sync(lanes.mask(), x, lane() + shift, lanes.width());
+    }
+};
 
 // ---------------------------------------------------------------- a block
 

@@ -77,7 +77,13 @@ struct Row {
     // Before anything else: packs are on their way.
     __device__ __forceinline__ void load_singles() {
 #pragma unroll
-        for (uint32_t i = 0; i < kSingles; ++i) load_single(i);
+        for (uint32_t i = 0; i < kSingles; ++i) {
+            single_position[i] = kNoPosition;
+            single[i] = 0.0f;
+            single_weight[i] = 1.0f;
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kSingles && !ends(i); ++i) load_single(i);
     }
 
     // The edges that this thread's block takes: all or none.
@@ -85,11 +91,14 @@ struct Row {
         return packs.has_edges() ? layout.edges() : 0;
     }
 
+    // Whether no thread of the team has a single element i: nearly always where i > 0 and the row begins
+    // at a pack.
+    __device__ __forceinline__ bool ends(uint32_t i) const {
+        return i > 0 && i * team.size() >= edges() + kSize;
+    }
+
     // Single elements lie side by side: the edges, then the target's pack.
     __device__ __forceinline__ void load_single(uint32_t i) {
-        single_position[i] = kNoPosition;
-        single[i] = 0.0f;
-        single_weight[i] = 1.0f;
         const uint32_t at = i * team.size() + team.rank();
         const uint32_t beyond_edges = at - edges();  // wraps for an edge
         if (at < edges()) {
@@ -108,7 +117,7 @@ struct Row {
     template <class Do>
     __device__ __forceinline__ void for_each_single(const Do &do_with) const {
 #pragma unroll
-        for (uint32_t i = 0; i < kSingles; ++i) {
+        for (uint32_t i = 0; i < kSingles && !ends(i); ++i) {
             if (single_position[i] != kNoPosition) do_with(i);
         }
     }
@@ -124,11 +133,15 @@ struct Row {
             target_position < layout.head ? target_position : target_position - layout.packs * kSize;
         const uint32_t at = target_pack == kNoPack ? in_edges : layout.edges() + in_pack;
         float mine = single[0];
+        uint32_t owner = at;
 #pragma unroll
         for (uint32_t i = 1; i < kSingles; ++i) {
-            if (at / team.size() == i) mine = single[i];
+            if (at >= i * team.size()) {
+                mine = single[i];
+                owner = at - i * team.size();
+            }
         }
-        return team.shared_target(mine, at % team.size(), packs.owner_of(target_pack));
+        return team.shared_target(mine, owner, packs.owner_of(target_pack));
     }
 
     // From memory, without a merge.

@@ -74,18 +74,23 @@ class SlicePacks {
         forward_in_memory<false>(begin_ + cached_, end_, do_with);
     }
 
-    // do_with(index, bits, prefetch(index)) after a first pass, last packs first. What `prefetch` loads is
-    // on its way for several packs at once, and read before do_with writes.
+    // do_with(index, bits, prefetch(index)) after a first pass, of what is not kept the last packs first.
+    // What `prefetch` loads is on its way for several packs at once, and read before do_with writes.
     template <class Prefetch, class Do>
     __device__ __forceinline__ void backward(const Prefetch &prefetch, const Do &do_with) const {
         const uint32_t first = begin_ + cached_;
         backward_batched<Terms::kPacksInFlight>(
             first, end_, [&](uint32_t index) { return body_[index]; }, prefetch, do_with);
         // Shared memory is near; what is loaded beside it is not.
-        constexpr bool kLoads = !std::is_same_v<decltype(prefetch(0)), Nothing>;
-        backward_batched<kLoads ? Terms::kPacksInFlight : 1>(
-            begin_, first, [&](uint32_t index) { return cache_.packs[index - begin_]; }, prefetch,
-            do_with);
+        if constexpr (std::is_same_v<decltype(prefetch(0)), Nothing>) {
+            for_each_kept(0, cached_, [&](uint32_t index, uint4 bits) {
+                do_with(index, bits, Nothing());
+            });
+        } else {
+            backward_batched<Terms::kPacksInFlight>(
+                begin_, first, [&](uint32_t index) { return cache_.packs[index - begin_]; },
+                prefetch, do_with);
+        }
     }
 
     // Behind the kept packs, in planes of 16 bytes a pack, so that neighbours do not share banks.
@@ -125,11 +130,18 @@ class SlicePacks {
             // All at once where they have been there since an earlier pass.
             const uint32_t to = pass == Pass::kFirst ? cache_.end_of(chunk) : cached_;
             if (pass == Pass::kFirst) cache_.wait_for(chunk);
-#pragma unroll 2
-            for (uint32_t i = from + threadIdx.x; i < to; i += blockDim.x) {
-                if (begin_ + i != skipped_) do_with(begin_ + i, cache_.packs[i]);
-            }
+            for_each_kept(from, to, do_with);
             from = to;
+        }
+    }
+
+    // do_with(index, bits) for this thread's packs from begin + from to begin + to, all of which are kept.
+    template <class Do>
+    __device__ __forceinline__ void for_each_kept(uint32_t from, uint32_t to,
+                                                  const Do &do_with) const {
+#pragma unroll 2
+        for (uint32_t i = from + threadIdx.x; i < to; i += blockDim.x) {
+            if (begin_ + i != skipped_) do_with(begin_ + i, cache_.packs[i]);
         }
     }
 
@@ -162,22 +174,24 @@ class SlicePacks {
     __device__ __forceinline__ void forward_in_memory(uint32_t from, uint32_t to,
                                                       const Do &do_with) const {
         constexpr uint32_t kBatch = Terms::kPacksInFlight;
-        for (uint32_t start = from + threadIdx.x; start < to; start += kBatch * blockDim.x) {
+        const auto take = [&](uint32_t index, uint4 bits) {
+            if (index == skipped_) return;
+            if (kKeeps) cache_.packs[index - begin_] = bits;
+            do_with(index, bits);
+        };
+        uint32_t start = from + threadIdx.x;
+        // Whole batches, loaded without conditions: the skipped pack, too, is written by nobody before the
+        // merge that ends this pass.
+#pragma unroll 1
+        for (; start + (kBatch - 1) * blockDim.x < to; start += kBatch * blockDim.x) {
             uint4 batch[kBatch];
 #pragma unroll
-            for (uint32_t i = 0; i < kBatch; ++i) {
-                const uint32_t index = start + i * blockDim.x;
-                if (index < to && index != skipped_) batch[i] = body_[index];
-            }
+            for (uint32_t i = 0; i < kBatch; ++i) batch[i] = body_[start + i * blockDim.x];
 #pragma unroll
-            for (uint32_t i = 0; i < kBatch; ++i) {
-                const uint32_t index = start + i * blockDim.x;
-                if (index < to && index != skipped_) {
-                    if (kKeeps) cache_.packs[index - begin_] = batch[i];
-                    do_with(index, batch[i]);
-                }
-            }
+            for (uint32_t i = 0; i < kBatch; ++i) take(start + i * blockDim.x, batch[i]);
         }
+#pragma unroll 1
+        for (; start < to; start += blockDim.x) take(start, body_[start]);
     }
 
     __device__ __forceinline__ float4 *weights(uint32_t part, uint32_t pack) const {

@@ -1,12 +1,13 @@
-// warp: a row in the registers of a warp, or of 8 or 16 lanes of one, XENT_WARP_PACKS packs a lane at most.
+// warp: a row in the registers of a warp, or of 8 or 16 lanes of one, Terms::kLanePacks packs a lane at most.
 //
 // Traffic: with b bytes an element, b * classes read and as many written. Weights of elements, and rows
 //     whose output is not cut as the input is, are read a second time, from the cache closest by.
-// Parallelism: pack i of a row belongs to lane i % lanes_per_row of its group; single elements (row.cuh) lie
-//     side by side. The fewer lanes, the less of a row's work is done by several. A warp takes rows_per_warp
+// Parallelism: pack i of a row belongs to thread i % lanes_per_row of its group, which is the lane that lets
+//     the group's accesses begin at a sector of memory (ShiftedTeam); single elements (row.cuh) lie side by side. The fewer
+//     lanes, the less of a row's work is done by several. A warp takes rows_per_warp
 //     consecutive rows, as many at a time as it has groups, and then says what is known of them, a lane a
 //     row.
-// Invariants: rows have at most XENT_WARP_PACKS packs a lane. No barrier of the block; the groups of a warp
+// Invariants: rows have at most kLanePacks packs a lane. No barrier of the block; the groups of a warp
 //     may be in different places of the code.
 #pragma once
 
@@ -22,8 +23,9 @@
 namespace xent {
 
 // Where a group of lanes has the packs of a row: in registers.
+template <uint32_t kPacks>
 class LanePacks {
-    static constexpr uint32_t kPacks = XENT_WARP_PACKS;
+    static_assert(kPacks < 32, "a bit for each");
 
   public:
     // `skipped` is a pack that no pass shall visit, or kNoPack.
@@ -32,10 +34,15 @@ class LanePacks {
                                          const Place &place)
         : body_(body),
           packs_(packs),
-          skipped_(skipped),
-          rank_(place.team.rank()),
           lanes_(place.team.size()),
           most_packs_(place.most_packs) {
+        const uint32_t lane = place.team.lane(), shift = place.team.shift, log2 = place.lanes_log2;
+        first_ = lane - shift;
+        // Slot i is pack i * lanes + first, where there is one.
+        mine_ = (1u << ((packs + lanes_ - 1 - first_) >> log2)) - 1;
+        if (lane < shift) mine_ &= ~1u;
+        const uint32_t slot = (skipped + shift) >> log2;
+        if (skipped < packs && ((skipped + shift) & (lanes_ - 1)) == lane) mine_ &= ~(1u << slot);
         for_each([&](uint32_t i, uint32_t index) { kept_[i] = body_[index]; });
     }
 
@@ -71,20 +78,21 @@ class LanePacks {
   private:
     const uint4 *body_;
     uint32_t packs_;
-    uint32_t skipped_;
-    uint32_t rank_;
     uint32_t lanes_;
     uint32_t most_packs_;
+    uint32_t first_;  // wraps before the first pack
+    // Bit i: whether pack i * lanes + first is there, and not skipped. Found once, not by each pass.
+    uint32_t mine_;
     uint4 kept_[kPacks];
 
-    // Unrolled, so that `kept_` stays in registers; it ends at the same pack for the whole grid.
+    // Unrolled, so that `kept_` stays in registers. Short rows leave it early, the whole grid at the same
+    // pack; looked for at powers of two, which costs long rows less.
     template <class Do>
     __device__ __forceinline__ void for_each(const Do &do_with) const {
 #pragma unroll
         for (uint32_t i = 0; i < kPacks; ++i) {
-            if (i * lanes_ >= most_packs_) break;
-            const uint32_t index = i * lanes_ + rank_;
-            if (index < packs_ && index != skipped_) do_with(i, index);
+            if ((i & (i - 1)) == 0 && i * lanes_ > most_packs_) break;
+            if ((mine_ >> i & 1) != 0) do_with(i, i * lanes_ + first_);
         }
     }
 };
@@ -94,7 +102,7 @@ struct WarpStrategy {
     using Element = T;
     using TermsOfRow = Terms;
     static_assert(!Terms::kStreamed, "weights of elements are not kept in registers");
-    using Row = xent::Row<T, Terms, GroupTeam, LanePacks>;
+    using Row = xent::Row<T, Terms, ShiftedTeam, LanePacks<Terms::kLanePacks>>;
     static constexpr uint32_t kWarps = XENT_WARP_BLOCK_THREADS / kWarpSize;
     static constexpr bool kSharesWarps = true;
     static constexpr bool kHasTwoLaunches = false;
@@ -102,14 +110,16 @@ struct WarpStrategy {
 
     struct Storage {};
 
-    GroupTeam team;
+    ShiftedTeam team;
     uint32_t rows_per_warp;
+    uint32_t lanes_log2;  // of the team
     uint32_t most_packs;  // of a row's body
 
     __device__ __forceinline__ WarpStrategy(Storage &, uint4 *, const XentGeometry &geometry,
                                             uint32_t classes)
-        : team{LaneGroup(geometry.lanes_per_row)},
+        : team{{LaneGroup(geometry.lanes_per_row)}, 0},
           rows_per_warp(geometry.rows_per_warp),
+          lanes_log2(__ffs(geometry.lanes_per_row) - 1),
           most_packs(classes / kPackSize<T>) {}
 
     // As BlockStrategy's.
@@ -120,12 +130,12 @@ struct WarpStrategy {
         __shared__ Summary summaries[kWarps][kWarpSize];
         Summary *const mine = summaries[slot()];
         const uint32_t lane = threadIdx.x % kWarpSize;
-        const uint32_t groups = kWarpSize / team.size();
+        const uint32_t groups = kWarpSize >> lanes_log2;
         const uint64_t step = uint64_t(gridDim.x) * kWarps * rows_per_warp;
         uint64_t first = (uint64_t(blockIdx.x) * kWarps + slot()) * rows_per_warp;
         for (; first < rows; first += step) {
             const uint32_t count = uint32_t(min(uint64_t(rows_per_warp), rows - first));
-            for (uint32_t i = lane / team.size(); i < count; i += groups) {
+            for (uint32_t i = lane >> lanes_log2; i < count; i += groups) {
                 body(first + i, [&](const Summary &summary) {
                     if (team.speaks()) mine[i] = summary;
                 });
@@ -141,6 +151,9 @@ struct WarpStrategy {
     __device__ __forceinline__ Row row(const T *input, const RowLayout<T> &layout,
                                        const Terms &terms, const XentTransform &by,
                                        uint32_t target) {
+        // As far as a lane has room for another pack.
+        const uint32_t shift = packs_before_sector(layout.body(input));
+        team.shift = layout.packs + shift <= Terms::kLanePacks << lanes_log2 ? shift : 0;
         Row row(input, layout, terms, by, target, team, *this);
         row.load_singles();
         return row;

@@ -6,6 +6,7 @@
 //     kHasTarget   whether a class is kept out of the sums
 //     kKnowsCap    whether logits can be capped
 //     kStreamed    whether weights come from memory as the logits do, and are cached with them
+//     kLanePacks   packs of a row that a lane keeps in registers under warp, at most
 //     kPacksInFlight  packs that a thread has in flight at once, to cover the latency of memory; fewer
 //                  where the code for a pack is long
 #pragma once
@@ -26,6 +27,7 @@ struct NoTerms {
     static constexpr bool kHasTarget = false;
     static constexpr bool kKnowsCap = false;
     static constexpr bool kStreamed = false;
+    static constexpr uint32_t kLanePacks = XENT_WARP_PACKS;
     static constexpr uint32_t kPacksInFlight = 4;
 
     __device__ __forceinline__ bool given() const { return false; }
@@ -36,6 +38,7 @@ struct NoTerms {
 
 // The same of an upstream gradient, beside which the row that it belongs to is on its way.
 struct UpstreamTerms : NoTerms {
+    static constexpr uint32_t kLanePacks = XENT_WARP_PACKS_OF_TWO;
     static constexpr uint32_t kPacksInFlight = 2;
 };
 
@@ -54,6 +57,7 @@ struct ClassTerms {
     static constexpr bool kHasTarget = true;
     static constexpr bool kKnowsCap = true;
     static constexpr bool kStreamed = false;
+    static constexpr uint32_t kLanePacks = XENT_WARP_PACKS;
     static constexpr uint32_t kPacksInFlight = 2;
 
     const float *weights;  // v, or null for 1

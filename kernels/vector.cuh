@@ -63,6 +63,12 @@ struct RowLayout {
     }
 };
 
+// Packs from the start of a 32-byte sector of memory to this one: 0 or 1.
+__device__ __forceinline__ uint32_t packs_before_sector(const uint4 *pack) {
+    constexpr uint32_t kSectorBytes = 32;
+    return uint32_t(uintptr_t(pack)) % kSectorBytes / XENT_PACK_BYTES;
+}
+
 // Which packs of a row's body a block takes, of `parts` that are alike; a row's edges belong to part 0.
 struct Slice {
     uint32_t part;

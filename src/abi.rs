@@ -10,8 +10,9 @@ pub const XENT_MAX_CLASSES: u32 = 1073741824;
 pub const XENT_WARP_BLOCK_THREADS: u32 = 128;
 /// Largest block of the strategies that give a row, or a slice of one, to a block.
 pub const XENT_MAX_BLOCK_THREADS: u32 = 384;
-/// 16-byte packs of a row that a lane keeps in registers, at most, and the fewest lanes of a row.
-pub const XENT_WARP_PACKS: u32 = 8;
+/// 16-byte packs of a row that a lane keeps in registers, at most; the same where as many of a second matrix are beside them; and the fewest lanes of a row.
+pub const XENT_WARP_PACKS: u32 = 16;
+pub const XENT_WARP_PACKS_OF_TWO: u32 = 8;
 pub const XENT_FEWEST_WARP_LANES: u32 = 8;
 /// Most elements of a row that a lane takes under tiny, where up to 32 lanes take a row.
 pub const XENT_TINY_LANE_ELEMENTS: u32 = 16;
@@ -284,7 +285,7 @@ pub struct XentGeometry {
     /// 32 / lanes_per_row and at most 32. 1 elsewhere.
     pub rows_per_warp: u32,
     /// tiny, warp: lanes of a row, a power of two up to 32: of which each has XENT_TINY_LANE_ELEMENTS
-    /// elements, or, from XENT_FEWEST_WARP_LANES lanes up, XENT_WARP_PACKS packs at most. 0 elsewhere.
+    /// elements, or, from XENT_FEWEST_WARP_LANES lanes up, as many packs as abi.h says at most. 0 elsewhere.
     pub lanes_per_row: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]

@@ -71,6 +71,18 @@ impl Work {
         }
     }
 
+    /// Packs of a row that a lane keeps under warp, at most.
+    fn lane_packs(&self) -> u32 {
+        match self.operation {
+            Operation::LogSoftmaxBackward => abi::XENT_WARP_PACKS_OF_TWO,
+            Operation::Fused
+            | Operation::FusedGeneral
+            | Operation::FusedProbabilities
+            | Operation::LogSoftmax
+            | Operation::Binary => abi::XENT_WARP_PACKS,
+        }
+    }
+
     /// What a pin is worth.
     fn pin(&self) -> Pin {
         match self.pass {
@@ -179,7 +191,7 @@ impl Cutter<'_> {
                 }
             }
             Strategy::Warp => {
-                let most = WARP_SIZE * abi::XENT_WARP_PACKS;
+                let most = WARP_SIZE * work.lane_packs();
                 if work.packs() > most {
                     return Err(Obstacle::Packs { packs: work.packs(), most });
                 }
@@ -473,7 +485,7 @@ impl Cutter<'_> {
     /// leave multiprocessors idle and a lane still has a pack.
     fn warp_lanes(&self) -> u32 {
         let packs = self.work.packs();
-        let fewest = packs.div_ceil(abi::XENT_WARP_PACKS).next_power_of_two();
+        let fewest = packs.div_ceil(self.work.lane_packs()).next_power_of_two();
         let mut lanes = fewest.max(abi::XENT_FEWEST_WARP_LANES);
         let rows_at_once = |lanes| (abi::XENT_WARP_BLOCK_THREADS / lanes) as usize;
         while lanes < WARP_SIZE

@@ -50,7 +50,7 @@ families! {
     /// Loss and gradient of class indices, or one of them; many short rows a block.
     FusedTiny = "fused_tiny", XENT_WARP_BLOCK_THREADS, 6;
     /// A row a warp, or a part of one.
-    FusedWarp = "fused_warp", XENT_WARP_BLOCK_THREADS, 5;
+    FusedWarp = "fused_warp", XENT_WARP_BLOCK_THREADS, 4;
     /// A row a block.
     FusedBlock = "fused_block", XENT_MAX_BLOCK_THREADS, 2;
     /// A row a cluster.
@@ -60,7 +60,7 @@ families! {
     /// The same with class weights in the smoothing term, or capped logits; many short rows a block.
     FusedGeneralTiny = "fused_general_tiny", XENT_WARP_BLOCK_THREADS, 6;
     /// A row a warp, or a part of one.
-    FusedGeneralWarp = "fused_general_warp", XENT_WARP_BLOCK_THREADS, 4;
+    FusedGeneralWarp = "fused_general_warp", XENT_WARP_BLOCK_THREADS, 3;
     /// A row a block.
     FusedGeneralBlock = "fused_general_block", XENT_MAX_BLOCK_THREADS, 2;
     /// A row a cluster.
@@ -74,7 +74,7 @@ families! {
     /// Log-softmax, or softmax; many short rows a block.
     LogSoftmaxTiny = "log_softmax_tiny", XENT_WARP_BLOCK_THREADS, 8;
     /// A row a warp, or a part of one.
-    LogSoftmaxWarp = "log_softmax_warp", XENT_WARP_BLOCK_THREADS, 5;
+    LogSoftmaxWarp = "log_softmax_warp", XENT_WARP_BLOCK_THREADS, 4;
     /// A row a block.
     LogSoftmaxBlock = "log_softmax_block", XENT_MAX_BLOCK_THREADS, 2;
     /// A row a cluster.
@@ -88,7 +88,7 @@ families! {
     /// Binary cross-entropy and its gradient, or one of them; many short rows a block.
     BinaryTiny = "binary_tiny", XENT_WARP_BLOCK_THREADS, 8;
     /// A row a warp, or a part of one.
-    BinaryWarp = "binary_warp", XENT_WARP_BLOCK_THREADS, 4;
+    BinaryWarp = "binary_warp", XENT_WARP_BLOCK_THREADS, 3;
     /// A row a block.
     BinaryBlock = "binary_block", XENT_MAX_BLOCK_THREADS, 1;
 }

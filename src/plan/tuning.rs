@@ -137,26 +137,15 @@ pub(super) fn choices(compute_capability: (u32, u32)) -> &'static Choices {
     }
 }
 
+/// Predicted, not measured: every thread takes part in what is done once a row, and from sm_80 on the copies
+/// that fill shared memory need no threads to be on their way. So no fewer packs a thread, but in the
+/// shortest rows.
+const BLOCK_PACKS_PER_THREAD: u32 = 16;
+
 /// Threads of a block, for rows or slices of up to so many 16-byte packs.
-struct BlockTuning {
-    up_to_packs: u32,
-    threads: u32,
-}
-
-// Predicted, not measured: about sixteen packs a thread, since every thread takes part in what is done
-// once a row; from sm_80 on the copies that fill shared memory need no threads to be on their way. Beyond
-// 6,144 packs a thread goes around more often.
-const BLOCK: [BlockTuning; 5] = [
-    BlockTuning { up_to_packs: 512, threads: 32 },
-    BlockTuning { up_to_packs: 1024, threads: 64 },
-    BlockTuning { up_to_packs: 2048, threads: 128 },
-    BlockTuning { up_to_packs: 4096, threads: 256 },
-    BlockTuning { up_to_packs: u32::MAX, threads: 384 },
-];
-
 pub(super) fn block_threads(packs: u32) -> u32 {
-    let fits = BLOCK.iter().find(|row| packs <= row.up_to_packs);
-    fits.map_or(crate::abi::XENT_MAX_BLOCK_THREADS, |row| row.threads)
+    let warps = packs / (BLOCK_PACKS_PER_THREAD * super::WARP_SIZE);
+    (warps * super::WARP_SIZE).clamp(super::WARP_SIZE, crate::abi::XENT_MAX_BLOCK_THREADS)
 }
 
 /// Predicted, not measured: twice the 16 blocks of 128 threads that can be resident, before a warp

@@ -66,9 +66,6 @@ impl Report {
 
 impl Drop for File {
     fn drop(&mut self) {
-        if env::var_os("ZZ_KEEP").is_some() {
-            let _ = fs::copy(&self.path, "/tmp/one.jsonl");
-        }
         let _ = fs::remove_file(&self.path);
     }
 }
