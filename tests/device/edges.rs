@@ -29,10 +29,10 @@ pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 const PACK_BYTES: usize = 16;
 
 /// Around packs (4 and 8 elements), warps, and blocks of every size in the tuning table.
-const CLASSES: [usize; 44] = [
+const CLASSES: [usize; 45] = [
     1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000,
-    1001, 1023, 1024, 1025, 2047, 2049, 4095, 4096, 4097, 8191, 8192, 8193, 16_383, 16_384, 16_385,
-    28_671, 28_672, 28_673, 57_343, 57_345,
+    1001, 1023, 1024, 1025, 2047, 2048, 2049, 4095, 4096, 4097, 8191, 8192, 8193, 16_383, 16_384,
+    16_385, 28_671, 28_672, 28_673, 57_343, 57_345,
 ];
 
 /// Vocabularies, odd ones among them.
@@ -93,6 +93,8 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial(format!("edges::many_rows_of_a_warp::{dtype:?}"), move || {
             many_rows_of_a_warp(dtype)
         }));
+        trials
+            .push(trial(format!("edges::half_a_sector::{dtype:?}"), move || half_a_sector(dtype)));
         trials.push(trial(format!("edges::counted_rows::{dtype:?}"), move || counted_rows(dtype)));
         trials.push(trial(format!("edges::exact_in_place::{dtype:?}"), move || {
             exact_in_place(dtype)
@@ -497,14 +499,18 @@ fn many_rows(dtype: Dtype) -> Result<(), String> {
     Ok(())
 }
 
-/// Of which a warp takes two, so many; and five more.
-fn rows_of_two_a_warp() -> Result<usize, String> {
-    let multiprocessors = Rig::here()
+fn multiprocessors() -> Result<usize, String> {
+    let count = Rig::here()
         .context
         .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
         .map_err(|error| format!("{:?}", error.0))?;
+    Ok(count as usize)
+}
+
+/// Of which a warp takes two, so many; and five more.
+fn rows_of_two_a_warp() -> Result<usize, String> {
     // 32 blocks of 4 warps on each take one.
-    Ok(2 * 32 * 4 * multiprocessors as usize + 5)
+    Ok(2 * 32 * 4 * multiprocessors()? + 5)
 }
 
 /// A warp says what is known of its rows at once; the last ones have none, or one.
@@ -514,6 +520,28 @@ fn many_rows_of_a_warp(dtype: Dtype) -> Result<(), String> {
     let case = Case { config, selection, ..Case::new(dtype, rows_of_two_a_warp()?, 3, 47) };
     let found = case.run().map_err(|error| format!("{case}: {error}"))?;
     within_budget(&case, &found, &case.expected()).map(drop)
+}
+
+/// Rows that begin in the middle of a sector of memory, at each number of packs at which a lane has one more,
+/// up to as many as the lanes of a warp, or of a quarter, have room for.
+fn half_a_sector(dtype: Dtype) -> Result<(), String> {
+    let pack = PACK_BYTES / dtype.bytes();
+    let placement = Placement { logits_offset: pack, gradient_offset: pack, ..Placement::PACKED };
+    let selection = Selection::Pinned(Strategy::Warp);
+    let case = |rows, packs: usize| {
+        let config = smoothed(0.1);
+        Case { placement, config, selection, ..Case::new(dtype, rows, packs * pack, 53) }
+    };
+    for packs in [31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512] {
+        check(&case(3, packs))?;
+    }
+    let rows = 16 * multiprocessors()?;
+    for packs in [8, 64, 127, 128] {
+        let case = case(rows, packs);
+        let found = case.run().map_err(|error| format!("{case}: {error}"))?;
+        within_budget(&case, &found, &case.expected())?;
+    }
+    Ok(())
 }
 
 /// Where nothing is read or summed, nothing else orders what a warp says of its rows.
