@@ -38,9 +38,8 @@ class LanePacks {
           most_packs_(place.most_packs) {
         const uint32_t lane = place.team.lane(), shift = place.team.shift, log2 = place.lanes_log2;
         first_ = lane - shift;
-        // Slot i is pack i * lanes + first, where there is one.
-        mine_ = (1u << ((packs + lanes_ - 1 - first_) >> log2)) - 1;
-        if (lane < shift) mine_ &= ~1u;
+        // Slot i is pack i * lanes + first, where there is one: none in the first slot where that wrapped.
+        mine_ = (1u << ((packs + lanes_ - 1 - first_) >> log2)) - 1 - (first_ >> 31);
         const uint32_t slot = (skipped + shift) >> log2;
         if (skipped < packs && ((skipped + shift) & (lanes_ - 1)) == lane) mine_ &= ~(1u << slot);
         for_each([&](uint32_t i, uint32_t index) { kept_[i] = body_[index]; });
@@ -114,13 +113,15 @@ struct WarpStrategy {
     uint32_t rows_per_warp;
     uint32_t lanes_log2;  // of the team
     uint32_t most_packs;  // of a row's body
+    uint32_t lane_packs;  // that a group of lanes has room for
 
     __device__ __forceinline__ WarpStrategy(Storage &, uint4 *, const XentGeometry &geometry,
                                             uint32_t classes)
         : team{{LaneGroup(geometry.lanes_per_row)}, 0},
           rows_per_warp(geometry.rows_per_warp),
           lanes_log2(__ffs(geometry.lanes_per_row) - 1),
-          most_packs(classes / kPackSize<T>) {}
+          most_packs(classes / kPackSize<T>),
+          lane_packs(geometry.lanes_per_row * Terms::kLanePacks) {}
 
     // As BlockStrategy's.
     template <class Summary, class Body, class Report>
@@ -153,7 +154,7 @@ struct WarpStrategy {
                                        uint32_t target) {
         // As far as a lane has room for another pack.
         const uint32_t shift = packs_before_sector(layout.body(input));
-        team.shift = layout.packs + shift <= Terms::kLanePacks << lanes_log2 ? shift : 0;
+        team.shift = layout.packs + shift <= lane_packs ? shift : 0;
         Row row(input, layout, terms, by, target, team, *this);
         row.load_singles();
         return row;
