@@ -88,7 +88,9 @@ pub struct sx_divisor {
 /// z = s tanh(t x / s), or t x without a cap, p = softmax(z), target y, class weights w, smoothing e and C
 /// classes, the loss of a row is
 ///
-///     (1 - e) w_y -log p_y / D1 + e/C sum_k w_k -log p_k / D2 + L lse^2 / D3
+/// ```text
+/// (1 - e) w_y -log p_y / D1 + e/C sum_k w_k -log p_k / D2 + L lse^2 / D3
+/// ```
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct sx_loss_config {
@@ -125,7 +127,9 @@ pub struct sx_loss_config {
 /// What a binary cross-entropy is, apart from sizes; filled by `sx_binary_config_init`. With smoothed targets
 /// t, class weights w, positive weights r and C classes, the loss of a row is
 ///
-///     1/C sum_k w_k (r_k t_k -log sigmoid(x_k) + (1 - t_k) -log sigmoid(-x_k)) / D
+/// ```text
+/// 1/C sum_k w_k (r_k t_k -log sigmoid(x_k) + (1 - t_k) -log sigmoid(-x_k)) / D
+/// ```
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct sx_binary_config {
