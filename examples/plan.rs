@@ -1,6 +1,9 @@
 //! Prints how a problem would be solved on a device, and why. Needs neither a GPU nor nvcc.
 //!
 //! `cargo run --example plan -- --rows 8192 --classes 128256 --dtype bf16 --device h200`
+//!
+//! `--pin two_pass` asks for a strategy, as `Kernels::with_selection` does for calls, and says why where it
+//! cannot take the problem.
 
 use std::process::ExitCode;
 

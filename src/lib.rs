@@ -9,18 +9,7 @@
 //! ```
 //!
 //! where D is 1, or for a mean the number of rows that are not ignored. [`LossConfig`] has the whole
-//! formula, with class weights, the other conventions of smoothing and averaging, z-loss, logit scale
-//! and soft-cap, and presets named after the losses of other frameworks; [`coming_from`] maps their
-//! arguments. Targets are class indices or probabilities. Logits and gradient are f32, f16 or bf16;
-//! arithmetic, losses and log-sum-exps are f32.
-//!
-//! | | |
-//! |---|---|
-//! | [`loss::forward_backward`] | loss and gradient in one pass, also in place |
-//! | [`loss::forward`], [`loss::backward`] | the two apart, for autograd |
-//! | [`log_softmax`] | log-softmax, softmax, and the gradient |
-//! | [`binary`] | binary cross-entropy from logits |
-//! | [`raw`] | all of them on raw device pointers, for buffers of other libraries |
+//! formula.
 //!
 //! ```no_run
 //! use smoothxent::{Gradient, Kernels, LossConfig, LossInputs, LossOutputs, Shape, Workspace, loss};
@@ -57,6 +46,42 @@
 //! [`Problem`](problem::Problem), [`plan::choose`] turns it into launches, and [`Kernels`] runs
 //! them. It allocates nothing and does not wait for the device. Everything wrong that the host can
 //! see is an [`Error`] before a launch.
+//!
+//! # What there is
+//!
+//! | | |
+//! |---|---|
+//! | [`loss::forward_backward`] | loss and gradient in one pass, also in place |
+//! | [`loss::forward`], [`loss::backward`] | the two apart, for autograd |
+//! | [`log_softmax`] | log-softmax, softmax, and the gradient |
+//! | [`binary`] | binary cross-entropy from logits |
+//! | [`raw`] | all of them on raw device pointers, for buffers of other libraries |
+//! | [`plan`] | how a problem is solved on a device, and why, without one |
+//! | [`mod@reference`] | the same in f64 on the host |
+//!
+//! | | |
+//! |---|---|
+//! | logits, gradient | f32, f16 or bf16; any number of classes, row stride and alignment; arithmetic, losses and log-sum-exps in f32 |
+//! | targets | `i32`, `u32` or `i64` class indices with an `ignore_index` of any value, or probabilities in f32, f16 or bf16 |
+//! | label smoothing | e/C over all classes, or e/(C-1) over the others: [`Smoothing`] |
+//! | class weights | on every term, on the nll term, or on smoothing alone: [`WeightedTerms`] |
+//! | reductions | none, sum, or mean by a [`Divisor`] for each term; upstream gradient as a scalar or one a row: [`Upstream`] |
+//! | more terms | z-loss, logit scale, logit soft-cap, with their exact gradients |
+//! | outputs | scalar loss, row losses, log-sum-exps, argmax, correct predictions: [`LossOutputs`] |
+//! | presets | the losses of other frameworks by name, such as [`LossConfig::pytorch`] |
+//! | promises | the same bits every time, CUDA graphs, no access out of bounds whatever a target is |
+//!
+//! # Pages
+//!
+//! | | |
+//! |---|---|
+//! | [`coming_from`] | PyTorch, Keras, timm, fairseq, Megatron, Liger and others: every argument |
+//! | [`guide::options`] | which option does what, and what it costs |
+//! | [`guide::errors`] | every error, what it means, what to do |
+//! | [`guide::building`] | nvcc, architectures, containers, other GPUs, docs.rs |
+//! | [`guide::graphs_and_streams`] | CUDA graphs, streams, threads, devices |
+//! | [`guide::reproducibility`] | what gives the same bits, and what does not |
+//! | [`guide::memory`] | what is read and written, how long a row may be, sizes of workspaces |
 #![deny(missing_docs, unsafe_op_in_unsafe_fn)]
 
 mod abi;
@@ -68,6 +93,7 @@ mod error;
 mod module;
 
 pub mod binary;
+pub mod guide;
 pub mod log_softmax;
 pub mod loss;
 pub mod plan;

@@ -79,11 +79,8 @@ impl Launch {
             .flat_map(|row| (row * 211 % i64::from(CLASSES)).to_le_bytes())
             .collect();
         let targets = upload(&targets);
-        let mut workspace = vec![0_u8; size_of::<abi::XentWorkspace>()];
         // As before its first use.
-        let first_row = std::mem::offset_of!(abi::XentStatus, first_row);
-        workspace[first_row..first_row + 8].copy_from_slice(&abi::XENT_NO_ROW.to_le_bytes());
-        let workspace = upload(&workspace);
+        let workspace = upload(&vec![0; size_of::<abi::XentWorkspace>()]);
         let row_losses = upload(&vec![0; 4 * ROWS as usize]);
 
         let mut fused = Parameters(vec![0; size_of::<abi::XentFused>()]);

@@ -76,14 +76,19 @@ impl Program {
 impl Built {
     /// The test programs, in the order of their packages' folders and names.
     pub fn tests(&self) -> Vec<Program> {
-        let mut tests: Vec<Program> = self
-            .artifacts
-            .iter()
-            .filter(|artifact| artifact.profile.test)
-            .filter_map(Program::of)
-            .collect();
-        tests.sort_by(|a, b| (&a.folder, &a.name).cmp(&(&b.folder, &b.name)));
-        tests
+        self.programs(|artifact| artifact.profile.test)
+    }
+
+    /// The examples, in the same order.
+    pub fn examples(&self) -> Vec<Program> {
+        self.programs(|artifact| artifact.target.is_example())
+    }
+
+    fn programs(&self, chosen: fn(&Artifact) -> bool) -> Vec<Program> {
+        let artifacts = self.artifacts.iter().filter(|artifact| chosen(artifact));
+        let mut programs: Vec<Program> = artifacts.filter_map(Program::of).collect();
+        programs.sort_by(|a, b| (&a.folder, &a.name).cmp(&(&b.folder, &b.name)));
+        programs
     }
 
     /// The program called `name`, tests aside.

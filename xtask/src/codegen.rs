@@ -1,4 +1,4 @@
-//! `cargo xtask codegen`: kernels/abi.h -> src/abi.rs, and capi/src -> capi/include/smoothxent.h.
+//! `cargo xtask codegen`: kernels/abi.h -> src/abi.rs, capi/src -> capi/include/smoothxent.h, src -> api.txt.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use bindgen::callbacks::{IntKind, ParseCallbacks};
 use similar::{ChangeTag, TextDiff};
 
-use crate::{toolchain, workspace};
+use crate::{api, toolchain, workspace};
 
 const HEADER: &str = "kernels/abi.h";
 
@@ -20,9 +20,10 @@ struct Generated {
 }
 
 /// The one that sets an environment variable comes first.
-const ALL: [Generated; 2] = [
+const ALL: [Generated; 3] = [
     Generated { path: "src/abi.rs", from: HEADER, generate: bindings },
     Generated { path: "capi/include/smoothxent.h", from: CAPI, generate: c_header },
+    Generated { path: "api.txt", from: api::CRATE, generate: api::of_crate },
 ];
 
 const CAPI: &str = "capi/src";
@@ -32,7 +33,7 @@ const HEAD: &str = "//! Parameters, limits and status records shared with the ke
 //! Generated from `kernels/abi.h`; do not edit. `cargo xtask codegen` writes it anew.
 ";
 
-/// Generates src/abi.rs from kernels/abi.h, and capi/include/smoothxent.h from capi/src
+/// Generates src/abi.rs from kernels/abi.h, capi/include/smoothxent.h from capi/src, and api.txt from src
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only check that they are what would be generated

@@ -20,7 +20,7 @@ pub struct Suite {
     pub took: Duration,
     /// What a reader needs to see of the output; empty if all is well.
     pub complaint: String,
-    /// The whole output.
+    /// The whole output, or the folder of it.
     pub log: PathBuf,
 }
 
@@ -39,16 +39,7 @@ impl Suite {
         let log = logs.join(format!("{}.log", name.replace(['(', ')'], "").replace(' ', "-")));
         let mut log_file =
             File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-        let mut suite = Self {
-            name: name.to_owned(),
-            passed: 0,
-            failed: 0,
-            skipped: 0,
-            skips: Vec::new(),
-            took: Duration::ZERO,
-            complaint: String::new(),
-            log,
-        };
+        let mut suite = Self::empty(name, log);
         let bar = progress_bar(name);
         let start = Instant::now();
 
@@ -83,6 +74,39 @@ impl Suite {
             suite.complaint = format!("{}\n({status})", excerpt(&lines));
         }
         Ok(suite)
+    }
+
+    /// Runs programs that are one test each: it passes if the program ends with success.
+    pub fn run_each(
+        name: &str,
+        programs: impl IntoIterator<Item = (String, Command)>,
+        logs: &Path,
+    ) -> Result<Self> {
+        let mut suite = Self::empty(name, logs.to_owned());
+        for (program, command) in programs {
+            let run = Self::run(&format!("{name} {program}"), command, logs)?;
+            suite.took += run.took;
+            if run.failed == 0 {
+                suite.passed += 1;
+            } else {
+                suite.failed += 1;
+                suite.complaint.push_str(&format!("\n{program}:\n{}\n", run.complaint));
+            }
+        }
+        Ok(suite)
+    }
+
+    fn empty(name: &str, log: PathBuf) -> Self {
+        Self {
+            name: name.to_owned(),
+            passed: 0,
+            failed: 0,
+            skipped: 0,
+            skips: Vec::new(),
+            took: Duration::ZERO,
+            complaint: String::new(),
+            log,
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -195,7 +219,31 @@ fn progress_bar(name: &str) -> ProgressBar {
 
 #[cfg(test)]
 mod tests {
-    use super::Event;
+    use std::process::Command;
+
+    use super::{Event, Suite};
+
+    #[test]
+    fn a_program_is_a_test_that_passes_with_success() {
+        let logs = std::env::temp_dir().join(format!("xtask-suite-{}", std::process::id()));
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        let programs = [
+            ("good".to_owned(), shell("echo loss 0.5")),
+            ("bad".to_owned(), shell("echo of no use >&2; exit 3")),
+        ];
+        let suite = Suite::run_each("programs", programs, &logs).unwrap();
+        assert_eq!((suite.passed, suite.failed, suite.skipped), (1, 1, 0));
+        let complaint = &suite.complaint;
+        assert!(complaint.contains("bad:\nof no use") && complaint.contains("exit status: 3"));
+        assert!(!complaint.contains("good") && !complaint.contains("loss"));
+        let log = std::fs::read_to_string(logs.join("programs-good.log")).unwrap();
+        assert_eq!(log.trim_end(), "loss 0.5");
+        std::fs::remove_dir_all(logs).unwrap();
+    }
 
     #[test]
     fn reads_what_libtest_prints() {

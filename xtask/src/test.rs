@@ -69,6 +69,9 @@ const COST_DEVICES: [&str; 2] = ["sm_75", "sm_80"];
 /// `--bench` of `cargo bench` for that.
 const BENCHMARKS: [&str; 2] = ["device", "host"];
 
+/// The suite in which each of the crate's examples is a test.
+const EXAMPLES: &str = "examples";
+
 /// The suite that checks what the crate does without a driver: it runs with none in the search path.
 const WITHOUT_DRIVER: &str = "no_driver";
 
@@ -96,6 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             suites.extend(runner.run_on_other_models()?);
         }
         suites.extend(runner.run_benchmarks()?);
+        suites.push(runner.run_examples()?);
         suites.push(runner.run_documentation()?);
         suites.push(runner.run_without_kernels("none")?);
         // On a GPU of this very kind the test says that it is skipped.
@@ -181,6 +185,24 @@ impl Runner<'_> {
             .iter()
             .map(|program| self.run_program(&name_of(program), program, self.driver))
             .collect()
+    }
+
+    /// Each example of the crate, which asserts what it shows; those of other members have arguments.
+    fn run_examples(&self) -> Result<Suite> {
+        let mut build = cargo::command("build");
+        build.args([cargo::PROFILE, "--examples"]).args(cargo::WORKSPACE);
+        let mut runs = Vec::new();
+        for program in cargo::build(build)?.examples() {
+            let test = format!("{EXAMPLES}::{}", program.name);
+            let chosen = self.filter.as_ref().is_none_or(|filter| test.contains(filter));
+            if chosen && program.folder == workspace::root() {
+                let mut command = Command::new(&program.path);
+                command.current_dir(&program.folder);
+                self.driver.apply(&mut command)?;
+                runs.push((program.name, command));
+            }
+        }
+        self.report(Suite::run_each(EXAMPLES, runs, &self.logs)?)
     }
 
     /// The examples in the documentation.

@@ -18,7 +18,7 @@ pub struct Arguments {}
 /// What each module of src/ may import from the crate. A file in src/plan/ belongs to `plan`, one in src/raw/
 /// to `raw`, which fills the kernels' arguments (abi) for the safe operations too, and knows no buffer of
 /// cudarc's.
-const MODULE_IMPORTS: [(&str, &[&str]); 15] = [
+const MODULE_IMPORTS: [(&str, &[&str]); 16] = [
     ("abi", &[]),
     ("binary", &["buffer", "call", "config", "error", "loss", "module", "problem", "raw"]),
     ("buffer", &["abi", "device", "error", "plan", "problem", "raw"]),
@@ -26,6 +26,7 @@ const MODULE_IMPORTS: [(&str, &[&str]); 15] = [
     ("config", &[]),
     ("device", &["error"]),
     ("error", &["config"]),
+    ("guide", &[]),
     (
         "lib",
         &[
