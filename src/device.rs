@@ -48,11 +48,12 @@ pub(crate) fn same_context(
     }
 }
 
-/// The names that drivers are installed under. cudarc tries these too, so it finds what is found here; its own
-/// list is no longer there once another crate of the build (candle) makes it link to the driver.
+/// The names that drivers are installed under. cudarc tries these too, so it finds what is found here; its
+/// own list is no longer there once another crate of the build (candle) makes it link to the driver.
 const DRIVER_NAMES: &[&str] =
     if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
 
+/// Loads the library, so that cudarc finds it.
 fn load_driver() -> Result<(), Error> {
     let mut reason = String::new();
     for &name in DRIVER_NAMES {
