@@ -230,10 +230,11 @@ fn outputs(config: LossConfig, loss: &mut CudaSlice<f32>) -> LossOutputs<'_> {
     }
 }
 
-/// Room for a gradient, or log-probabilities, that a launch writes whole.
+/// Room for a gradient, or log-probabilities, that a launch writes whole. Never none: the driver refuses
+/// to allocate 0 bytes.
 fn matrix<T: DeviceRepr>(device: &CudaDevice, rows: usize, classes: usize) -> Result<CudaSlice<T>> {
     // SAFETY: every caller hands this to a launch that writes each element of all rows, or drops it.
-    unsafe { device.alloc::<T>(rows * classes) }
+    unsafe { device.alloc::<T>((rows * classes).max(1)) }
 }
 
 struct ForwardCall<'a> {

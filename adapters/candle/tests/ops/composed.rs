@@ -123,11 +123,13 @@ impl Composed {
 
     /// As the adapter takes them, for logits of this shape.
     pub fn targets(&self, dims: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        let (cpu, leading) = (Device::Cpu, &dims[..dims.len() - 1]);
         let targets = match &self.targets {
-            Targets::Indices(all) => Tensor::from_slice(all, &dims[..dims.len() - 1], device)?,
-            Targets::Probabilities(all) => Tensor::from_slice(all, dims, device)?,
+            Targets::Indices(all) => Tensor::from_slice(all, leading, &cpu)?,
+            Targets::Probabilities(all) => Tensor::from_slice(all, dims, &cpu)?,
         };
-        targets.to_dtype(dtype)
+        // On the CPU, because candle 0.11 has no cast to i32 on a GPU.
+        targets.to_dtype(dtype)?.to_device(device)
     }
 
     /// The same, of what a dtype stores of probabilities.

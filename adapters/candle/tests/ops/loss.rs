@@ -77,7 +77,8 @@ fn objective(loss: &Tensor) -> Result<Tensor> {
     let len = loss.elem_count();
     let factors: Vec<f32> = (0..len).map(|i| 0.5 - 0.75 * i as f32).collect();
     let factors = Tensor::from_vec(factors, loss.dims(), loss.device())?;
-    (loss * factors.to_dtype(loss.dtype())?)?.sum_all()
+    // Flat, because candle 0.11 cannot sum a scalar on a GPU: it allocates 0 bytes.
+    (loss * factors.to_dtype(loss.dtype())?)?.flatten_all()?.sum_all()
 }
 
 /// The largest size of an upstream gradient times its coefficients, before they cancel: a weight of 2 and
