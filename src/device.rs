@@ -48,13 +48,18 @@ pub(crate) fn same_context(
     }
 }
 
-/// Loads the library under any of the names that cudarc would try, so that cudarc finds it.
+/// The names that drivers are installed under. cudarc tries these too, so it finds what is found here; its
+/// own list is no longer there once another crate of the build (candle) makes it link to the driver.
+const DRIVER_NAMES: &[&str] =
+    if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
+
+/// Loads the library, so that cudarc finds it.
 fn load_driver() -> Result<(), Error> {
     let mut reason = String::new();
-    for name in ["cuda", "nvcuda"].into_iter().flat_map(cudarc::get_lib_name_candidates) {
+    for &name in DRIVER_NAMES {
         // SAFETY: loading runs the initialisers of the CUDA driver, which cudarc is about to load
         // in the same way.
-        match unsafe { Library::new(&name) } {
+        match unsafe { Library::new(name) } {
             // The handle may close: cudarc opens its own before it calls anything.
             Ok(_) => return Ok(()),
             Err(error) if reason.is_empty() => reason = describe(&error),

@@ -122,8 +122,11 @@ const DTYPE_FILES: [&str; 2] = ["dtype.cuh", "*.cu"];
 /// Modules that decide without a device.
 const WITHOUT_CUDARC: [&str; 2] = ["problem", "plan"];
 
-/// The only file of tests/ with small float literals, which are tolerances.
-const TOLERANCES: &str = "tests/common/compare.rs";
+/// Folders of tests, and the only file of each with small float literals, which are tolerances.
+const TOLERANCES: [(&str, &str); 2] = [
+    ("tests", "tests/common/compare.rs"),
+    ("adapters/candle/tests", "adapters/candle/tests/ops/compare.rs"),
+];
 
 /// The crate does not know on which driver it runs.
 const NOT_IN_SRC: &str = "emulat";
@@ -135,8 +138,10 @@ pub fn run(_: &Arguments) -> Result<()> {
     for file in files("src", &["rs"])? {
         check_source(&Source::read(&file)?, &mut faults);
     }
-    for file in files("tests", &["rs"])? {
-        check_test(&Source::read(&file)?, &mut faults);
+    for (folder, _) in TOLERANCES {
+        for file in files(folder, &["rs"])? {
+            check_test(&Source::read(&file)?, &mut faults);
+        }
     }
     for file in files("kernels", &["h", "cuh", "cu"])? {
         check_kernel(&Source::read(&file)?, &mut faults);
@@ -336,14 +341,18 @@ fn declared_module(before: &[TokenTree]) -> Option<String> {
 }
 
 fn check_test(source: &Source, faults: &mut Vec<String>) {
-    if source.path == TOLERANCES {
+    let of_its_folder = |&&(folder, _): &&(&str, &str)| {
+        source.path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+    };
+    let home = TOLERANCES.iter().find(of_its_folder).map_or("no file", |&(_, home)| home);
+    if source.path == home {
         return;
     }
     match source.text.parse::<TokenStream>() {
         Ok(tokens) => {
             for literal in small_floats(tokens) {
                 faults.push(format!(
-                    "{}: {literal} looks like a tolerance; those belong in {TOLERANCES}",
+                    "{}: {literal} looks like a tolerance; those belong in {home}",
                     source.path
                 ));
             }
@@ -521,6 +530,7 @@ mod tests {
         let fine = [
             ("tests/a.rs", "// < 1e-5\nfn a() -> f32 { f(1e-5, &[6e-8]); match b { _ => 1e-3 } }"),
             ("tests/common/compare.rs", "const TOLERANCE: f32 = 1e-5;"),
+            ("adapters/candle/tests/ops/compare.rs", "const TOLERANCE: f32 = 1e-5;"),
         ];
         for (path, text) in fine {
             assert_eq!(faults(check_test, path, text), [""; 0], "{path}: {text}");
@@ -532,7 +542,9 @@ mod tests {
             "fn a() { let rel_eps = 2.5e-4; }",
         ];
         for text in faulty {
-            assert_eq!(faults(check_test, "tests/a.rs", text).len(), 1, "{text}");
+            for path in ["tests/a.rs", "adapters/candle/tests/ops/a.rs"] {
+                assert_eq!(faults(check_test, path, text).len(), 1, "{path}: {text}");
+            }
         }
     }
 
