@@ -198,7 +198,8 @@ struct XentGeometry {
        32 / lanes_per_row and at most 32. 1 elsewhere. */
     uint32_t rows_per_warp;
     /* tiny, warp: lanes of a row, a power of two up to 32: of which each has XENT_TINY_LANE_ELEMENTS
-       elements, or, from XENT_FEWEST_WARP_LANES lanes up, as many packs as abi.h says at most. 0 elsewhere. */
+       elements at most, or, from XENT_FEWEST_WARP_LANES lanes up, XENT_WARP_PACKS packs, or
+       XENT_WARP_PACKS_OF_TWO. 0 elsewhere. */
     uint32_t lanes_per_row;
 };
 

@@ -2,11 +2,11 @@
 //
 // Traffic: with b bytes an element, b * classes read and as many written. Weights of elements, and rows
 //     whose output is not cut as the input is, are read a second time, from the cache closest by.
-// Parallelism: pack i of a row belongs to thread i % lanes_per_row of its group, which is the lane that lets
-//     the group's accesses begin at a sector of memory (ShiftedTeam); single elements (row.cuh) lie side by side. The fewer
-//     lanes, the less of a row's work is done by several. A warp takes rows_per_warp
-//     consecutive rows, as many at a time as it has groups, and then says what is known of them, a lane a
-//     row.
+// Parallelism: pack i of a row belongs to thread i % lanes_per_row of its group. Which lane that is depends on
+//     the row, so that a group's accesses begin at a sector of memory (ShiftedTeam). Single elements
+//     (row.cuh) lie side by side. The fewer lanes, the less of a row's work is done by several. A warp takes
+//     rows_per_warp consecutive rows, as many at a time as it has groups, and then says what is known of
+//     them, a lane a row.
 // Invariants: rows have at most kLanePacks packs a lane. No barrier of the block; the groups of a warp
 //     may be in different places of the code.
 #pragma once

@@ -120,7 +120,7 @@ const INSTRUCTIONS: f64 = 1.02;
 
 /// Lane-instructions an element that a loss in half precision may take, with its gradient and alone, from
 /// `AIMED_FROM` classes on. split_row goes over a row twice; a block of 32 threads has too few elements a
-/// thread just above what warp takes; and sm_75 rounds to bf16 in software.
+/// thread just above what warp takes; and sm_75 rounds a gradient to bf16 in software.
 const AIM_FUSED: f64 = 18.0;
 const AIM_FORWARD: f64 = 10.0;
 const AIMED_FROM: usize = 1024;
@@ -290,7 +290,7 @@ impl Guard<'_> {
         let aimed = size_of::<T>() == 2
             && classes >= AIMED_FROM
             && !AIM_MISSED.contains(&(self.operation, strategy, classes))
-            && (self.device, dtype) != ("sm_75", "bf16");
+            && (self.operation, self.device, dtype) != (Operation::Fused, "sm_75", "bf16");
         if aimed {
             match self.operation {
                 Operation::Fused => expect("instructions an element", instructions, 0.0, AIM_FUSED),
