@@ -137,13 +137,14 @@ fn kernels_of(device: &CudaDevice) -> Result<Arc<Kernels>> {
 impl Losses {
     pub fn new(device: &CudaDevice, class_weights: Option<&[f32]>) -> Result<Self> {
         let stream = device.cuda_stream();
+        let kernels = kernels_of(device)?;
         let on_device = |weights| ClassWeights::new(&stream, weights);
-        Ok(Self {
-            device: device.clone(),
-            kernels: kernels_of(device)?,
-            class_weights: class_weights.map(on_device).transpose().map_err(Error::wrap)?,
-            workspaces: Mutex::default(),
-        })
+        let class_weights = class_weights.map(on_device).transpose().map_err(Error::wrap)?;
+        // Other threads have default streams that nothing puts behind this one's copy of the weights.
+        if class_weights.is_some() {
+            stream.synchronize().map_err(Error::wrap)?;
+        }
+        Ok(Self { device: device.clone(), kernels, class_weights, workspaces: Mutex::default() })
     }
 
     /// Row losses or the scalar, as the reduction says.
@@ -184,7 +185,8 @@ impl Losses {
         // Every record is read and forgotten; the oldest is reported.
         let results: Vec<_> =
             own.iter_mut().map(|workspace| workspace.take_status(&stream)).collect();
-        own.drain(..own.len() - 1);
+        // None are there if the first could not be allocated.
+        own.drain(..own.len().saturating_sub(1));
         results.into_iter().collect()
     }
 
@@ -213,16 +215,17 @@ impl Losses {
         LossInputs { class_weights, ..LossInputs::new(shape, logits, targets) }
     }
 
-    /// Room for the loss: a scalar, or one a row.
+    /// Room for the loss: a scalar, or one a row. Never none, as in [`matrix`].
     fn loss(&self, config: LossConfig, rows: usize) -> Result<CudaSlice<f32>> {
-        let len = if config.reduction == Reduction::None { rows } else { 1 };
+        let len = if config.reduction == Reduction::None { rows.max(1) } else { 1 };
         self.device.alloc_zeros(len)
     }
 }
 
 /// What is asked for, as the reduction says.
-fn outputs(config: LossConfig, loss: &mut CudaSlice<f32>) -> LossOutputs<'_> {
+fn outputs(config: LossConfig, rows: usize, loss: &mut CudaSlice<f32>) -> LossOutputs<'_> {
     match config.reduction {
+        Reduction::None if rows == 0 => LossOutputs::default(),
         Reduction::None => LossOutputs { row_losses: Some(loss), ..LossOutputs::default() },
         Reduction::Sum | Reduction::Mean => {
             LossOutputs { loss: Some(loss), ..LossOutputs::default() }
@@ -258,7 +261,8 @@ impl Call for ForwardCall<'_> {
         let saved = slot.map(|_| SavedSoftmax::new(&stream, shape.rows)).transpose();
         let mut saved = saved.map_err(Error::wrap)?;
         let inputs = losses.inputs(shape, &logits, &targets);
-        let outputs = LossOutputs { saved: saved.as_mut(), ..outputs(config, &mut loss) };
+        let outputs =
+            LossOutputs { saved: saved.as_mut(), ..outputs(config, shape.rows, &mut loss) };
         losses
             .with_workspace(&stream, shape.rows, |workspace| {
                 loss::forward(&losses.kernels, &stream, config, inputs, outputs, workspace)
@@ -290,7 +294,8 @@ impl Call for FusedCall<'_> {
         let mut loss = losses.loss(config, shape.rows)?;
         let mut gradient = matrix::<T>(&losses.device, shape.rows, shape.classes)?;
         let inputs = losses.inputs(shape, &logits, &targets);
-        let (outputs, to) = (outputs(config, &mut loss), Gradient::new(&mut gradient));
+        let outputs = outputs(config, shape.rows, &mut loss);
+        let to = Gradient::new(&mut gradient);
         losses
             .with_workspace(&stream, shape.rows, |workspace| {
                 let kernels = &losses.kernels;
