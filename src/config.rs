@@ -416,7 +416,7 @@ impl BinaryConfig {
 pub enum Strategy {
     /// A row to a warp or less of one, many rows in shared memory: the shortest rows.
     Tiny,
-    /// A row to a warp, in its registers.
+    /// A row to 8, 16 or 32 lanes of a warp, in their registers.
     Warp,
     /// A row to a block, in its shared memory.
     Block,

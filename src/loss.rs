@@ -132,12 +132,12 @@ pub struct LossOutputs<'a> {
     /// `[rows]`: each row's loss, not divided by anything; 0 for ignored rows, NaN for targets that
     /// name no class.
     pub row_losses: Option<&'a mut dyn DeviceWrite<f32>>,
-    /// `[rows]`: each row's log-sum-exp; 0 for ignored rows, whose logits are never read, and NaN
-    /// for targets that name no class.
+    /// `[rows]`: each row's log-sum-exp; 0 for ignored rows, whose logits count for nothing, and
+    /// NaN for targets that name no class.
     pub row_lse: Option<&'a mut dyn DeviceWrite<f32>>,
     /// `[rows]`: the class of each row's largest (transformed) logit, the lowest of several that are
-    /// equal, and of NaN where there is one, as in PyTorch; -1 for ignored rows, whose logits are
-    /// never read, and for targets that name no class.
+    /// equal, and of NaN where there is one, as in PyTorch; -1 for ignored rows, whose logits
+    /// count for nothing, and for targets that name no class.
     pub row_argmax: Option<&'a mut dyn DeviceWrite<i64>>,
     /// One element: rows whose largest logit is the target's. Class indices only.
     pub correct: Option<&'a mut dyn DeviceWrite<i64>>,
