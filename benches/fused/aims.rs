@@ -10,11 +10,11 @@ pub const FUSED_OF_COPY: f32 = 0.97;
 pub const ONE_PASS_OF_COPY: f32 = 0.95;
 
 /// The same of the fewest classes, in any pass.
-const TINY_OF_COPY: f32 = 0.92;
-const TINY_CLASSES: usize = 32;
+pub const TINY_OF_COPY: f32 = 0.92;
+pub const TINY_CLASSES: usize = 32;
 
 /// Where latency no longer decides.
-const FROM_BYTES: usize = 64_000_000;
+pub const FROM_BYTES: usize = 64_000_000;
 
 /// The share of a copy's bytes a second that a case should reach at least; `of_pass` where it has many
 /// classes, none where latency decides.

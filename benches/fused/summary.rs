@@ -98,9 +98,10 @@ impl Summary<'_> {
         let misses: Vec<&(&Vec<Row>, f32)> =
             aimed.iter().filter(|(rows, aim)| rows[0].share_of_copy() < *aim).collect();
         println!(
-            "aims: {} of {} cases of 64 MB and more miss their share of a copy{}",
+            "aims: {} of {} cases of {} MB and more miss their share of a copy{}",
             misses.len(),
             aimed.len(),
+            aims::FROM_BYTES / 1_000_000,
             if misses.is_empty() { "" } else { ":" }
         );
         for (rows, aim) in misses {

@@ -82,7 +82,8 @@ class Session:
         print("--- summary")
         lines = [*self._summary, *summary.wrong_lines(self._all), *summary.absent_lines(self._all)]
         print("\n".join([*lines, *summary.left_out_lines(self._left_out)]), flush=True)
-        return status
+        wrong = any(each.implementation == summary.OWN and each.verdict == WRONG for each in self._all)
+        return 1 if wrong else status
 
     def _speed(self) -> None:
         from .speed import SpeedRun

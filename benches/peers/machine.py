@@ -23,7 +23,7 @@ class Clocks:
 
     sm_mhz: Optional[int] = None
     memory_mhz: Optional[int] = None
-    # A bit mask; 2 is the power cap, 3, 5 and 6 heat and brakes.
+    # A bit mask; 2 is the power cap, 3, 5, 6 and 7 heat and brakes.
     throttle: Optional[int] = None
 
     @classmethod

@@ -74,6 +74,7 @@ class SpeedRun:
         return Data(case, self._machine.device, sets)
 
     def _record(self, case: Case, implementation: Implementation) -> Speed:
+        copy_bytes = 2 * case.copied_elements * case.element_bytes
         return Speed(
             implementation.name,
             implementation.version,
@@ -87,8 +88,9 @@ class SpeedRun:
             place=case.place,
             variant=case.variant,
             label_smoothing=case.label_smoothing,
-            bytes=case.bytes,
-            copy_bytes=2 * case.copied_elements * case.element_bytes,
+            # A copy moves no targets, no losses.
+            bytes=copy_bytes if implementation.name == COPY else case.bytes,
+            copy_bytes=copy_bytes,
         )
 
     def _prepare(self, contender: Contender, case: Case, data: Data) -> None:

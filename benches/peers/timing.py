@@ -5,7 +5,11 @@ one that is not timed, so that the device does not wait for the host's first cal
 the host could be what is timed are captured into a graph, whose replay is the sample, wherever an
 implementation can be captured. Successive calls use different buffers, four times the L2 cache in all,
 so that logits come from memory. The results of calls are dropped at once, so that memory is used again as
-a training loop would.
+a training loop would: what is allocated in a call may still be in the cache when the next one writes it,
+unlike smoothxent's gradients and copies, which have sets of buffers as logits do.
+
+In place, logits are put back before each sample. A call that comes to a set again, as most of a sample do,
+reads the gradient that is there by now: as many bytes, of other values, for everybody who works in place.
 """
 
 from __future__ import annotations

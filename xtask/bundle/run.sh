@@ -13,7 +13,8 @@ usage: run.sh tests|sanitize|bench|tune|compare OUT_DIR
   bench     times the fused loss beside a copy of the same size, what a call costs the CPU, and, where
             PyTorch is, what else people use beside it: PyTorch eager and compiled, and each of the peers
             in peers/requirements.txt that is installed (BENCH_SECONDS: all of it; default 570.
-            PEERS_OPTIONS: more options of peers.py, such as "--shapes 8192x32000 --head")
+            PEERS_OPTIONS: more options of peers.py, such as "--shapes 8192x32000 --head").
+            Fails where a result of smoothxent's is wrong
   tune      runs the tests and a few of them under each tool of compute-sanitizer, then times every
             strategy that can take a shape beside a copy: which one should be chosen, and which shapes
             miss their aim (TUNE_SECONDS: all of it; default 570. TUNE_OPTIONS: more options of ./fused,
@@ -21,7 +22,7 @@ usage: run.sh tests|sanitize|bench|tune|compare OUT_DIR
   compare   runs single instructions beside the emulated ones; compare.csv is a record for
             emulator/record/GPU/arithmetic.csv
 
-All output goes to OUT_DIR; a short summary comes last.
+All output goes to OUT_DIR, which must not have results of another build; a short summary comes last.
 TEXT
 }
 
@@ -37,8 +38,13 @@ cd -- "$here"
 
 BENCH_SECONDS=${BENCH_SECONDS:-570}
 
-# What the results were measured on.
+# What the results were measured on. A record has the results of one commit.
 describe_machine() {
+    build=$(head -n 1 build.txt)
+    if [ -f "$out/machine.txt" ] && [ "$(head -n 1 -- "$out/machine.txt")" != "$build" ]; then
+        echo "$out has results of another build than of $build: choose another folder" >&2
+        exit 2
+    fi
     {
         cat build.txt
         date -u +%Y-%m-%dT%H:%M:%SZ
@@ -150,6 +156,8 @@ run_host() {
 run_bench() {
     began=$(date +%s)
     worst=0
+    # What an earlier call left must not pass for this one's.
+    rm -f -- "$out/fused.csv" "$out/peers.csv" "$out/accuracy.csv" "$out/head.csv"
     run_into "$out/fused.txt" 130 ./fused --csv "$out/fused.csv" --budget-seconds 110
     if [ "$status" -ne 0 ] || [ ! -f "$out/fused.csv" ]; then
         cat -- "$out/fused.txt"
@@ -177,17 +185,24 @@ run_bench() {
 }
 
 # Times other implementations for so many seconds at most; what there is to say is in peers_summary.txt.
+# $worst is 1 where a result of smoothxent's is wrong or the device was lost.
 run_peers() {
     if [ "$1" -lt 60 ]; then
         echo "not measured: only $1 seconds were left" >"$out/peers_summary.txt"
         return
     fi
+    left=$1
+    set --
+    case " ${PEERS_OPTIONS:-} " in
+        *" --head "*) set -- --head-csv "$out/head.csv" ;;
+    esac
     # The last case, and the start, may take a while.
     # shellcheck disable=SC2086
-    run_into "$out/peers.txt" "$1" python3 -B peers.py --budget-seconds $(($1 - 30)) --csv "$out/peers.csv" \
-        --accuracy-csv "$out/accuracy.csv" ${PEERS_OPTIONS:-}
+    run_into "$out/peers.txt" "$left" python3 -B peers.py --budget-seconds $((left - 30)) \
+        --csv "$out/peers.csv" --accuracy-csv "$out/accuracy.csv" "$@" ${PEERS_OPTIONS:-}
     if grep -q '^--- summary$' -- "$out/peers.txt"; then
         sed '1,/^--- summary$/d' "$out/peers.txt" >"$out/peers_summary.txt"
+        [ "$status" -ne 1 ] || worst=1
     else
         # One line that says what is missing, or the end of what went wrong.
         tail -n 5 -- "$out/peers.txt" >"$out/peers_summary.txt"

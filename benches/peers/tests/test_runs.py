@@ -144,7 +144,9 @@ class OnAStandIn(unittest.TestCase):
             self.assertGreater(float(line["share_of_copy"]), 0)
             self.assertGreater(int(line["peak_bytes"]), 2000)
             self.assertEqual(line["l2"], "cold")
-        self.assertEqual({line["verdict"] for line in lines if line["implementation"] == "copy"}, {"right"})
+        copies = [line for line in lines if line["implementation"] == "copy"]
+        self.assertEqual({line["verdict"] for line in copies}, {"right"})
+        self.assertEqual({line["share_of_copy"] for line in copies}, {"1.0000"}, "of itself")
         self.assertIn("slower than a peer in", output)
 
     def test_accuracy_and_head(self):
@@ -210,6 +212,14 @@ class OnAStandIn(unittest.TestCase):
         others = [line for line in found["csv"] if line["implementation"] == "smoothxent"]
         self.assertEqual([line["verdict"] for line in others], ["right"] * 3)
         self.assertIn("WRONG: apex: 9 x 8 f32 fused 0", output)
+
+    def test_a_wrong_result_of_smoothxents_fails(self):
+        with mock.patch.object(stand_in.Kernels, "_run", lambda *arguments, **options: None):
+            status, output, found = self.run_on_stand_in("--measure", "speed", "--shapes", "9x7:f32")
+        self.assertEqual(status, 1)
+        own = [line["verdict"] for line in found["csv"] if line["implementation"] == "smoothxent"]
+        self.assertEqual(set(own), {record.WRONG})
+        self.assertIn("WRONG: smoothxent: 9 x 7 f32", output)
 
     def test_a_lost_device_ends_the_run_with_what_is_known(self):
         synchronize = mock.Mock(side_effect=[None] * 3 + [RuntimeError("context lost")] * 99)

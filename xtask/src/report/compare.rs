@@ -236,9 +236,15 @@ fn against_copies(speeds: &Speeds<'_>) -> Aimed {
         let plain = ours.case.variant == Variant::Plain;
         plain.then_some((ours.case, what, f64::from(aim) / share))
     });
-    let aim =
-        "its share of a copy, from 64 MB on: 0.97 fused, 0.95 one pass, 0.92 up to 32 classes";
-    Aimed::new(aim.into(), judged.collect())
+    let aim = format!(
+        "its share of a copy, from {} MB on: {} fused, {} one pass, {} up to {} classes",
+        aims::FROM_BYTES / 1_000_000,
+        aims::FUSED_OF_COPY,
+        aims::ONE_PASS_OF_COPY,
+        aims::TINY_OF_COPY,
+        aims::TINY_CLASSES
+    );
+    Aimed::new(aim, judged.collect())
 }
 
 fn against_launches(speeds: &Speeds<'_>) -> Aimed {

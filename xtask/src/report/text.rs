@@ -9,10 +9,6 @@ use super::record::{
 };
 use super::shelf::Record;
 
-/// How results come to be, for sections that have none.
-const HOW: &str = "What measures and files them: `cargo xtask bundle`,\nthen `./run.sh bench OUT_DIR` on a \
-                   machine with a GPU, then `cargo xtask report --add OUT_DIR`.";
-
 /// A part of README.md between its markers.
 pub struct Section {
     pub name: &'static str,
@@ -43,10 +39,19 @@ impl Section {
             let repeats = self.name == "aims";
             texts.extend(missing(record, self.kind).filter(|_| !repeats));
         }
-        if texts.is_empty() {
-            return format!("Not measured: no {} on a GPU are on record. {HOW}", self.subject);
-        }
-        texts.join("\n\n")
+        if texts.is_empty() { self.how() } else { texts.join("\n\n") }
+    }
+
+    /// How what it would show comes to be, for one that has nothing.
+    fn how(&self) -> String {
+        // It takes time from the others.
+        let options = if self.kind == Kind::Head { "PEERS_OPTIONS=--head " } else { "" };
+        format!(
+            "Not measured: no {} on a GPU are on record.\n\
+             What measures and files them: `cargo xtask bundle`, then `{options}./run.sh bench OUT_DIR`\n\
+             on a machine with a GPU, then `cargo xtask report --add OUT_DIR`.",
+            self.subject
+        )
     }
 }
 
@@ -170,11 +175,11 @@ fn conditions(record: &Record) -> String {
     text
 }
 
-/// Any reason but being idle, in nvidia-smi's mask.
+/// By power, heat or a brake, in nvidia-smi's mask; idling and clocks that somebody chose are none of them.
 fn is_throttled(mask: Option<&str>) -> bool {
-    const IDLE: u64 = 1;
+    const POWER_OR_HEAT: u64 = 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7;
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim_start_matches("0x"), 16).ok());
-    mask.is_some_and(|mask| mask & !IDLE != 0)
+    mask.is_some_and(|mask| mask & POWER_OR_HEAT != 0)
 }
 
 /// One line a peer, over all dtypes and plain shapes of each pass.
@@ -196,13 +201,15 @@ fn peers_table(speeds: &Speeds<'_>, passes: &[Pass]) -> String {
                 continue;
             }
             let at = |index: usize| ratios.get(index).map_or("-".into(), |&ratio| times(ratio));
+            let last = ratios.len().wrapping_sub(1);
             rows.push(vec![
                 format!("{peer} {}", version(speeds, peer)).trim_end().to_owned(),
                 pass.words().to_owned(),
                 ratios.len().to_string(),
-                at(ratios.len() / 2),
+                // Of an even number the lower one in the middle.
+                at(last / 2),
                 at(0),
-                at(ratios.len().wrapping_sub(1)),
+                at(last),
                 ratios.iter().filter(|ratio| **ratio < 1.0).count().to_string(),
                 wrong.to_string(),
             ]);
@@ -633,9 +640,13 @@ mod tests {
     }
 
     #[test]
-    fn throttling_is_any_reason_but_idling() {
-        assert!(is_throttled(Some("0x0000000000000004")));
-        assert!(!is_throttled(Some("0x0000000000000001")));
-        assert!(!is_throttled(None));
+    fn throttling_is_by_power_or_heat() {
+        for mask in ["0x0000000000000004", "0x0000000000000081"] {
+            assert!(is_throttled(Some(mask)), "{mask}");
+        }
+        // Idling, and clocks that an application set.
+        for mask in [None, Some("0x0000000000000001"), Some("0x0000000000000002")] {
+            assert!(!is_throttled(mask), "{mask:?}");
+        }
     }
 }
