@@ -257,7 +257,7 @@ pub enum Error {
         buffer: &'static str,
         /// The address.
         address: u64,
-        /// What it has to be a multiple of.
+        /// Bytes that it has to be a multiple of.
         alignment: usize,
     },
 

@@ -240,12 +240,12 @@ impl Kernels {
         self.context().check_err().map_err(Error::driver("order this stream behind others"))
     }
 
-    /// Enqueues one kernel. The context is current (`enter` or `bind`), and `stream` one of
-    /// its streams, or a default one.
+    /// Enqueues one kernel. The context is current (`enter` or `bind`).
     ///
     /// # Safety
-    /// Every address in `argument` is valid on this context's device for what the kernel does with
-    /// it (abi.h) until the launch has run, and `launch` was planned for the same problem.
+    /// `stream` is one of this context's, or a default one; every address in `argument` is valid on this
+    /// context's device for what the kernel does with it (abi.h) until the launch has run; and `launch` was
+    /// planned for the same problem.
     pub(crate) unsafe fn launch<A: KernelArgument>(
         &self,
         stream: CUstream,
@@ -257,17 +257,17 @@ impl Kernels {
         let parameter = std::ptr::from_ref(argument).cast_mut().cast::<c_void>();
         // SAFETY: the function lives as long as its module, which `functions` keeps; the driver
         // copies the one parameter, whose type is the kernel's (KernelArgument), before it
-        // returns; what its addresses need is the caller's promise.
+        // returns; what its addresses and the stream need is the caller's promise.
         unsafe { enqueue(function, &launch, stream, parameter) }
             .map_err(Error::driver("launch a kernel"))
     }
 
     /// Enqueues writing what follows from no rows: `loss` and no correct prediction, each where there
-    /// is an address for it. The context is current (`enter` or `bind`), and `stream` one of
-    /// its streams, or a default one.
+    /// is an address for it. The context is current (`enter` or `bind`).
     ///
     /// # Safety
-    /// What is not null is an f32, and a u64, that this stream may write.
+    /// `stream` is one of this context's, or a default one; what is not null is an f32, and a u64, that it
+    /// may write.
     pub(crate) unsafe fn write_nothing(
         &self,
         stream: CUstream,
@@ -288,7 +288,7 @@ impl Kernels {
 
 /// # Safety
 /// `function` is a loaded kernel of the current context that takes one parameter, which is at
-/// `parameter`.
+/// `parameter`; `stream` is of that context, or a default one.
 unsafe fn enqueue(
     function: CUfunction,
     launch: &Launch,

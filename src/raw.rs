@@ -147,18 +147,21 @@ impl Gradient {
         Self { matrix, upstream: Upstream::One }
     }
 
-    /// Everything that can be known to be wrong, for a matrix of so many elements.
-    fn check(&self, dtype: Dtype, elements: usize, rows: usize) -> Result<(), Error> {
+    /// Everything that can be known to be wrong, for a matrix of so many elements; that it takes the place
+    /// of the logits unasked, too.
+    fn check(
+        &self,
+        logits: Logits,
+        dtype: Dtype,
+        elements: usize,
+        rows: usize,
+    ) -> Result<(), Error> {
         needed("gradient", self.matrix, dtype.bytes(), elements)?;
         match self.upstream {
-            Upstream::One => Ok(()),
-            Upstream::Scalar(one) => needed("upstream", one, size_of::<f32>(), 1),
-            Upstream::PerRow(all) => needed("upstream", all, size_of::<f32>(), rows),
+            Upstream::One => {}
+            Upstream::Scalar(one) => needed("upstream", one, size_of::<f32>(), 1)?,
+            Upstream::PerRow(all) => needed("upstream", all, size_of::<f32>(), rows)?,
         }
-    }
-
-    /// Whether it takes the place of the logits unasked.
-    fn check_place(&self, logits: Logits, elements: usize) -> Result<(), Error> {
         match logits {
             Logits::InGradient => Ok(()),
             Logits::At(logits) => {
@@ -168,7 +171,7 @@ impl Gradient {
     }
 }
 
-/// Of logits at an address of their own, and where the gradient does not go.
+/// In place, their address is the gradient's, which is checked as such.
 fn check_logits(logits: Logits, dtype: Dtype, elements: usize) -> Result<(), Error> {
     match logits {
         Logits::At(address) => needed("logits", address, dtype.bytes(), elements),
@@ -211,4 +214,14 @@ fn optional(buffer: &'static str, address: CUdeviceptr, alignment: usize) -> Res
     } else {
         Err(Error::Alignment { buffer, address, alignment })
     }
+}
+
+/// An address of one or several f32, or 0.
+fn optional_f32(buffer: &'static str, address: CUdeviceptr) -> Result<(), Error> {
+    optional(buffer, address, align_of::<f32>())
+}
+
+/// An address of one or several i64, or 0.
+fn optional_i64(buffer: &'static str, address: CUdeviceptr) -> Result<(), Error> {
+    optional(buffer, address, align_of::<i64>())
 }

@@ -20,7 +20,7 @@
 
 /**
  * The kernels, loaded in the primary context of a device: the one that the CUDA runtime, and so PyTorch,
- * uses. May be used by several threads at once.
+ * uses. A handle is of `sx_kernels_load` or `sx_kernels_select`, and may be used by several threads at once.
  */
 typedef struct sx_kernels sx_kernels;
 
@@ -871,7 +871,7 @@ sx_status sx_kernels_load(size_t device,
  * freed by `sx_kernels_free`, in any order.
  *
  * The caller promises:
- * `kernels` is null or of `sx_kernels_load`; `strategy` is null or NUL-terminated; `selected` is null or can
+ * `kernels` is null or a handle; `strategy` is null or NUL-terminated; `selected` is null or can
  * be written; `message` is null or has `message_bytes` bytes.
  */
 sx_status sx_kernels_select(const struct sx_kernels *kernels,
@@ -921,7 +921,7 @@ sx_status sx_saved_bytes(size_t rows,
  * all zero otherwise. Cannot be captured into a graph.
  *
  * The caller promises:
- * `kernels` is null or of `sx_kernels_load`; `workspace` is memory of the device; `stream` belongs to its
+ * `kernels` is null or a handle; `workspace` is memory of the device; `stream` belongs to its
  * primary context; `bad_targets` is null or can be written; `message` is null or has `message_bytes` bytes.
  */
 sx_status sx_take_status(const struct sx_kernels *kernels,
@@ -978,11 +978,12 @@ sx_status sx_log_softmax_plan(const struct sx_kernels *kernels,
  * `sx_take_status`.
  *
  * Refused with `SX_INVALID_ARGUMENT` before anything is enqueued: options outside their range, sizes and
- * strides that do not fit, addresses that are null or misaligned, a workspace that is too small, a scalar
- * loss with `SX_NONE`, `correct` of probabilities, a pinned strategy that cannot take the problem.
+ * strides that do not fit, addresses that are null or misaligned, an output at the address of what it is
+ * made of without `in_place`, a workspace or `saved` that is too small, a scalar loss with `SX_NONE`,
+ * `correct` of probabilities, a pinned strategy that cannot take the problem.
  *
  * The caller promises:
- * `kernels` is of `sx_kernels_load`; structs are null or whole; every address that is not 0 is memory of the
+ * `kernels` is null or a handle; structs are null or whole; every address that is not 0 is memory of the
  * device, as long as the shape says, until what was enqueued has run, or has run last in a graph; what is
  * written overlaps nothing else, but for logits in place; `stream` belongs to the device's primary context;
  * `message` is null or has `message_bytes` bytes.
@@ -1036,7 +1037,7 @@ sx_status sx_loss_backward(const struct sx_kernels *kernels,
  * null, gets the bytes of the whole. Addresses are not looked at, but whether there are class weights.
  *
  * The caller promises:
- * `kernels` is of `sx_kernels_load`; structs are null or whole; `text` is null or has `text_bytes` bytes;
+ * `kernels` is null or a handle; structs are null or whole; `text` is null or has `text_bytes` bytes;
  * `needed` is null or can be written; `message` is null or has `message_bytes` bytes.
  */
 sx_status sx_loss_plan(const struct sx_kernels *kernels,

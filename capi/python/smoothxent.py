@@ -13,7 +13,7 @@ Pointers are integers, as `tensor.data_ptr()` gives them, and so is a stream (`t
 A workspace is zero before its first use (`torch.zeros`), and goes with the same pointer and length into every
 call. What the options and outputs mean, and which memory may overlap, is in smoothxent.h.
 
-Needs nothing but the standard library and libsmoothxent_c.so. Every failure is an `Error`.
+Needs nothing but the standard library and libsmoothxent_c.so. A call that fails raises an `Error`.
 """
 
 import ctypes

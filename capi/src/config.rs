@@ -254,7 +254,10 @@ macro_rules! option {
         fn $from_c(value: u32) -> Result<$rust, Failure> {
             match value {
                 $($constant => Ok($value),)+
-                _ => Err(unknown($name, value, concat!($(" ", stringify!($constant)),+).trim_start())),
+                _ => {
+                    let allowed = [$(stringify!($constant)),+].join(", ");
+                    Err(unknown($name, value, &allowed))
+                }
             }
         }
     };
@@ -285,7 +288,7 @@ fn smoothing(value: sx_smoothing, excluded: usize) -> Result<Smoothing, Failure>
         (SX_ALL_CLASSES, _) => Ok(Smoothing::AllClasses),
         (SX_OTHER_CLASSES, 0) => Ok(Smoothing::OtherClasses),
         (SX_OTHER_CLASSES, _) => Ok(Smoothing::OtherClassesBut(excluded)),
-        _ => Err(unknown("smoothing", value, "SX_ALL_CLASSES SX_OTHER_CLASSES")),
+        _ => Err(unknown("smoothing", value, "SX_ALL_CLASSES, SX_OTHER_CLASSES")),
     }
 }
 
@@ -309,7 +312,7 @@ impl sx_divisor {
             SX_ALL_ROWS => Ok(Divisor::AllRows),
             SX_GIVEN => Ok(Divisor::Given(self.number)),
             kind => {
-                let allowed = "SX_TARGET_WEIGHTS SX_COUNTED_ROWS SX_ALL_ROWS SX_GIVEN";
+                let allowed = "SX_TARGET_WEIGHTS, SX_COUNTED_ROWS, SX_ALL_ROWS, SX_GIVEN";
                 Err(unknown("divisor", kind, allowed))
             }
         }

@@ -8,7 +8,7 @@ use crate::status::{Current, Failure, Text, read, report, sx_status, write};
 use crate::types::{sx_memory, sx_stream};
 
 /// The kernels, loaded in the primary context of a device: the one that the CUDA runtime, and so PyTorch,
-/// uses. May be used by several threads at once.
+/// uses. A handle is of `sx_kernels_load` or `sx_kernels_select`, and may be used by several threads at once.
 pub struct sx_kernels {
     pub(crate) kernels: Kernels,
 }
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn sx_kernels_load(
 /// freed by `sx_kernels_free`, in any order.
 ///
 /// # Safety
-/// `kernels` is null or of `sx_kernels_load`; `strategy` is null or NUL-terminated; `selected` is null or can
+/// `kernels` is null or a handle; `strategy` is null or NUL-terminated; `selected` is null or can
 /// be written; `message` is null or has `message_bytes` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_kernels_select(
@@ -109,7 +109,7 @@ pub unsafe extern "C" fn sx_kernels_select(
             SX_PINNED => Selection::Pinned(strategy()?),
             SX_PREFERRED => Selection::Preferred(strategy()?),
             _ => {
-                let allowed = "SX_FASTEST SX_PINNED SX_PREFERRED";
+                let allowed = "SX_FASTEST, SX_PINNED, SX_PREFERRED";
                 return Err(crate::types::unknown("selection", selection, allowed));
             }
         };
@@ -202,7 +202,7 @@ unsafe fn write_size(size: Result<usize, Error>, bytes: *mut usize, message: Tex
 /// all zero otherwise. Cannot be captured into a graph.
 ///
 /// # Safety
-/// `kernels` is null or of `sx_kernels_load`; `workspace` is memory of the device; `stream` belongs to its
+/// `kernels` is null or a handle; `workspace` is memory of the device; `stream` belongs to its
 /// primary context; `bad_targets` is null or can be written; `message` is null or has `message_bytes` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_take_status(

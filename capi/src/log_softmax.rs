@@ -48,7 +48,7 @@ impl sx_log_softmax {
             SX_LOG_PROBABILITIES => raw::SoftmaxOutput::LogProbabilities,
             SX_PROBABILITIES => raw::SoftmaxOutput::Probabilities,
             what => {
-                return Err(types::unknown("what", what, "SX_LOG_PROBABILITIES SX_PROBABILITIES"));
+                return Err(types::unknown("what", what, "SX_LOG_PROBABILITIES, SX_PROBABILITIES"));
             }
         };
         let inputs = raw::LogSoftmaxInputs {
@@ -86,7 +86,7 @@ impl sx_log_softmax_gradient {
         match self.what {
             SX_LOG_PROBABILITIES => Ok(raw::Softmax::OfLogProbabilities(self.values)),
             SX_LOGITS => Ok(raw::Softmax::OfLogits(self.values, self.saved.raw())),
-            what => Err(types::unknown("what", what, "SX_LOG_PROBABILITIES SX_LOGITS")),
+            what => Err(types::unknown("what", what, "SX_LOG_PROBABILITIES, SX_LOGITS")),
         }
     }
 }

@@ -83,11 +83,12 @@ impl sx_loss_outputs {
 /// `sx_take_status`.
 ///
 /// Refused with `SX_INVALID_ARGUMENT` before anything is enqueued: options outside their range, sizes and
-/// strides that do not fit, addresses that are null or misaligned, a workspace that is too small, a scalar
-/// loss with `SX_NONE`, `correct` of probabilities, a pinned strategy that cannot take the problem.
+/// strides that do not fit, addresses that are null or misaligned, an output at the address of what it is
+/// made of without `in_place`, a workspace or `saved` that is too small, a scalar loss with `SX_NONE`,
+/// `correct` of probabilities, a pinned strategy that cannot take the problem.
 ///
 /// # Safety
-/// `kernels` is of `sx_kernels_load`; structs are null or whole; every address that is not 0 is memory of the
+/// `kernels` is null or a handle; structs are null or whole; every address that is not 0 is memory of the
 /// device, as long as the shape says, until what was enqueued has run, or has run last in a graph; what is
 /// written overlaps nothing else, but for logits in place; `stream` belongs to the device's primary context;
 /// `message` is null or has `message_bytes` bytes.
@@ -208,7 +209,7 @@ pub unsafe extern "C" fn sx_loss_backward(
 /// null, gets the bytes of the whole. Addresses are not looked at, but whether there are class weights.
 ///
 /// # Safety
-/// `kernels` is of `sx_kernels_load`; structs are null or whole; `text` is null or has `text_bytes` bytes;
+/// `kernels` is null or a handle; structs are null or whole; `text` is null or has `text_bytes` bytes;
 /// `needed` is null or can be written; `message` is null or has `message_bytes` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sx_loss_plan(

@@ -415,9 +415,8 @@ impl Rig {
         let to = Gradient { matrix: &mut gradient, upstream: flowing_back(&upstream) };
         binary::forward_backward(kernels, stream, config, inputs, outputs, to, &mut workspace)
             .expect("the case is sound");
-        let gradient = self.bytes(&gradient);
-        // The programs write it of both passes at once as well.
-        [gradient.clone(), self.bytes(&loss), self.bytes(&row_losses), gradient].concat()
+        // The programs write it of both passes apart, and of both at once.
+        [self.bytes(&gradient), self.bytes(&loss), self.bytes(&row_losses)].concat().repeat(2)
     }
 
     fn log_softmax<T: Element + Logit>(&self, case: &Case) -> Vec<u8> {

@@ -54,7 +54,10 @@ static void find(void *library, void *function, const char *name) {
     memcpy(function, &found, sizeof found);
 }
 
-static void open_driver(void **context) {
+/* The primary one of the device. */
+static void *context;
+
+static void open_driver(void) {
     void *library = dlopen("libcuda.so.1", RTLD_NOW);
     if (library == NULL) fail(dlerror(), 0);
     find(library, &cu.init, "cuInit");
@@ -69,8 +72,8 @@ static void open_driver(void **context) {
     find(library, &cu.stream_create, "cuStreamCreate");
     find(library, &cu.stream_synchronize, "cuStreamSynchronize");
     driver("cuInit", cu.init(0));
-    driver("cuDevicePrimaryCtxRetain", cu.retain(context, 0));
-    driver("cuCtxSetCurrent", cu.set_current(*context));
+    driver("cuDevicePrimaryCtxRetain", cu.retain(&context, 0));
+    driver("cuCtxSetCurrent", cu.set_current(context));
 }
 
 /* Memory that is 0, at least a byte of it. */
@@ -115,6 +118,31 @@ static void library(sx_status status) {
     if (status != SX_OK) fail(message, status);
 }
 
+static void leave_context(void) {
+    driver("cuCtxSetCurrent", cu.set_current(NULL));
+}
+
+static void back_in_context(sx_status status) {
+    void *current;
+    driver("cuCtxGetCurrent", cu.get_current(&current));
+    if (current != NULL) fail("a call left a context current", 0);
+    driver("cuCtxSetCurrent", cu.set_current(context));
+    library(status);
+}
+
+/* A call of the library while no context is current, as none may be afterwards. */
+#define WITHOUT_CONTEXT(call) (leave_context(), back_in_context(call))
+
+static sx_shape shape_of(const struct header *h) {
+    sx_shape shape;
+    shape.rows = h->rows;
+    shape.classes = h->classes;
+    shape.logits_row_stride = h->logits_row_stride;
+    shape.gradient_row_stride = h->gradient_row_stride;
+    shape.targets_row_stride = h->targets_row_stride;
+    return shape;
+}
+
 static void run_loss(const sx_kernels *kernels, void *stream, const struct header *h, device_ptr logits,
                      device_ptr targets, device_ptr weights, device_ptr upstream, device_ptr gradient,
                      sx_memory workspace, FILE *results) {
@@ -127,11 +155,7 @@ static void run_loss(const sx_kernels *kernels, void *stream, const struct heade
     config.z_loss = h->z_loss;
     inputs.dtype = (sx_dtype)h->dtype;
     inputs.target_type = (sx_target_type)h->target_type;
-    inputs.shape.rows = h->rows;
-    inputs.shape.classes = h->classes;
-    inputs.shape.logits_row_stride = h->logits_row_stride;
-    inputs.shape.gradient_row_stride = h->gradient_row_stride;
-    inputs.shape.targets_row_stride = h->targets_row_stride;
+    inputs.shape = shape_of(h);
     inputs.logits = logits;
     inputs.targets = targets;
     inputs.class_weights = weights;
@@ -145,16 +169,17 @@ static void run_loss(const sx_kernels *kernels, void *stream, const struct heade
     to.upstream_per_row = h->upstream_per_row != 0;
     if (h->operation == 0) {
         inputs.in_place = h->in_place != 0;
-        library(sx_loss_forward_backward(kernels, stream, &config, &inputs, &outputs, &to, workspace,
-                                         MESSAGE));
+        WITHOUT_CONTEXT(sx_loss_forward_backward(kernels, stream, &config, &inputs, &outputs, &to,
+                                                 workspace, MESSAGE));
     } else {
         sx_memory saved;
         library(sx_saved_bytes(h->rows, &saved.bytes, MESSAGE));
         saved.address = zeroed(saved.bytes);
         outputs.saved = saved;
-        library(sx_loss_forward(kernels, stream, &config, &inputs, &outputs, workspace, MESSAGE));
+        WITHOUT_CONTEXT(
+            sx_loss_forward(kernels, stream, &config, &inputs, &outputs, workspace, MESSAGE));
         inputs.in_place = h->in_place != 0;
-        library(sx_loss_backward(kernels, stream, &config, &inputs, saved, &to, MESSAGE));
+        WITHOUT_CONTEXT(sx_loss_backward(kernels, stream, &config, &inputs, saved, &to, MESSAGE));
     }
     driver("cuStreamSynchronize", cu.stream_synchronize(stream));
     write_from_device(to.matrix, h->gradient_bytes, results);
@@ -181,7 +206,7 @@ static void run_log_softmax(const sx_kernels *kernels, void *stream, const struc
     call.row_lse = zeroed(4 * h->rows);
     library(sx_saved_bytes(h->rows, &call.saved.bytes, MESSAGE));
     call.saved.address = zeroed(call.saved.bytes);
-    library(sx_log_softmax_forward(kernels, stream, &call, MESSAGE));
+    WITHOUT_CONTEXT(sx_log_softmax_forward(kernels, stream, &call, MESSAGE));
     backward.dtype = call.dtype;
     backward.shape = call.shape;
     backward.what = SX_LOGITS;
@@ -189,7 +214,7 @@ static void run_log_softmax(const sx_kernels *kernels, void *stream, const struc
     backward.saved = call.saved;
     backward.upstream = upstream;
     backward.gradient = gradient;
-    library(sx_log_softmax_backward(kernels, stream, &backward, MESSAGE));
+    WITHOUT_CONTEXT(sx_log_softmax_backward(kernels, stream, &backward, MESSAGE));
     driver("cuStreamSynchronize", cu.stream_synchronize(stream));
     write_from_device(call.output, h->gradient_bytes, results);
     write_from_device(call.row_lse, 4 * h->rows, results);
@@ -197,8 +222,9 @@ static void run_log_softmax(const sx_kernels *kernels, void *stream, const struc
 }
 
 static void run_binary(const sx_kernels *kernels, void *stream, const struct header *h, device_ptr logits,
-                       device_ptr targets, device_ptr weights, device_ptr upstream, device_ptr gradient,
-                       sx_memory workspace, FILE *results) {
+                       device_ptr targets, device_ptr weights, device_ptr upstream, sx_memory workspace,
+                       FILE *results) {
+    int together;
     sx_binary_config config;
     sx_binary_inputs inputs = {0};
     sx_binary_outputs outputs = {0};
@@ -207,30 +233,31 @@ static void run_binary(const sx_kernels *kernels, void *stream, const struct hea
     config.label_smoothing = h->label_smoothing;
     inputs.dtype = (sx_dtype)h->dtype;
     inputs.target_type = (sx_target_type)h->target_type;
-    inputs.shape.rows = h->rows;
-    inputs.shape.classes = h->classes;
-    inputs.shape.logits_row_stride = h->logits_row_stride;
-    inputs.shape.gradient_row_stride = h->gradient_row_stride;
-    inputs.shape.targets_row_stride = h->targets_row_stride;
+    inputs.shape = shape_of(h);
     inputs.logits = logits;
     inputs.targets = targets;
     inputs.positive_weights = weights;
-    outputs.loss = zeroed(4);
-    outputs.row_losses = zeroed(4 * h->rows);
-    to.matrix = gradient;
     to.upstream = upstream;
     to.upstream_per_row = h->upstream_per_row != 0;
-    library(sx_binary_forward(kernels, stream, &config, &inputs, &outputs, workspace, MESSAGE));
-    library(sx_binary_backward(kernels, stream, &config, &inputs, &to, workspace, MESSAGE));
-    driver("cuStreamSynchronize", cu.stream_synchronize(stream));
-    write_from_device(gradient, h->gradient_bytes, results);
-    write_from_device(outputs.loss, 4, results);
-    write_from_device(outputs.row_losses, 4 * h->rows, results);
-    /* Both at once are the same, which the comparison shows. */
-    library(sx_binary_forward_backward(kernels, stream, &config, &inputs, &outputs, &to, workspace,
-                                       MESSAGE));
-    driver("cuStreamSynchronize", cu.stream_synchronize(stream));
-    write_from_device(gradient, h->gradient_bytes, results);
+    /* Both passes at once are the same as apart, which the comparison shows. */
+    for (together = 0; together <= 1; together++) {
+        outputs.loss = zeroed(4);
+        outputs.row_losses = zeroed(4 * h->rows);
+        to.matrix = zeroed(h->gradient_bytes);
+        if (together) {
+            WITHOUT_CONTEXT(sx_binary_forward_backward(kernels, stream, &config, &inputs, &outputs, &to,
+                                                       workspace, MESSAGE));
+        } else {
+            WITHOUT_CONTEXT(
+                sx_binary_forward(kernels, stream, &config, &inputs, &outputs, workspace, MESSAGE));
+            WITHOUT_CONTEXT(
+                sx_binary_backward(kernels, stream, &config, &inputs, &to, workspace, MESSAGE));
+        }
+        driver("cuStreamSynchronize", cu.stream_synchronize(stream));
+        write_from_device(to.matrix, h->gradient_bytes, results);
+        write_from_device(outputs.loss, 4, results);
+        write_from_device(outputs.row_losses, 4 * h->rows, results);
+    }
 }
 
 /* ---------------------------------------------------------------- mistakes */
@@ -305,7 +332,7 @@ static void make_mistakes(const sx_kernels *kernels, void *stream, sx_memory wor
 }
 
 int main(int count, char **arguments) {
-    void *context, *current, *stream;
+    void *current, *stream;
     sx_kernels *kernels;
     sx_memory workspace;
     struct header h;
@@ -314,15 +341,9 @@ int main(int count, char **arguments) {
     if (cases == NULL || results == NULL) fail("usage: loss CASES RESULTS", count);
 
     if (strcmp(sx_version(), SX_VERSION) != 0) fail(sx_version(), 0);
-    open_driver(&context);
+    open_driver();
     driver("cuStreamCreate", cu.stream_create(&stream, 1));
-    /* What is current stays so, here nothing. */
-    driver("cuCtxSetCurrent", cu.set_current(NULL));
-    library(sx_kernels_load(0, &kernels, MESSAGE));
-    driver("cuCtxGetCurrent", cu.get_current(&current));
-    if (current != NULL) fail("loading left a context current", 0);
-    driver("cuCtxSetCurrent", cu.set_current(context));
-
+    WITHOUT_CONTEXT(sx_kernels_load(0, &kernels, MESSAGE));
     library(sx_workspace_bytes(4096, &workspace.bytes, MESSAGE));
     workspace.address = zeroed(workspace.bytes);
     while (fread(&h, sizeof h, 1, cases) == 1) {
@@ -336,12 +357,11 @@ int main(int count, char **arguments) {
         } else if (h.operation == 2) {
             run_log_softmax(kernels, stream, &h, logits, upstream, gradient, results);
         } else {
-            run_binary(kernels, stream, &h, logits, targets, weights, upstream, gradient, workspace,
-                       results);
+            run_binary(kernels, stream, &h, logits, targets, weights, upstream, workspace, results);
         }
         driver("cuMemFree", cu.free(gradient));
     }
-    library(sx_take_status(kernels, stream, workspace, NULL, MESSAGE));
+    WITHOUT_CONTEXT(sx_take_status(kernels, stream, workspace, NULL, MESSAGE));
     make_mistakes(kernels, stream, workspace);
     driver("cuCtxGetCurrent", cu.get_current(&current));
     if (current != context) fail("a call changed the current context", 0);

@@ -5,8 +5,7 @@ use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use super::{
     Gradient, Logits, Memory, WorkspaceAddresses,
     argument::{Counting, divisors, host_known, no_sums, row_sums, targets},
-    check_logits, check_targets,
-    memory::optional_f32,
+    check_logits, check_targets, optional_f32,
 };
 use crate::{
     abi,
@@ -76,8 +75,8 @@ pub struct BinaryOutputs {
 ///
 /// # Errors
 /// Before anything is enqueued: those of [`BinaryProblem::new`]; [`Error::Null`]; [`Error::Alignment`];
-/// [`Error::Memory`] of the workspace; [`Error::LossWithoutReduction`]; [`Error::Strategy`].
-/// [`Error::Driver`] if the launch is refused.
+/// [`Error::Memory`] and [`Error::WorkspaceSize`] of the workspace; [`Error::LossWithoutReduction`];
+/// [`Error::Strategy`]. [`Error::Driver`] if the launch is refused.
 ///
 /// # Safety
 /// That of [`raw`](crate::raw).
@@ -97,7 +96,8 @@ pub unsafe fn forward(
 /// Enqueues loss and gradient, as [`binary::forward_backward`](crate::binary::forward_backward).
 ///
 /// # Errors
-/// Those of [`forward`].
+/// Those of [`forward`], and [`Error::SameAddress`] if the gradient is where the logits are without being
+/// said to be.
 ///
 /// # Safety
 /// That of [`raw`](crate::raw).
@@ -119,7 +119,7 @@ pub unsafe fn forward_backward(
 /// Enqueues the gradient, as [`binary::backward`](crate::binary::backward).
 ///
 /// # Errors
-/// Those of [`forward`].
+/// Those of [`forward_backward`].
 ///
 /// # Safety
 /// That of [`raw`](crate::raw).
@@ -160,8 +160,7 @@ unsafe fn check_and_enqueue(
     optional_f32("loss", outputs.loss)?;
     optional_f32("row_losses", outputs.row_losses)?;
     if let Some(gradient) = &gradient {
-        gradient.check(dtype, lengths.gradient, shape.rows)?;
-        gradient.check_place(inputs.logits, lengths.gradient)?;
+        gradient.check(inputs.logits, dtype, lengths.gradient, shape.rows)?;
     }
     let workspace = WorkspaceAddresses::of(workspace, shape.rows)?;
     let plan = kernels.plan_binary(problem)?;
@@ -193,9 +192,10 @@ pub(crate) struct Addresses {
 /// Enqueues any pass. The context is current.
 ///
 /// # Safety
-/// `plan` was made of `problem`; every address that is not 0 is valid for what the problem does with it,
-/// on `stream`, until the launches have run: inputs to be read, outputs and workspace to be written, apart
-/// from each other but for logits that are the gradient's of a problem in place.
+/// `plan` was made of `problem`; `stream` is of the context of `kernels`, or a default one; every address
+/// that is not 0 is valid for what the problem does with it, on `stream`, until the launches have run: inputs
+/// to be read, outputs and workspace to be written, apart from each other but for logits that are the
+/// gradient's of a problem in place.
 pub(crate) unsafe fn enqueue(
     kernels: &Kernels,
     stream: CUstream,

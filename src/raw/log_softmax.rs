@@ -2,7 +2,7 @@
 
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 
-use super::{Memory, SavedAddresses, check_apart, memory::optional_f32, needed};
+use super::{Memory, SavedAddresses, check_apart, needed, optional_f32};
 use crate::{
     abi,
     error::Error,
@@ -71,9 +71,9 @@ pub enum Softmax {
 /// [`log_softmax::forward`](crate::log_softmax::forward).
 ///
 /// # Errors
-/// Before anything is enqueued: those of [`LogSoftmaxProblem`]; [`Error::Null`]; [`Error::Alignment`];
-/// [`Error::Memory`]; [`Error::SameAddress`]; [`Error::Strategy`]. [`Error::Driver`] if the launch is
-/// refused.
+/// Before anything is enqueued: those of [`LogSoftmaxProblem::new`]; [`Error::Null`];
+/// [`Error::Alignment`]; [`Error::Memory`] and [`Error::WorkspaceSize`] of what is saved;
+/// [`Error::SameAddress`]; [`Error::Strategy`]. [`Error::Driver`] if the launch is refused.
 ///
 /// # Safety
 /// That of [`raw`](crate::raw).
@@ -154,8 +154,9 @@ pub(crate) struct Addresses {
 /// Enqueues a forward pass. The context is current.
 ///
 /// # Safety
-/// `plan` was made of `problem`; the addresses are valid for what the problem does with them, on `stream`,
-/// until the launch has run, and apart from each other.
+/// `plan` was made of `problem`; `stream` is of the context of `kernels`, or a default one; the addresses are
+/// valid for what the problem does with them, on `stream`, until the launch has run, and apart from each
+/// other.
 pub(crate) unsafe fn enqueue(
     kernels: &Kernels,
     stream: CUstream,

@@ -5,8 +5,7 @@ use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use super::{
     Gradient, Logits, Memory, SavedAddresses, WorkspaceAddresses,
     argument::{Counting, divisors, no_sums, row_sums, targets},
-    check_logits, check_targets,
-    memory::{optional_f32, optional_i64},
+    check_logits, check_targets, optional_f32, optional_i64,
 };
 use crate::{
     abi,
@@ -65,6 +64,11 @@ impl LossInputs {
         check_targets(self.targets, self.target_type, lengths.targets)?;
         optional_f32("class_weights", self.class_weights)
     }
+
+    fn check_gradient(&self, problem: &Problem, gradient: &Gradient) -> Result<(), Error> {
+        let elements = problem.lengths().gradient;
+        gradient.check(self.logits, self.dtype, elements, problem.shape().rows)
+    }
 }
 
 /// What a loss is asked for beside its gradient, as [`LossOutputs`](crate::LossOutputs); 0 for what
@@ -107,8 +111,9 @@ impl LossOutputs {
 ///
 /// # Errors
 /// Before anything is enqueued: those of [`Problem::new`]; [`Error::Null`]; [`Error::Alignment`];
-/// [`Error::Memory`] of the workspace and of what is saved; [`Error::LossWithoutReduction`];
-/// [`Error::CorrectOfProbabilities`]; [`Error::Strategy`]. [`Error::Driver`] if the launch is refused.
+/// [`Error::Memory`] and [`Error::WorkspaceSize`] of the workspace and of what is saved;
+/// [`Error::LossWithoutReduction`]; [`Error::CorrectOfProbabilities`]; [`Error::Strategy`].
+/// [`Error::Driver`] if the launch is refused.
 ///
 /// # Safety
 /// That of [`raw`](crate::raw).
@@ -162,7 +167,7 @@ unsafe fn check_and_enqueue(
     outputs.check(problem)?;
     inputs.check(problem)?;
     if let Some(gradient) = &gradient {
-        check_gradient(problem, &inputs, gradient)?;
+        inputs.check_gradient(problem, gradient)?;
     }
     let workspace = WorkspaceAddresses::of(workspace, problem.shape().rows)?;
     let plan = kernels.plan(problem)?;
@@ -190,23 +195,13 @@ pub unsafe fn backward(
 ) -> Result<(), Error> {
     let problem = inputs.problem(config, Pass::Backward)?;
     inputs.check(&problem)?;
-    check_gradient(&problem, &inputs, &gradient)?;
+    inputs.check_gradient(&problem, &gradient)?;
     let saved = SavedAddresses::of(saved, problem.shape().rows)?;
     let plan = kernels.plan(&problem)?;
     kernels.bind()?;
     let at = Addresses::new(&inputs, gradient, LossOutputs::default());
     // SAFETY: the caller's promise; the plan was made of this problem.
     unsafe { enqueue_backward(kernels, stream, &problem, plan, &at, saved) }
-}
-
-fn check_gradient(
-    problem: &Problem,
-    inputs: &LossInputs,
-    gradient: &Gradient,
-) -> Result<(), Error> {
-    let elements = problem.lengths().gradient;
-    gradient.check(inputs.dtype, elements, problem.shape().rows)?;
-    gradient.check_place(inputs.logits, elements)
 }
 
 /// Addresses that were checked against a problem; 0 for what is not there.
@@ -231,9 +226,10 @@ impl Addresses {
 /// Enqueues a forward pass, or both passes at once. The context is current.
 ///
 /// # Safety
-/// `plan` was made of `problem`; every address that is not 0 is valid for what the problem does with it,
-/// on `stream`, until the launches have run: inputs to be read, outputs, workspace and what is saved to be
-/// written, apart from each other but for logits that are the gradient's of a problem in place.
+/// `plan` was made of `problem`; `stream` is of the context of `kernels`, or a default one; every address
+/// that is not 0 is valid for what the problem does with it, on `stream`, until the launches have run: inputs
+/// to be read, outputs, workspace and what is saved to be written, apart from each other but for logits that
+/// are the gradient's of a problem in place.
 pub(crate) unsafe fn enqueue(
     kernels: &Kernels,
     stream: CUstream,

@@ -4,7 +4,7 @@ use cudarc::driver::sys::{
     CUdeviceptr, CUstream, cuMemcpyDtoHAsync_v2, cuMemsetD32Async, cuStreamSynchronize,
 };
 
-use super::{needed, optional};
+use super::needed;
 use crate::{abi, error::Error, module::Kernels, plan::WorkspaceLayout};
 
 /// Device memory of a caller's own.
@@ -16,7 +16,7 @@ pub struct Memory {
     pub bytes: usize,
 }
 
-/// Of the addresses of workspaces and of what is saved: a sector, which every allocator gives.
+/// Bytes that the addresses of workspaces and of what is saved are multiples of: a sector.
 pub const ALIGNMENT: usize = 32;
 
 impl Memory {
@@ -176,14 +176,4 @@ pub(crate) unsafe fn take_status_at(stream: CUstream, address: CUdeviceptr) -> R
         target: status.first_target,
         classes: status.first_classes,
     })
-}
-
-/// An address of one or several f32, or 0.
-pub(super) fn optional_f32(buffer: &'static str, address: CUdeviceptr) -> Result<(), Error> {
-    optional(buffer, address, align_of::<f32>())
-}
-
-/// An address of one or several i64, or 0.
-pub(super) fn optional_i64(buffer: &'static str, address: CUdeviceptr) -> Result<(), Error> {
-    optional(buffer, address, align_of::<i64>())
 }

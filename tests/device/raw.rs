@@ -198,6 +198,14 @@ const BINARIES: [Operation; 3] =
 type Operation = fn(&Call) -> Result<(), Error>;
 
 impl Call {
+    /// 0 in place.
+    fn logits(&self) -> CUdeviceptr {
+        match self.inputs.logits {
+            Logits::At(address) => address,
+            Logits::InGradient => 0,
+        }
+    }
+
     fn wait(result: Result<(), Error>) -> Result<(), Error> {
         Rig::here().stream.synchronize().expect("what was launched is fine");
         result
@@ -291,9 +299,8 @@ impl Call {
 
     fn softmax_forward(&self, output: CUdeviceptr) -> Result<(), Error> {
         let rig = Rig::here();
-        let logits = self.inputs.logits_address();
-        let inputs =
-            raw::LogSoftmaxInputs { dtype: self.inputs.dtype, shape: SOFTMAX_SHAPE, logits };
+        let (dtype, logits) = (self.inputs.dtype, self.logits());
+        let inputs = raw::LogSoftmaxInputs { dtype, shape: SOFTMAX_SHAPE, logits };
         let outputs = raw::LogSoftmaxOutputs {
             output: SoftmaxOutput::LogProbabilities(output),
             row_lse: self.outputs.row_lse,
@@ -312,20 +319,6 @@ impl Call {
         Self::wait(unsafe {
             raw::log_softmax::backward(&rig.kernels, stream, of, from, upstream, to)
         })
-    }
-}
-
-/// What the tests alone want to know.
-trait At {
-    fn logits_address(&self) -> CUdeviceptr;
-}
-
-impl At for LossInputs {
-    fn logits_address(&self) -> CUdeviceptr {
-        match self.logits {
-            Logits::At(address) => address,
-            Logits::InGradient => 0,
-        }
     }
 }
 
@@ -443,10 +436,18 @@ fn alignment() -> Result<(), String> {
         }
     }
     let mut call = small.call;
-    let odd = call.inputs.logits_address() + 1;
+    let odd = call.logits() + 1;
     call.inputs.logits = Logits::At(odd);
     for operation in LOSSES.into_iter().chain(BINARIES) {
         expect("logits", operation(&call), refused("logits", odd, 2))?;
+    }
+    let odd = small.call.positive_weights + 2;
+    for upstream in [Upstream::Scalar(odd), Upstream::PerRow(odd)] {
+        let mut call = small.call;
+        call.gradient.upstream = upstream;
+        for operation in [Call::forward_backward, Call::backward, Call::binary_backward] {
+            expect("upstream", operation(&call), refused("upstream", odd, 4))?;
+        }
     }
     let mut call = small.call;
     call.outputs.row_lse += 2;
@@ -476,7 +477,7 @@ fn memory() -> Result<(), String> {
         expect("saved", operation(&call), refused())?;
     }
     expect("saved", call.softmax_forward(call.other), refused())?;
-    let from = Softmax::OfLogits(call.inputs.logits_address(), call.saved);
+    let from = Softmax::OfLogits(call.logits(), call.saved);
     expect("saved", call.softmax_backward(from, call.other), refused())
 }
 
@@ -496,7 +497,7 @@ fn same_address() -> Result<(), String> {
         expect("in place", operation(&call), Err(Error::ForwardInPlace))?;
     }
     let call = small.call;
-    let (logits, gradient) = (call.inputs.logits_address(), call.gradient.matrix);
+    let (logits, gradient) = (call.logits(), call.gradient.matrix);
     expect("output", call.softmax_forward(logits), refused("logits", "output"))?;
     let from = Softmax::OfLogProbabilities(logits);
     let found = call.softmax_backward(from, gradient);
@@ -625,12 +626,12 @@ fn workspace_of_a_larger_problem() -> Result<(), String> {
     let Rig { kernels, stream, .. } = Rig::here();
     let bytes = raw::workspace_bytes(3000).map_err(|error| error.to_string())? + 333;
     let memory = RawMemory::zeroed(stream, bytes);
-    let logits = Case::new(Dtype::F32, 3000, 7, 99).logits;
-    let (x, y) = (upload(stream, &logits), upload(stream, &vec![2i32; 3000]));
+    let all = Case { target_type: TargetType::I32, ..Case::new(Dtype::F32, 3000, 7, 99) };
+    let (x, y) = (upload(stream, &all.logits), upload(stream, &vec![2i32; 3000]));
     let mut results = vec![];
     for rows in [3000, 5, 1025, 3000, 1, 1025] {
         let loss = upload(stream, &[0f32]);
-        let shape = Shape { rows, ..Shape::contiguous(rows, 7) };
+        let shape = Shape::contiguous(rows, 7);
         let logits = Logits::At(address(stream, &x));
         let inputs =
             LossInputs::new(Dtype::F32, TargetType::I32, shape, logits, address(stream, &y));
@@ -643,11 +644,10 @@ fn workspace_of_a_larger_problem() -> Result<(), String> {
         called.map_err(|error| format!("{rows} rows: {error}"))?;
         let case = Case {
             targets: vec![2; rows],
-            target_type: TargetType::I32,
             config,
             placement: Placement::PACKED,
-            logits: Case::new(Dtype::F32, 3000, 7, 99).logits[..7 * rows].to_vec(),
-            ..Case::new(Dtype::F32, 1, 7, 99)
+            logits: all.logits[..7 * rows].to_vec(),
+            ..all.clone()
         };
         let safe = case.run().map_err(|error| error.to_string())?.loss;
         let found = stream.clone_dtoh(&loss).map_err(|error| error.to_string())?[0];
