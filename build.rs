@@ -1,11 +1,12 @@
 //! Compiles each `kernels/<stem>.cu` with nvcc to `$OUT_DIR/<stem>.fatbin`, which the crate embeds.
 //!
 //! * `SMOOTHXENT_CUDA_ARCHS` chooses the architectures: `all` (the default), `native`, a list such
-//!   as `80,90`, or `none`.
+//!   as `80,90`, where `90-real` is machine code alone and `90-virtual` PTX alone, or `none`.
 //! * nvcc is taken from `NVCC`, `PATH`, `CUDA_HOME`, `CUDA_PATH`, the usual folders, or the toolchain
 //!   that `cargo xtask toolchain` fetched, in this order. `NVCC_CCBIN` or `CXX` names the host compiler.
 //! * Without nvcc the images are empty: the crate builds, and loading a kernel is a typed error.
 //! * A compilation that fails fails the build, with nvcc's command line and output.
+//! * An image is compiled again when nvcc, its command line or a file that it read has changed.
 //!
 //! The crate learns the result from two compile-time variables: `SMOOTHXENT_IMAGE_ARCHS` lists what
 //! every image holds ("sm_80,sm_90,compute_90"; empty if nothing), and `SMOOTHXENT_IMAGE_ABSENCE`
@@ -14,6 +15,8 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
@@ -38,17 +41,11 @@ const NVCC_FLAGS: [&str; 6] =
 /// compression, and none.
 const COMPRESS: &str = "--compress-mode=size";
 
-/// Everything but `PATH`, for which see [`watch_for_nvcc`].
-const WATCHED_VARIABLES: [&str; 8] = [
-    ARCHS_VARIABLE,
-    "NVCC",
-    "NVCC_CCBIN",
-    "NVCC_PREPEND_FLAGS",
-    "NVCC_APPEND_FLAGS",
-    "CUDA_HOME",
-    "CUDA_PATH",
-    "DOCS_RS",
-];
+/// What nvcc reads beside its command line.
+const NVCC_VARIABLES: [&str; 3] = ["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
+
+/// Everything else but `PATH`, for which see [`watch_for_nvcc`].
+const WATCHED_VARIABLES: [&str; 5] = [ARCHS_VARIABLE, "NVCC", "CUDA_HOME", "CUDA_PATH", "DOCS_RS"];
 
 fn main() -> ExitCode {
     match build() {
@@ -62,7 +59,7 @@ fn main() -> ExitCode {
 
 fn build() -> Result<(), String> {
     watch("kernels");
-    for variable in WATCHED_VARIABLES {
+    for variable in WATCHED_VARIABLES.iter().chain(&NVCC_VARIABLES) {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let out_dir = PathBuf::from(required_variable("OUT_DIR")?);
@@ -90,11 +87,12 @@ fn build() -> Result<(), String> {
     };
     watch(&nvcc.path.display().to_string());
 
-    let targets = Targets::choose(&request, &known_capabilities(&nvcc.path)?)?;
+    let targets = Targets::choose(request, &known_capabilities(&nvcc.path)?)?;
+    let version = output_of(Command::new(&nvcc.path).arg("--version"))?;
     let help = output_of(Command::new(&nvcc.path).arg("--help"))?;
     let compress = if help.contains("--compress-mode") { Some(COMPRESS) } else { None };
     let host_compiler = find_host_compiler()?;
-    let compiler = Compiler { nvcc: nvcc.path, host_compiler, compress, targets, out_dir };
+    let compiler = Compiler { nvcc: nvcc.path, version, host_compiler, compress, targets, out_dir };
     compiler.compile_all(&kernels)?;
     publish(&compiler.targets.names().join(","), "");
     Ok(())
@@ -158,7 +156,7 @@ fn required_variable(name: &str) -> Result<String, String> {
 enum Request {
     All,
     Native,
-    List(BTreeSet<u32>),
+    List(Targets),
     Nothing,
 }
 
@@ -168,42 +166,64 @@ impl Request {
             "" | "all" => Ok(Self::All),
             "native" => Ok(Self::Native),
             "none" => Ok(Self::Nothing),
-            list => list
-                .split(',')
-                .map(|item| item.trim().parse::<u32>())
-                .collect::<Result<_, _>>()
-                .map(Self::List)
-                .map_err(|_| {
-                    format!(
-                        "{ARCHS_VARIABLE}=\"{text}\" is not understood: give `all` (the default), \
-                         `native` (the GPUs of this machine), `none` (no kernels), or compute \
-                         capabilities without the dot, such as `80` or `80,90`"
-                    )
-                }),
+            list => Targets::parse(list).map(Self::List).ok_or_else(|| {
+                format!(
+                    "{ARCHS_VARIABLE}=\"{text}\" is not understood: give `all` (the default), \
+                     `native` (the GPUs of this machine), `none` (no kernels), or compute \
+                     capabilities without the dot, such as `80` or `80,90`, each of which may end \
+                     with `-real` (machine code alone) or `-virtual` (PTX alone)"
+                )
+            }),
         }
     }
 }
 
 /// The contents of every image.
+#[derive(Default, PartialEq)]
 struct Targets {
     machine_code: BTreeSet<u32>,
     ptx: BTreeSet<u32>,
 }
 
 impl Targets {
-    fn choose(request: &Request, known: &BTreeSet<u32>) -> Result<Self, String> {
-        let list = match request {
-            Request::Nothing => BTreeSet::new(),
+    /// A list in CMake's notation; `None` if it is something else.
+    fn parse(list: &str) -> Option<Self> {
+        let mut targets = Self::default();
+        for item in list.split(',').map(str::trim) {
+            let (number, kind) = item.split_once('-').unwrap_or((item, ""));
+            let capability: u32 = number.parse().ok()?;
+            let (machine_code, ptx) = match kind {
+                "" => (true, true),
+                "real" => (true, false),
+                "virtual" => (false, true),
+                _ => return None,
+            };
+            if machine_code {
+                targets.machine_code.insert(capability);
+            }
+            if ptx {
+                targets.ptx.insert(capability);
+            }
+        }
+        Some(targets)
+    }
+
+    fn choose(request: Request, known: &BTreeSet<u32>) -> Result<Self, String> {
+        let targets = match request {
+            Request::Nothing => Self::default(),
             Request::All => {
                 return Ok(Self {
                     machine_code: known & &BTreeSet::from(ALL_MACHINE_CODE),
                     ptx: known & &BTreeSet::from(ALL_PTX),
                 });
             }
-            Request::Native => installed_capabilities()?,
-            Request::List(list) => list.clone(),
+            Request::Native => {
+                let installed = installed_capabilities()?;
+                Self { machine_code: installed.clone(), ptx: installed }
+            }
+            Request::List(targets) => targets,
         };
-        let unknown: BTreeSet<u32> = &list - known;
+        let unknown: BTreeSet<u32> = &targets.capabilities() - known;
         if !unknown.is_empty() {
             return Err(format!(
                 "{ARCHS_VARIABLE} asks for compute capability {}, which this nvcc does not \
@@ -212,7 +232,7 @@ impl Targets {
                 join(known),
             ));
         }
-        Ok(Self { machine_code: list.clone(), ptx: list })
+        Ok(targets)
     }
 
     fn capabilities(&self) -> BTreeSet<u32> {
@@ -278,6 +298,8 @@ fn join(capabilities: &BTreeSet<u32>) -> String {
 
 struct Compiler {
     nvcc: PathBuf,
+    /// What it says of itself.
+    version: String,
     host_compiler: Option<PathBuf>,
     compress: Option<&'static str>,
     targets: Targets,
@@ -317,30 +339,47 @@ impl Compiler {
         if failures.is_empty() { Ok(()) } else { Err(failures.join("\n\n")) }
     }
 
-    /// Compiles one kernel and watches every file that it includes.
+    /// Compiles one kernel, unless its image is what this would make, and watches every file that it
+    /// includes.
     fn compile(&self, kernel: &Path, threads: usize) -> Result<(), String> {
         let image = image_path(kernel, &self.out_dir);
         let dependencies = image.with_extension("d");
         let mut command = Command::new(&self.nvcc);
-        command
-            .args(NVCC_FLAGS)
-            .args(self.compress)
-            .args(self.targets.gencode_flags())
-            .arg(format!("--threads={threads}"));
+        command.args(NVCC_FLAGS).args(self.compress).args(self.targets.gencode_flags());
         if let Some(host_compiler) = &self.host_compiler {
             command.arg("-ccbin").arg(host_compiler);
         }
         command.arg("-MD").arg("-MF").arg(&dependencies);
         command.arg("-o").arg(&image).arg(kernel);
-        output_of(&mut command)?;
 
-        let rule = fs::read_to_string(&dependencies)
-            .map_err(|error| format!("cannot read {}: {error}", dependencies.display()))?;
-        for file in prerequisites(&rule) {
-            watch(&file);
+        let variables = NVCC_VARIABLES.map(env::var_os);
+        let recipe = format!("{variables:?} {command:?}\n{}", self.version);
+        let fingerprint = || fingerprint(&recipe, &image, &prerequisites(&dependencies)?);
+        let stamp = image.with_extension("stamp");
+        let is_current = || Ok::<_, io::Error>(fs::read_to_string(&stamp)? == fingerprint()?);
+        if !is_current().unwrap_or(false) {
+            output_of(command.arg(format!("--threads={threads}")))?;
+            fingerprint()
+                .and_then(|fingerprint| fs::write(&stamp, fingerprint))
+                .map_err(|error| format!("cannot write {}: {error}", stamp.display()))?;
         }
+        let files = prerequisites(&dependencies)
+            .map_err(|error| format!("cannot read {}: {error}", dependencies.display()))?;
+        files.iter().for_each(|file| watch(file));
         Ok(())
     }
+}
+
+/// Of an image, of how it was made and of what it was made from.
+fn fingerprint(recipe: &str, image: &Path, sources: &[String]) -> io::Result<String> {
+    let mut hasher = DefaultHasher::new();
+    recipe.hash(&mut hasher);
+    fs::read(image)?.hash(&mut hasher);
+    for source in sources {
+        source.hash(&mut hasher);
+        fs::read(source)?.hash(&mut hasher);
+    }
+    Ok(format!("{:016x}", hasher.finish()))
 }
 
 /// The C++ compiler that nvcc shall preprocess with, or `None` where `NVCC_CCBIN` tells nvcc itself.
@@ -355,15 +394,16 @@ fn find_host_compiler() -> Result<Option<PathBuf>, String> {
 }
 
 /// The files after the colon of a make rule, where `\ ` is a space and `\` ends a line.
-fn prerequisites(rule: &str) -> Vec<String> {
+fn prerequisites(rule: &Path) -> io::Result<Vec<String>> {
     const SPACE: &str = "\0";
+    let rule = fs::read_to_string(rule)?;
     let files = rule.split_once(" :").map_or("", |(_, files)| files);
-    files
+    Ok(files
         .replace("\\\n", " ")
         .replace("\\ ", SPACE)
         .split_whitespace()
         .map(|file| file.replace(SPACE, " "))
-        .collect()
+        .collect())
 }
 
 /// Runs `command` and returns what it printed, or the command line and its complaint.

@@ -1,5 +1,6 @@
 //! `cargo xtask mutate`: whether the tests notice seeded faults.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -13,20 +14,24 @@ use crate::{cargo, emulator, process, toolchain, workspace};
 
 /// Seeds faults into kernels and host code, one at a time, and shows which test notices each
 ///
-/// The faults are listed in xtask/mutations.toml. A copy of the tree is changed and built for one
-/// architecture, which takes a minute or two, and the tests run on the emulated driver with its race checks.
+/// The faults are listed in xtask/mutations.toml. A copy of the tree is changed; the kernels that the tests
+/// launch are compiled for one architecture, as PTX alone; and the tests run on the emulated driver with its
+/// race checks. It takes some 15 seconds a fault, an hour for all.
 /// Each line says which test noticed, and by what: the emulated driver's finding, or wrong results.
 /// Fails if a fault is noticed by none, or if a test of the list fails, or is not there, without a fault.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only faults with this in their names
-    filter: Option<String>,
+    /// Only faults with one of these in their names
+    filters: Vec<String>,
     /// Leave out the faults before the one with this name
     #[arg(long)]
     from: Option<String>,
 }
 
 const LIST: &str = include_str!("../mutations.toml");
+
+/// In the copy, beside the headers as they are.
+const FAULTY_HEADERS: &str = "faulty";
 
 /// What the emulated device is by default.
 const DEVICE: &str = "sm_90";
@@ -100,8 +105,9 @@ impl Mutation {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let List { mutation: mut mutations } =
         toml::from_str(LIST).context("xtask/mutations.toml is not as it should be")?;
-    if let Some(filter) = &arguments.filter {
-        mutations.retain(|mutation| mutation.name.contains(filter));
+    if !arguments.filters.is_empty() {
+        mutations
+            .retain(|mutation| arguments.filters.iter().any(|part| mutation.name.contains(part)));
     }
     if let Some(from) = &arguments.from {
         let first = mutations.iter().position(|mutation| mutation.name == *from);
@@ -112,15 +118,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     toolchain::ensure_nvcc()?;
     let copy = Copy::make(emulator::build()?)?;
-    copy.test_as_it_is(&mutations).context("the tree as it is")?;
+    let launched = copy.test_as_it_is(&mutations).context("the tree as it is")?;
 
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?;
     let bar = ProgressBar::new(mutations.len() as u64).with_style(style);
     let mut unnoticed = Vec::new();
-    for mutation in &mutations {
+    for (mutation, launched) in mutations.iter().zip(&launched) {
         bar.set_message(mutation.name.clone());
         let noticed = copy
-            .with(mutation, || copy.test(mutation))
+            .with(mutation, launched, || copy.test(mutation, None))
             .with_context(|| format!("fault `{}`", mutation.name))?;
         let by = noticed.unwrap_or_else(|| {
             unnoticed.push(mutation.name.as_str());
@@ -173,24 +179,85 @@ impl Copy {
         Ok(copy)
     }
 
-    /// Does something while the fault is there.
-    fn with<T>(&self, mutation: &Mutation, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Does something while the fault is there; one in the kernels' headers is there for the kernels that
+    /// are `launched`, so that the others need no compilation.
+    fn with<T>(
+        &self,
+        mutation: &Mutation,
+        launched: &BTreeSet<String>,
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         let file = self.folder.join(&mutation.file);
-        let text =
-            fs::read_to_string(&file).with_context(|| format!("cannot read {}", mutation.file))?;
+        let text = read(&file)?;
         let places = text.matches(&mutation.find).count();
         if places != 1 {
             bail!("what it looks for is in {} {places} times", mutation.file);
         }
         let faulty = text.replacen(&mutation.find, &mutation.replace, 1);
-        write(&file, &faulty)?;
+        if file.extension().is_none_or(|extension| extension != "cuh") {
+            write(&file, &faulty)?;
+            let outcome = act();
+            write(&file, &text)?;
+            return outcome;
+        }
+        let headers = self.kernels().join(FAULTY_HEADERS);
+        fs::create_dir_all(&headers)
+            .with_context(|| format!("cannot create {}", headers.display()))?;
+        for header in self.sources(&["cuh", "h"])? {
+            let text = if header == file { faulty.clone() } else { read(&header)? };
+            write(&headers.join(header.file_name().unwrap_or_default()), &text)?;
+        }
+        let mut texts = Vec::new();
+        for unit in self.units_of(launched)? {
+            let text = read(&unit)?;
+            let include = "#include \"";
+            write(&unit, &text.replace(include, &format!("{include}{FAULTY_HEADERS}/")))?;
+            texts.push((unit, text));
+        }
         let outcome = act();
-        write(&file, &text)?;
+        for (unit, text) in texts {
+            write(&unit, &text)?;
+        }
+        fs::remove_dir_all(&headers)
+            .with_context(|| format!("cannot remove {}", headers.display()))?;
         outcome
     }
 
-    /// Without a fault, all tests that the list names are there and pass.
-    fn test_as_it_is(&self, mutations: &[Mutation]) -> Result<()> {
+    fn kernels(&self) -> PathBuf {
+        self.folder.join("kernels")
+    }
+
+    /// The kernels' files with one of these extensions.
+    fn sources(&self, extensions: &[&str]) -> Result<Vec<PathBuf>> {
+        let folder = self.kernels();
+        let entries =
+            fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        let is_one = |path: &PathBuf| {
+            path.extension().is_some_and(|found| extensions.iter().any(|wanted| found == *wanted))
+        };
+        Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_one).collect())
+    }
+
+    /// The `.cu` files that define these kernels: of `fused_general_warp_f32` it is `fused_warp.cu`.
+    fn units_of(&self, kernels: &BTreeSet<String>) -> Result<BTreeSet<PathBuf>> {
+        let units = self.sources(&["cu"])?;
+        let unit_of = |kernel: &String| {
+            let name = kernel.trim_start_matches("xent_").replacen("general_", "", 1);
+            let stem =
+                |unit: &PathBuf| unit.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+            let defines = |unit: &&PathBuf| stem(unit).is_some_and(|stem| name.starts_with(&stem));
+            let longest =
+                units.iter().filter(defines).max_by_key(|unit| stem(unit).map(|s| s.len()));
+            longest
+                .cloned()
+                .with_context(|| format!("no file of kernels/ seems to define {kernel}"))
+        };
+        kernels.iter().map(unit_of).collect()
+    }
+
+    /// Without a fault, all tests that the list names are there and pass. Returns the kernels that those
+    /// of each fault launch.
+    fn test_as_it_is(&self, mutations: &[Mutation]) -> Result<Vec<BTreeSet<String>>> {
         let mut runs: Vec<&Mutation> = Vec::new();
         for mutation in mutations {
             if !runs.iter().any(|run| run.runs_as(mutation)) {
@@ -199,16 +266,25 @@ impl Copy {
         }
         // One build for each.
         runs.sort_by_key(|run| (run.suite == Suite::Unit, run.device().to_owned()));
-        for run in runs {
-            if let Some(failure) = self.test(run)? {
+        let report = self.target.join("launches.jsonl");
+        let mut launched = Vec::new();
+        for run in &runs {
+            let _ = fs::remove_file(&report);
+            if let Some(failure) = self.test(run, Some(&report))? {
                 bail!("{failure}, without any fault, as for `{}`", run.name);
             }
+            launched.push(kernels_of(&report)?);
         }
-        Ok(())
+        let run_of = |mutation: &Mutation| runs.iter().position(|run| run.runs_as(mutation));
+        Ok(mutations
+            .iter()
+            .map(|mutation| run_of(mutation).map(|run| launched[run].clone()).unwrap_or_default())
+            .collect())
     }
 
     /// The first test that fails, if any, and by what.
-    fn test(&self, mutation: &Mutation) -> Result<Option<String>> {
+    /// The driver writes a report where one is asked for.
+    fn test(&self, mutation: &Mutation, report: Option<&Path>) -> Result<Option<String>> {
         let device = mutation.device();
         let architecture = device.strip_prefix("sm_").context("a device is called sm_..")?;
         let mut build = cargo::command("test");
@@ -217,7 +293,8 @@ impl Copy {
             .args([cargo::PROFILE, "--no-run", "--quiet", "--package=smoothxent"])
             .arg(mutation.suite.selection())
             .env("CARGO_TARGET_DIR", &self.target)
-            .env("SMOOTHXENT_CUDA_ARCHS", architecture);
+            .env("CARGO_INCREMENTAL", "1")
+            .env("SMOOTHXENT_CUDA_ARCHS", format!("{architecture}-virtual"));
         let programs = cargo::build(build)?.tests();
         let program = programs.first().context("cargo built no test program")?;
         let mut test = Command::new(&program.path);
@@ -231,6 +308,9 @@ impl Copy {
         }
         if let Some(grid) = mutation.max_grid {
             test.env("CUDA_EMULATOR_MAX_GRID", grid.to_string());
+        }
+        if let Some(report) = report {
+            test.env("CUDA_EMULATOR_REPORT", report);
         }
         self.driver.apply(&mut test)?;
         let output = test.output().with_context(|| format!("cannot run {test:?}"))?;
@@ -254,6 +334,21 @@ fn first_failure(output: &Output) -> Option<String> {
         failed.map_or_else(|| format!("the program: {}", output.status), |t| t.trim_end().into());
     let finding = errors.lines().find_map(|line| line.strip_prefix(emulator::FINDING));
     Some(finding.map_or_else(|| who.clone(), |finding| format!("{who}, {finding}")))
+}
+
+/// The kernels of the driver's report. Without a launch there is none.
+fn kernels_of(report: &Path) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Launch {
+        kernel: String,
+    }
+    let text = if report.exists() { read(report)? } else { String::new() };
+    let kernel = |line: &str| Ok(serde_json::from_str::<Launch>(line)?.kernel);
+    text.lines().map(kernel).collect::<Result<_>>().context("the emulated driver's report")
+}
+
+fn read(file: &Path) -> Result<String> {
+    fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {
