@@ -1,16 +1,18 @@
 //! Compiles each `kernels/<stem>.cu` with nvcc to `$OUT_DIR/<stem>.fatbin`, which the crate embeds.
 //!
 //! * `SMOOTHXENT_CUDA_ARCHS` chooses the architectures: `all` (the default), `native`, a list such
-//!   as `80,90`, where `90-real` is machine code alone and `90-virtual` PTX alone, or `none`.
+//!   as `80,90`, where `90-real` is machine code alone and `90-virtual` PTX alone, `packaged`, or `none`.
 //! * nvcc is taken from `NVCC`, `PATH`, `CUDA_HOME`, `CUDA_PATH`, the usual folders, or the toolchain
 //!   that `cargo xtask toolchain` fetched, in this order. `NVCC_CCBIN` or `CXX` names the host compiler.
-//! * Without nvcc the images are empty: the crate builds, and loading a kernel is a typed error.
+//! * Without nvcc the images of the published package are taken, if it is one and they hold what is asked
+//!   for. Else they are empty: the crate builds, and loading a kernel is a typed error.
 //! * A compilation that fails fails the build, with nvcc's command line and output.
 //! * An image is compiled again when nvcc, its command line or a file that it read has changed.
+//! * `SMOOTHXENT_LINEINFO=1` adds the lines of the source, for profilers.
 //!
 //! The crate learns the result from two compile-time variables: `SMOOTHXENT_IMAGE_ARCHS` lists what
-//! every image holds ("sm_80,sm_90,compute_90"; empty if nothing), and `SMOOTHXENT_IMAGE_ABSENCE`
-//! says why the images are empty (empty if they are not).
+//! every image holds ("sm_80,sm_90,compute_90"; empty if nothing), and `SMOOTHXENT_IMAGE_ORIGIN`
+//! says who compiled them, or why they are empty.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -22,6 +24,8 @@ use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::thread;
 
+#[path = "build/images.rs"]
+mod images;
 #[path = "build/nvcc.rs"]
 mod nvcc;
 
@@ -33,9 +37,11 @@ const ARCHS_VARIABLE: &str = "SMOOTHXENT_CUDA_ARCHS";
 const ALL_MACHINE_CODE: [u32; 5] = [75, 80, 90, 100, 120];
 const ALL_PTX: [u32; 3] = [75, 80, 90];
 
-/// `-lineinfo` so that profilers and the emulated driver can name lines of the source.
-const NVCC_FLAGS: [&str; 6] =
-    ["-fatbin", "-lineinfo", "-std=c++17", "-O3", "-Werror", "all-warnings"];
+const NVCC_FLAGS: [&str; 5] = ["-fatbin", "-std=c++17", "-O3", "-Werror", "all-warnings"];
+
+/// More than doubles the size.
+const LINEINFO: &str = "-lineinfo";
+const LINEINFO_VARIABLE: &str = "SMOOTHXENT_LINEINFO";
 
 /// An eighth of the size, where nvcc knows the option (12.8 and later). The emulated driver reads this
 /// compression, and none.
@@ -45,7 +51,8 @@ const COMPRESS: &str = "--compress-mode=size";
 const NVCC_VARIABLES: [&str; 3] = ["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
 
 /// Everything else but `PATH`, for which see [`watch_for_nvcc`].
-const WATCHED_VARIABLES: [&str; 5] = [ARCHS_VARIABLE, "NVCC", "CUDA_HOME", "CUDA_PATH", "DOCS_RS"];
+const WATCHED_VARIABLES: [&str; 6] =
+    [ARCHS_VARIABLE, LINEINFO_VARIABLE, "NVCC", "CUDA_HOME", "CUDA_PATH", "DOCS_RS"];
 
 fn main() -> ExitCode {
     match build() {
@@ -73,17 +80,33 @@ fn build() -> Result<(), String> {
         let reason = format!("{ARCHS_VARIABLE}=none");
         return write_empty_images(&kernels, &out_dir, &reason);
     }
-    let folder = required_variable("CARGO_MANIFEST_DIR")?;
-    let Some(nvcc) = nvcc::find(Path::new(&folder))? else {
+    let folder = PathBuf::from(required_variable("CARGO_MANIFEST_DIR")?);
+    let packaged = || Packaged::find(&folder, &request);
+    if request == Request::Packaged {
+        return packaged()?.take(&kernels, &out_dir);
+    }
+    let Some(nvcc) = nvcc::find(&folder)? else {
         watch_for_nvcc();
-        println!(
-            "cargo:warning=nvcc was not found, so smoothxent is built without its GPU kernels and \
-             says so when they are loaded. Run `cargo xtask toolchain` in a checkout, or install the \
-             CUDA toolkit and put nvcc on PATH, or set NVCC or CUDA_HOME; \
-             {ARCHS_VARIABLE}=none builds without kernels on purpose."
-        );
-        let reason = "nvcc was not found when smoothxent was built";
-        return write_empty_images(&kernels, &out_dir, reason);
+        return match packaged() {
+            Ok(images) => {
+                println!(
+                    "cargo:warning=nvcc was not found, so smoothxent takes the kernels of its package: \
+                     {} ({}). {ARCHS_VARIABLE}=packaged takes them without a word.",
+                    images.contents.architectures, images.contents.compiler
+                );
+                images.take(&kernels, &out_dir)
+            }
+            Err(why_not) => {
+                println!(
+                    "cargo:warning=nvcc was not found, so smoothxent is built without its GPU kernels \
+                     and says so when they are loaded. Run `cargo xtask toolchain` in a checkout, or \
+                     install the CUDA toolkit and put nvcc on PATH, or set NVCC or CUDA_HOME; \
+                     {ARCHS_VARIABLE}=none builds without kernels on purpose. (Compiled kernels: {why_not}.)"
+                );
+                let reason = "nvcc was not found when smoothxent was built";
+                write_empty_images(&kernels, &out_dir, reason)
+            }
+        };
     };
     watch(&nvcc.path.display().to_string());
 
@@ -91,11 +114,72 @@ fn build() -> Result<(), String> {
     let version = output_of(Command::new(&nvcc.path).arg("--version"))?;
     let help = output_of(Command::new(&nvcc.path).arg("--help"))?;
     let compress = if help.contains("--compress-mode") { Some(COMPRESS) } else { None };
-    let host_compiler = find_host_compiler()?;
-    let compiler = Compiler { nvcc: nvcc.path, version, host_compiler, compress, targets, out_dir };
+    let wants_lines = env::var_os(LINEINFO_VARIABLE).is_some_and(|value| value == "1");
+    let compiler = Compiler {
+        nvcc: nvcc.path,
+        host_compiler: find_host_compiler()?,
+        compress,
+        lineinfo: if wants_lines { Some(LINEINFO) } else { None },
+        targets,
+        out_dir,
+        version,
+    };
     compiler.compile_all(&kernels)?;
-    publish(&compiler.targets.names().join(","), "");
+    publish(
+        &compiler.targets.names().join(","),
+        &format!("compiled by nvcc, {}", compiler.release()),
+    );
     Ok(())
+}
+
+/// Images of the published package.
+struct Packaged {
+    folder: PathBuf,
+    contents: images::Contents,
+}
+
+impl Packaged {
+    /// Those in the crate's folder, if they have all that is asked for; else why they cannot be taken.
+    fn find(crate_folder: &Path, request: &Request) -> Result<Self, String> {
+        let folder = crate_folder.join(images::FOLDER);
+        let name = images::FOLDER;
+        let contents = match images::find(crate_folder) {
+            Ok(images::Found::Current(contents)) => contents,
+            Ok(images::Found::Stale) => {
+                return Err(format!("those in {name}/ are not what {name}/SHA256SUMS says"));
+            }
+            Ok(images::Found::Nothing) => {
+                return Err("a checkout has none, the published package has".to_owned());
+            }
+            Err(error) => return Err(format!("cannot read {}: {error}", folder.display())),
+        };
+        if let Request::List(targets) = request {
+            let held: Vec<&str> = contents.architectures.split(',').collect();
+            let names = targets.names();
+            let missing: Vec<&str> =
+                names.iter().map(String::as_str).filter(|name| !held.contains(name)).collect();
+            if !missing.is_empty() {
+                return Err(format!(
+                    "the package has {}, not {}; {ARCHS_VARIABLE}=packaged takes what it has",
+                    contents.architectures,
+                    missing.join(",")
+                ));
+            }
+        }
+        Ok(Self { folder, contents })
+    }
+
+    fn take(&self, kernels: &[PathBuf], out_dir: &Path) -> Result<(), String> {
+        watch(images::FOLDER);
+        for kernel in kernels {
+            let (from, to) = (image_path(kernel, &self.folder), image_path(kernel, out_dir));
+            fs::copy(&from, &to)
+                .map_err(|error| format!("cannot copy {}: {error}", from.display()))?;
+        }
+        let origin = format!("of the package, {}", self.contents.compiler);
+        publish(&self.contents.architectures, &origin);
+        Ok(())
+    }
 }
 
 /// The `.cu` files in `folder`, sorted.
@@ -120,10 +204,10 @@ fn write_empty_images(kernels: &[PathBuf], out_dir: &Path, reason: &str) -> Resu
     Ok(())
 }
 
-/// Tells the crate what its images hold, or why they hold nothing.
-fn publish(archs: &str, absence: &str) {
+/// Tells the crate what its images hold, and where they are from or why they hold nothing.
+fn publish(archs: &str, origin: &str) {
     println!("cargo:rustc-env=SMOOTHXENT_IMAGE_ARCHS={archs}");
-    println!("cargo:rustc-env=SMOOTHXENT_IMAGE_ABSENCE={absence}");
+    println!("cargo:rustc-env=SMOOTHXENT_IMAGE_ORIGIN={origin}");
 }
 
 fn image_path(kernel: &Path, out_dir: &Path) -> PathBuf {
@@ -157,6 +241,8 @@ enum Request {
     All,
     Native,
     List(Targets),
+    /// What the published package has.
+    Packaged,
     Nothing,
 }
 
@@ -165,12 +251,13 @@ impl Request {
         match text.trim() {
             "" | "all" => Ok(Self::All),
             "native" => Ok(Self::Native),
+            "packaged" => Ok(Self::Packaged),
             "none" => Ok(Self::Nothing),
             list => Targets::parse(list).map(Self::List).ok_or_else(|| {
                 format!(
                     "{ARCHS_VARIABLE}=\"{text}\" is not understood: give `all` (the default), \
-                     `native` (the GPUs of this machine), `none` (no kernels), or compute \
-                     capabilities without the dot, such as `80` or `80,90`, each of which may end \
+                     `native` (the GPUs of this machine), `packaged` (what the published \
+                     package has, without nvcc), `none` (no kernels), or compute capabilities without the dot, such as `80` or `80,90`, each of which may end \
                      with `-real` (machine code alone) or `-virtual` (PTX alone)"
                 )
             }),
@@ -210,7 +297,7 @@ impl Targets {
 
     fn choose(request: Request, known: &BTreeSet<u32>) -> Result<Self, String> {
         let targets = match request {
-            Request::Nothing => Self::default(),
+            Request::Nothing | Request::Packaged => Self::default(),
             Request::All => {
                 return Ok(Self {
                     machine_code: known & &BTreeSet::from(ALL_MACHINE_CODE),
@@ -298,15 +385,22 @@ fn join(capabilities: &BTreeSet<u32>) -> String {
 
 struct Compiler {
     nvcc: PathBuf,
-    /// What it says of itself.
+    /// What it says of itself, at length.
     version: String,
     host_compiler: Option<PathBuf>,
     compress: Option<&'static str>,
+    lineinfo: Option<&'static str>,
     targets: Targets,
     out_dir: PathBuf,
 }
 
 impl Compiler {
+    /// "release 13.0, V13.0.88"
+    fn release(&self) -> &str {
+        let line = self.version.lines().find(|line| line.contains("release")).unwrap_or_default();
+        line.split_once(", ").map_or(line, |(_, release)| release)
+    }
+
     /// Compiles every kernel, as many at a time as cargo allows, and reports every failure.
     fn compile_all(&self, kernels: &[PathBuf]) -> Result<(), String> {
         let jobs: usize = required_variable("NUM_JOBS")?
@@ -345,7 +439,8 @@ impl Compiler {
         let image = image_path(kernel, &self.out_dir);
         let dependencies = image.with_extension("d");
         let mut command = Command::new(&self.nvcc);
-        command.args(NVCC_FLAGS).args(self.compress).args(self.targets.gencode_flags());
+        command.args(NVCC_FLAGS).args(self.lineinfo).args(self.compress);
+        command.args(self.targets.gencode_flags());
         if let Some(host_compiler) = &self.host_compiler {
             command.arg("-ccbin").arg(host_compiler);
         }
@@ -387,9 +482,16 @@ fn find_host_compiler() -> Result<Option<PathBuf>, String> {
     if env::var_os("NVCC_CCBIN").is_some() {
         return Ok(None);
     }
-    let compiler = cc::Build::new().cpp(true).try_get_compiler().map_err(|error| {
-        format!("nvcc needs a host C++ compiler (install g++, or set CXX): {error}")
-    })?;
+    // nvcc preprocesses on this machine, whatever machine the program is for.
+    let host = required_variable("HOST")?;
+    let mut build = cc::Build::new();
+    let compiler =
+        build.cpp(true).host(&host).target(&host).try_get_compiler().map_err(|error| {
+            format!(
+                "nvcc needs a C++ compiler of this machine (install g++, or set CXX; without one, \
+             {ARCHS_VARIABLE}=packaged takes the kernels that the published package has): {error}"
+            )
+        })?;
     Ok(Some(compiler.path().to_path_buf()))
 }
 

@@ -45,10 +45,14 @@ pub fn find(crate_folder: &Path) -> Result<Option<Nvcc>, String> {
         };
     }
     let found = |origin| move |path| Nvcc { path, origin };
-    Ok(search_path(Path::new("nvcc"))
+    Ok(search_path(Path::new(&program()))
         .map(found(Origin::Path))
         .or_else(|| in_cuda_folders().map(found(Origin::CudaFolder)))
         .or_else(|| existing(crate_folder.join(FETCHED)).map(found(Origin::Fetched))))
+}
+
+fn program() -> String {
+    format!("nvcc{}", env::consts::EXE_SUFFIX)
 }
 
 fn search_path(program: &Path) -> Option<PathBuf> {
@@ -61,7 +65,7 @@ fn in_cuda_folders() -> Option<PathBuf> {
     named
         .map(PathBuf::from)
         .chain(USUAL_FOLDERS.map(PathBuf::from))
-        .find_map(|folder| existing(folder.join("bin/nvcc")))
+        .find_map(|folder| existing(folder.join("bin").join(program())))
 }
 
 fn existing(path: PathBuf) -> Option<PathBuf> {

@@ -114,7 +114,7 @@ pub use error::{Error, Obstacle};
 /// The half-precision types that this crate takes.
 pub use half;
 pub use loss::{Logits, LossInputs, LossOutputs};
-pub use module::Kernels;
+pub use module::{Images, Kernels, images};
 pub use problem::{LogSoftmaxShape, Shape};
 
 /// Coming from PyTorch, Keras, timm, fastai, fairseq, tensor2tensor, OpenNMT, NVIDIA's libraries,

@@ -1,6 +1,6 @@
 //! The compiled kernels: loading them for a device, and the one place that launches.
 
-use std::{ffi::c_void, sync::Arc};
+use std::{ffi::c_void, fmt, sync::Arc};
 
 use cudarc::{
     driver::{
@@ -118,8 +118,32 @@ const fn setting_of(kernel: Kernel) -> Setting {
 /// What build.rs compiled them for, such as `sm_80,sm_90,compute_90`.
 const IMAGE_ARCHITECTURES: &str = env!("SMOOTHXENT_IMAGE_ARCHS");
 
-/// Why there are none, if so.
-const IMAGE_ABSENCE: &str = env!("SMOOTHXENT_IMAGE_ABSENCE");
+/// Where they are from, or why there are none.
+const IMAGE_ORIGIN: &str = env!("SMOOTHXENT_IMAGE_ORIGIN");
+
+/// What kernels this build of the crate holds, and where they are from; see [`images`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Images {
+    /// Machine code and PTX, such as `sm_80,sm_90,compute_90`; empty if there is none.
+    pub architectures: &'static str,
+    /// Such as `compiled by nvcc, release 13.0, V13.0.88`, or why there are none.
+    pub origin: &'static str,
+}
+
+/// What kernels this build of the crate holds: those that `build.rs` compiled, those of the published
+/// package where it found no nvcc, or none. [`Kernels::load`] says whether a device can run them.
+pub fn images() -> Images {
+    Images { architectures: IMAGE_ARCHITECTURES, origin: IMAGE_ORIGIN }
+}
+
+/// `sm_80,sm_90,compute_90 (compiled by nvcc, release 13.0, V13.0.88)`, or `none (<reason>)`.
+impl fmt::Display for Images {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let architectures = if self.architectures.is_empty() { "none" } else { self.architectures };
+        write!(f, "{architectures} ({})", self.origin)
+    }
+}
 
 /// The kernels, loaded on one device. Made once per context and shared: a clone is another handle to
 /// the same kernels.
@@ -145,7 +169,7 @@ impl Kernels {
     /// for other GPUs; [`Error::Driver`].
     pub fn load(context: &Arc<CudaContext>) -> Result<Self, Error> {
         if IMAGES.iter().any(|image| image.is_empty()) {
-            return Err(Error::NoKernels { reason: IMAGE_ABSENCE });
+            return Err(Error::NoKernels { reason: IMAGE_ORIGIN });
         }
         context.bind_to_thread().map_err(Error::driver("bind the context"))?;
         let mut properties = properties(context)?;

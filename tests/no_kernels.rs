@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         match Kernels::load(&context) {
             Ok(_) => Ok(Completion::ignored_with("this build has kernels for this device")),
             Err(error @ Error::NoKernels { reason }) if !reason.is_empty() => {
+                assert_eq!(smoothxent::images().to_string(), format!("none ({reason})"));
                 says(&error, &[reason, "NVCC", "build again"])
             }
             Err(error @ Error::NoImage { images, .. }) if !images.is_empty() => {

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, compare, process, toolchain, workspace};
+use crate::{cargo, compare, driver, process, toolchain, workspace};
 
 /// Puts test and benchmark programs with a run.sh into target/bundle/, for a GPU machine
 ///
@@ -23,9 +23,6 @@ pub struct Arguments {
     #[arg(long, value_name = "LIST")]
     architectures: Option<String>,
 }
-
-/// What build.rs reads.
-const ARCHITECTURES: &str = "SMOOTHXENT_CUDA_ARCHS";
 
 /// H100 and H200. With two, three copies of all kernels are over the limit.
 const DEFAULT_ARCHITECTURES: &str = "90";
@@ -59,16 +56,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let architectures = arguments
         .architectures
         .clone()
-        .or_else(|| env::var(ARCHITECTURES).ok())
+        .or_else(|| env::var(driver::ARCHITECTURES).ok())
         .unwrap_or_else(|| DEFAULT_ARCHITECTURES.to_owned());
     let mut build = cargo::command("test");
     build
         .args([cargo::PROFILE, "--no-run", "--test=device", "--bench=fused"])
-        .env(ARCHITECTURES, &architectures)
+        .env(driver::ARCHITECTURES, &architectures)
         .args(cargo::WORKSPACE);
     let built = cargo::build(build)?.tests();
     let mut build = cargo::command("build");
-    build.args([cargo::PROFILE, "--package", LIBRARY_PACKAGE]).env(ARCHITECTURES, &architectures);
+    build
+        .args([cargo::PROFILE, "--package", LIBRARY_PACKAGE])
+        .env(driver::ARCHITECTURES, &architectures);
     let library = cargo::build(build)?.library(LIBRARY)?;
 
     let root = workspace::root();

@@ -2,11 +2,11 @@
 
 use std::env;
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use cargo_metadata::{Artifact, Message, Metadata, MetadataCommand, TargetKind};
+use cargo_metadata::{Artifact, BuildScript, Message, Metadata, MetadataCommand, TargetKind};
 
 use crate::workspace;
 
@@ -28,7 +28,7 @@ pub fn command(subcommand: &str) -> Command {
 /// What one cargo invocation built, or found up to date.
 pub struct Built {
     artifacts: Vec<Artifact>,
-    script_folders: Vec<PathBuf>,
+    scripts: Vec<BuildScript>,
 }
 
 /// Runs `command` (a build, or a test with `--no-run`) and collects what it reports.
@@ -36,13 +36,11 @@ pub fn build(mut command: Command) -> Result<Built> {
     command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
     let stdout = child.stdout.take().context("cargo's stdout is piped")?;
-    let mut built = Built { artifacts: Vec::new(), script_folders: Vec::new() };
+    let mut built = Built { artifacts: Vec::new(), scripts: Vec::new() };
     for message in Message::parse_stream(BufReader::new(stdout)) {
         match message.context("cannot read cargo's messages")? {
             Message::CompilerArtifact(artifact) => built.artifacts.push(artifact),
-            Message::BuildScriptExecuted(script) => {
-                built.script_folders.push(script.out_dir.into_std_path_buf());
-            }
+            Message::BuildScriptExecuted(script) => built.scripts.push(script),
             _ => {}
         }
     }
@@ -114,13 +112,24 @@ impl Built {
 
     /// Where the crate's build.rs put its images.
     pub fn image_folder(&self) -> Result<PathBuf> {
-        self.script_folders
+        Ok(self.image_script()?.out_dir.clone().into_std_path_buf())
+    }
+
+    /// What the crate's build.rs told the crate.
+    pub fn image_variable(&self, name: &str) -> Result<String> {
+        let variables = &self.image_script()?.env;
+        let value =
+            variables.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
+        value.with_context(|| format!("build.rs set no {name}"))
+    }
+
+    fn image_script(&self) -> Result<&BuildScript> {
+        self.scripts
             .iter()
-            .find(|folder| {
-                let script = folder.parent().and_then(Path::file_name);
-                script.is_some_and(|name| name.to_string_lossy().starts_with("smoothxent-"))
+            .find(|script| {
+                let folder = script.out_dir.parent().and_then(|folder| folder.file_name());
+                folder.is_some_and(|name| name.starts_with("smoothxent-"))
             })
-            .cloned()
             .context("cargo did not run smoothxent's build.rs")
     }
 }

@@ -26,6 +26,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let driver = Driver::choose(arguments.emulated)?;
     let mut build = cargo::command("build");
     build.args([cargo::PROFILE, "--package=demo"]);
+    driver.narrow(&mut build);
     let program = cargo::build(build)?.program("demo")?;
 
     let mut demo = Command::new(program);

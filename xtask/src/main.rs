@@ -10,6 +10,7 @@ mod demo;
 mod driver;
 mod emulator;
 mod mutate;
+mod package;
 mod process;
 mod report;
 mod sass;
@@ -38,6 +39,7 @@ enum Command {
     Demo(demo::Arguments),
     Test(test::Arguments),
     Bundle(bundle::Arguments),
+    Package(package::Arguments),
     Toolchain(toolchain::Arguments),
     Emulator(emulator::Arguments),
     Compare(compare::Arguments),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bundle(arguments) => bundle::run(&arguments),
+        Command::Package(arguments) => package::run(&arguments),
         Command::Toolchain(arguments) => toolchain::run(&arguments),
         Command::Emulator(arguments) => emulator::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
-use crate::driver::Driver;
+use crate::driver::{self, Driver};
 use crate::{cargo, emulator, process, toolchain, workspace};
 
 /// Seeds faults into kernels and host code, one at a time, and shows which test notices each
@@ -294,7 +294,7 @@ impl Copy {
             .arg(mutation.suite.selection())
             .env("CARGO_TARGET_DIR", &self.target)
             .env("CARGO_INCREMENTAL", "1")
-            .env("SMOOTHXENT_CUDA_ARCHS", format!("{architecture}-virtual"));
+            .env(driver::ARCHITECTURES, format!("{architecture}-virtual"));
         let programs = cargo::build(build)?.tests();
         let program = programs.first().context("cargo built no test program")?;
         let mut test = Command::new(&program.path);

@@ -14,7 +14,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::table::table;
-use crate::{cargo, process, toolchain, workspace};
+use crate::{cargo, driver, process, toolchain, workspace};
 use budget::Budget;
 use code::Counts;
 use loops::{Hot, Pass};
@@ -121,6 +121,9 @@ fn missing(kernels: &[Kernel], planned: &BTreeMap<String, Budget>) -> Vec<String
 fn images() -> Result<Vec<PathBuf>> {
     let mut build = cargo::command("build");
     build.args([cargo::PROFILE, "--package=smoothxent", "--lib"]);
+    if driver::probe().is_none() {
+        driver::without_gpu(&mut build);
+    }
     let folder = cargo::build(build)?.image_folder()?;
     let sources = workspace::root().join("kernels");
     let entries =

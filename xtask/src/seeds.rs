@@ -39,6 +39,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for program in PROGRAMS {
         build.args(["--test", program]);
     }
+    driver.narrow(&mut build);
     let programs = cargo::build(build)?.tests();
     if programs.len() != PROGRAMS.len() {
         bail!("cargo built {} of {} test programs", programs.len(), PROGRAMS.len());

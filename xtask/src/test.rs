@@ -11,7 +11,7 @@ use crate::cargo::Program;
 use crate::driver::Driver;
 use crate::suite::Suite;
 use crate::table::table;
-use crate::{cargo, toolchain, workspace};
+use crate::{cargo, driver, toolchain, workspace};
 
 /// Tests everything that can run here, on the GPU or the emulated driver
 ///
@@ -103,7 +103,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         suites.push(runner.run_documentation()?);
         suites.push(runner.run_without_kernels("none")?);
         // On a GPU of this very kind the test says that it is skipped.
-        let newest = nvcc.newest_capability()?.to_string();
+        let newest = format!("{}-virtual", nvcc.newest_capability()?);
         suites.push(runner.run_without_kernels(&newest)?);
         suites.extend(runner.run_own()?);
         suites.extend(runner.run_peers()?);
@@ -119,9 +119,16 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
+    /// Cargo, for what runs on the driver.
+    fn cargo(&self, subcommand: &str) -> Command {
+        let mut command = cargo::command(subcommand);
+        self.driver.narrow(&mut command);
+        command
+    }
+
     /// The workspace's test programs, or those that `selection` names.
     fn run_programs(&self, selection: &[&str]) -> Result<Vec<Suite>> {
-        let mut build = cargo::command("test");
+        let mut build = self.cargo("test");
         build.args([cargo::PROFILE, "--no-run"]).args(cargo::WORKSPACE).args(selection);
         let programs = cargo::build(build)?.tests();
         programs
@@ -138,7 +145,7 @@ impl Runner<'_> {
     /// The device suite again, on the emulated models and in the orders that [`MODELS`] lists, and on
     /// each strategy; and what launches cost on other devices.
     fn run_on_other_models(&self) -> Result<Vec<Suite>> {
-        let mut build = cargo::command("test");
+        let mut build = self.cargo("test");
         build.args([cargo::PROFILE, "--no-run"]).args(cargo::WORKSPACE);
         build.args(["--test", GOLDEN_SUITE, "--test", COST_SUITE]);
         let programs = cargo::build(build)?.tests();
@@ -175,7 +182,7 @@ impl Runner<'_> {
 
     /// That every benchmark of [`BENCHMARKS`] runs.
     fn run_benchmarks(&self) -> Result<Vec<Suite>> {
-        let mut build = cargo::command("test");
+        let mut build = self.cargo("test");
         build.args([cargo::PROFILE, "--no-run"]).args(cargo::WORKSPACE);
         for name in BENCHMARKS {
             build.args(["--bench", name]);
@@ -189,7 +196,7 @@ impl Runner<'_> {
 
     /// Each example of the crate, which asserts what it shows; those of other members have arguments.
     fn run_examples(&self) -> Result<Suite> {
-        let mut build = cargo::command("build");
+        let mut build = self.cargo("build");
         build.args([cargo::PROFILE, "--examples"]).args(cargo::WORKSPACE);
         let mut runs = Vec::new();
         for program in cargo::build(build)?.examples() {
@@ -207,7 +214,7 @@ impl Runner<'_> {
 
     /// The examples in the documentation.
     fn run_documentation(&self) -> Result<Suite> {
-        let mut command = cargo::command("test");
+        let mut command = self.cargo("test");
         command
             .args([cargo::PROFILE, "--doc", "--quiet"])
             .args(cargo::WORKSPACE)
@@ -225,7 +232,7 @@ impl Runner<'_> {
             .arg(WITHOUT_KERNELS)
             .arg("--target-dir")
             .arg(workspace::target().join("no-kernels"))
-            .env("SMOOTHXENT_CUDA_ARCHS", archs);
+            .env(driver::ARCHITECTURES, archs);
         let programs = cargo::build(build)?.tests();
         let program = programs.first().context("cargo built no test program")?;
         self.run_program(&format!("{WITHOUT_KERNELS} (built for {archs})"), program, self.driver)

@@ -140,6 +140,12 @@ pub fn ensure_nvcc() -> Result<Compiler> {
     Ok(Compiler { path, origin, version })
 }
 
+/// Whether this machine has an nvcc of its own, which build.rs finds in any package.
+pub fn is_nvcc_installed() -> bool {
+    nvcc::find(workspace::root())
+        .is_ok_and(|found| found.is_some_and(|nvcc| nvcc.origin != Origin::Fetched))
+}
+
 impl Compiler {
     /// The highest compute capability that it compiles for, as it writes it: 90 is 9.0.
     pub fn newest_capability(&self) -> Result<u32> {
