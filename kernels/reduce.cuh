@@ -133,11 +133,11 @@ constexpr Mass kMassAtLast = kWeights == Weights::kGiven ? Mass::kMerged : Mass:
 
 // ---------------------------------------------------------------- lanes of a warp
 
-template <class Lanes>
-struct LanesTeam {
+// What a team of lanes has, but for how states are merged.
+struct GroupTeam {
     static constexpr uint32_t kFewestThreads = XENT_FEWEST_WARP_LANES;
 
-    Lanes lanes;
+    LaneGroup lanes;
 
     __device__ __forceinline__ uint32_t rank() const {
         return threadIdx.x & (lanes.width() - 1);
@@ -148,16 +148,9 @@ struct LanesTeam {
     __device__ __forceinline__ void separate_block() const { meet(); }
     __device__ __forceinline__ void meet() const { __syncwarp(lanes.mask()); }
 
-    template <class Shift, Weights kWeights>
-    __device__ __forceinline__ SoftmaxState<Shift, kWeights> merge(
-        const SoftmaxState<Shift, kWeights> &state, const XentTransform &) const {
-        const auto merged = merge_among<kMassAtLast<kWeights>>(lanes, state);
-        meet();  // a shuffle orders no memory
-        return merged;
-    }
     __device__ __forceinline__ uint32_t lowest(uint32_t x) const {
         x = lowest_among(lanes, x);
-        meet();  // as above
+        meet();  // a shuffle orders no memory
         return x;
     }
     __device__ __forceinline__ float sum(float x) const {
@@ -171,8 +164,6 @@ struct LanesTeam {
         return __shfl_sync(lanes.mask(), mine, owner, lanes.width());
     }
 };
-
-using GroupTeam = LanesTeam<LaneGroup>;
 
 // A group whose first `shift` lanes are its last threads, so that packs that begin within a sector of memory
 // can be accessed by sectors (strategy_warp.cuh), and sums still add the same numbers in the same order.

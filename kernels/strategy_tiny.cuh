@@ -22,7 +22,7 @@
 namespace xent {
 
 // Lanes that know the row's maximum before they begin: their states have it in common.
-struct TinyTeam : LanesTeam<LaneGroup> {
+struct TinyTeam : GroupTeam {
     // Their number is a power of two; a division would cost more than all else here.
     __device__ __forceinline__ uint32_t rank() const { return threadIdx.x & (size() - 1); }
     __device__ __forceinline__ bool speaks() const { return rank() == 0; }

@@ -12,6 +12,7 @@ use crate::exec::launch::Launch;
 use crate::exec::race::GlobalShadow;
 use crate::fatbin::Image;
 use crate::memory::{Allocation, Memory, Unplaced};
+use crate::profile::Profile;
 use crate::ptx::ast::StateSpace;
 use crate::ptx::decode::decode;
 use crate::ptx::ir::Kernel;
@@ -448,6 +449,7 @@ impl Context {
             shadow,
             predecessor,
             touched: self.settings.report.as_ref().map(|_| Touched::new(&table)),
+            profile: self.settings.profile.as_ref().map(|_| Profile::new(kernel)),
             uninitialised: self.settings.uninitialised,
             device: self.settings.model,
             memory: &self.memory,
@@ -479,6 +481,9 @@ impl Context {
                 unique_bytes_written: launch.touched.as_ref().map_or(0, Touched::written),
             };
             report::append(path, &record);
+        }
+        if let (Some(folder), Some(profile)) = (&self.settings.profile, &launch.profile) {
+            profile.write(folder, kernel);
         }
         Ok(counters)
     }

@@ -16,6 +16,7 @@ pub mod fatbin;
 pub mod fault;
 pub mod graph;
 pub mod memory;
+mod profile;
 mod ptx;
 pub mod report;
 pub mod settings;

@@ -223,6 +223,8 @@ pub struct Settings {
     pub order: Order,
     /// Where each launch is reported.
     pub report: Option<PathBuf>,
+    /// The folder that says where the instructions of each kernel are.
+    pub profile: Option<PathBuf>,
     /// The calls that fail.
     pub injections: Vec<Arc<Injection>>,
     /// When the work of streams runs.
@@ -269,6 +271,7 @@ impl Default for Settings {
             model: &MODELS[MODELS.len() - 1],
             order: Order::Forward,
             report: None,
+            profile: None,
             injections: Vec::new(),
             streams: Streams::InOrder,
             leaks: Leaks::Ignored,
@@ -349,6 +352,8 @@ impl Settings {
             settings.uninitialised = chosen;
         }
         settings.report = read("CUDA_EMULATOR_REPORT", "a path", |t| Some(PathBuf::from(t)))?;
+        let folder = |text: &str| Some(PathBuf::from(text)).filter(|folder| folder.is_dir());
+        settings.profile = read("CUDA_EMULATOR_PROFILE", "a folder", folder)?;
         Ok(settings)
     }
 }

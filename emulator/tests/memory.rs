@@ -230,3 +230,24 @@ fn banks_of_shared_memory() {
     assert_eq!(banks(4, 4), (4, 0));
     assert_eq!(banks(4, 8), (8, 4));
 }
+
+/// Where instructions are: each with the lanes that executed it, all together the launch's.
+#[test]
+fn profile_of_a_kernel() {
+    let folder = std::env::temp_dir().join(format!("profile-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let settings = Settings { profile: Some(folder.clone()), ..Settings::default() };
+    let text = kernel("setp.lt.u32 %p1, %r1, 5; @%p1 add.f32 %r2, %r3, %r3;");
+    let counters = Gpu::with(&text, settings).launch(&LaunchConfig::linear(2, 32), &[0]).unwrap();
+
+    let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let profile = std::fs::read_to_string(file).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let lines: Vec<Vec<&str>> = profile.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!(lines[0], ["lanes", "class", "line", "ptx"]);
+    let lanes = |line: &[&str]| line[0].parse::<u64>().unwrap();
+    let total: u64 = lines[1..].iter().map(|line| lanes(line)).sum();
+    assert_eq!(total, counters.lane_instructions());
+    let add = lines.iter().find(|line| line[3].contains("add.f32")).unwrap();
+    assert_eq!((lanes(add), add[1]), (2 * 5, "f32"));
+}

@@ -13,6 +13,7 @@ use super::warp::Warp;
 use crate::device::Model;
 use crate::fault::{Fault, FaultReport};
 use crate::memory::{Memory, Table};
+use crate::profile::Profile;
 use crate::ptx::ir::Kernel;
 use crate::report::{Counters, Touched};
 use crate::settings::{Order, Uninitialised};
@@ -40,6 +41,8 @@ pub struct Launch<'a> {
     pub predecessor: Option<Arc<GlobalShadow>>,
     /// Which bytes of device memory were touched, if a report is wanted.
     pub touched: Option<Touched>,
+    /// How often each instruction was executed, if that is wanted.
+    pub profile: Option<Profile>,
     /// Whether device memory that nobody wrote may be read.
     pub uninitialised: Uninitialised,
     /// Dynamic shared bytes of a block.

@@ -293,6 +293,9 @@ impl Warp {
             used += 1;
             cluster.counters.lane_instructions_by_class[inst.class as usize] +=
                 u64::from(mask.count_ones());
+            if let Some(profile) = &launch.profile {
+                profile.count(pc, mask.count_ones());
+            }
             if mask == 0 {
                 pc += 1;
                 continue;
