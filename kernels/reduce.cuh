@@ -45,6 +45,7 @@ struct LaneGroup {
     }
 
     __device__ __forceinline__ uint32_t width() const { return lanes; }
+    __device__ __forceinline__ uint32_t log2_width() const { return __ffs(lanes) - 1; }
     __device__ __forceinline__ uint32_t mask() const { return bits; }
 };
 

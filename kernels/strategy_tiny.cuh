@@ -23,7 +23,7 @@ namespace xent {
 
 // Lanes that know the row's maximum before they begin: their states have it in common.
 struct TinyTeam : GroupTeam {
-    // Their number is a power of two; a division would cost more than all else here.
+    // Their number is a power of two; divisions would cost more than all else here.
     __device__ __forceinline__ uint32_t rank() const { return threadIdx.x & (size() - 1); }
     __device__ __forceinline__ bool speaks() const { return rank() == 0; }
 
@@ -126,9 +126,9 @@ struct TinyPlace {
                                          uint32_t row_classes)
         : tile(warp_tile),
           rows(0),
-          group(threadIdx.x % kWarpSize / team.size()),
+          group(threadIdx.x % kWarpSize >> team.lanes.log2_width()),
           classes(row_classes),
-          slots((row_classes + team.size() - 1) / team.size()),
+          slots((row_classes + team.size() - 1) >> team.lanes.log2_width()),
           begin(min(team.rank() * slots, classes)),
           count(min(slots, classes - begin)),
           turn(0),
@@ -165,7 +165,8 @@ struct TinyRow {
     static constexpr bool kHasPacks = false;
     static constexpr uint32_t kSlots = XENT_TINY_LANE_ELEMENTS;
     // Slots are gone over by so many.
-    static constexpr uint32_t kStep = 4;
+    static constexpr uint32_t kStep = 2;
+    static_assert(kSlots < 32, "a bit for each");
 
     template <class Shift>
     using State = SoftmaxState<Shift, Terms::kWeights>;
@@ -173,6 +174,7 @@ struct TinyRow {
     uint32_t target_position;  // or kNoPosition
     uint32_t count;            // this lane's elements: none of a row that is not read
     uint32_t target_here;      // its place among this lane's elements, or beyond them
+    uint32_t others;           // bit i: whether slot i has an element but the target
     LogitTransform<Terms::kKnowsCap> transform;
     Terms terms;
     Team &team;
@@ -188,12 +190,15 @@ struct TinyRow {
         : target_position(target_at),
           count(layout.classes == 0 ? 0 : warp_place.count),
           target_here(target_at - warp_place.begin),
+          // Where slots are turned they all have an element.
+          others((1u << count) - 1),
           transform{by},
           terms(row_terms),
           team(row_team),
           place(warp_place),
           x{},  // else registers would be kept for what it was for the row before
           target(-INFINITY) {
+        if (Terms::kHasTarget && target_here < count) others &= ~(1u << (target_here ^ warp_place.turn));
         const bool reads = layout.classes != 0;
         const T *first;
         const bool is_run = place.is_run(input, first);
@@ -206,8 +211,9 @@ struct TinyRow {
         }
         if (!reads) return;
         const T *const row = place.tile.first(first) + min(place.group, place.rows - 1) * place.classes;
+        const T *const mine = row + place.begin;
         for_each_slot([&](uint32_t i, uint32_t at) {
-            x[i] = is_other(at) ? transform.value(load_one(row + place.begin + at)) : -INFINITY;
+            x[i] = is_other(i, at) ? transform.value(load_one(mine + at)) : -INFINITY;
         });
         if (Terms::kHasTarget) target = transform.value(load_one(row + target_position));
     }
@@ -223,16 +229,16 @@ struct TinyRow {
         }
     }
 
-    // Whether there is an element but the target.
-    __device__ __forceinline__ bool is_other(uint32_t at) const {
-        return at < count && !(Terms::kHasTarget && at == target_here);
+    // Whether a slot has an element but the target.
+    __device__ __forceinline__ bool is_other(uint32_t slot, uint32_t at) const {
+        return Terms::kHasTarget ? (others >> slot & 1) != 0 : at < count;
     }
 
     // do_with(x, position) for this lane's elements but the target.
     template <class Do>
     __device__ __forceinline__ void for_each_other(const Do &do_with) const {
         for_each_slot([&](uint32_t i, uint32_t at) {
-            if (is_other(at)) do_with(x[i], place.begin + at);
+            if (is_other(i, at)) do_with(x[i], place.begin + at);
         });
     }
 
@@ -252,7 +258,7 @@ struct TinyRow {
 #pragma unroll
             for (uint32_t j = 0; j < kStep; ++j) {
                 const uint32_t at = (first + j) ^ place.turn;
-                taken[j] = is_other(at) && !(pass == Pass::kLater && place.begin + at == excluded);
+                taken[j] = is_other(first + j, at) && !(pass == Pass::kLater && place.begin + at == excluded);
                 some[j] = pass == Pass::kLater && !taken[j] ? -INFINITY : x[first + j];
                 if constexpr (Terms::kWeights == Weights::kGiven) {
                     weights[j] = taken[j] ? terms.at(place.begin + at) : 0.0f;
@@ -355,13 +361,13 @@ struct TinyStrategy {
     __device__ __forceinline__ TinyStrategy(Storage &, uint4 *shared, const XentGeometry &geometry,
                                             uint32_t classes)
         : team{{LaneGroup(geometry.lanes_per_row)}},
-          place(Tile<T>(shared, kWarpSize / geometry.lanes_per_row, classes), team, classes) {}
+          place(Tile<T>(shared, kWarpSize >> team.lanes.log2_width(), classes), team, classes) {}
 
     // As BlockStrategy's; all lanes of a warp call `body` together, and may part within it.
     template <class Summary, class Body, class Report>
     __device__ __forceinline__ void for_each_row(uint64_t rows, const Body &body,
                                                  const Report &report) {
-        const uint32_t rows_of_warp = kWarpSize / team.size();
+        const uint32_t rows_of_warp = kWarpSize >> team.lanes.log2_width();
         const uint64_t step = uint64_t(gridDim.x) * kWarps * rows_of_warp;
         uint64_t first = (uint64_t(blockIdx.x) * kWarps + slot()) * rows_of_warp;
         for (; first < rows; first += step) {

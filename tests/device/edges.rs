@@ -498,6 +498,11 @@ fn many_rows(dtype: Dtype) -> Result<(), String> {
             check(&Case { config, ..Case::new(dtype, rows, 3, 9) })?;
         }
     }
+    // A warp with all the rows that it can have, and not at a pack.
+    for rows in [32, 128] {
+        let placement = Placement { logits_offset: 1, gradient_offset: 1, ..Placement::PACKED };
+        check(&Case { placement, config: smoothed(0.1), ..Case::new(dtype, rows, 3, 9) })?;
+    }
     Ok(())
 }
 
