@@ -104,11 +104,13 @@ struct RowWeights {
 
 // Whether a row's values are beyond what the fused shift can express: a huge maximum; one among
 // elements that were taken in before a larger one came (its reference overflowed, so the sum is NaN,
-// as it is, rightly, for a row that holds NaN); a target or a sum so far below that it overflowed.
+// as it is, rightly, for a row that holds NaN); a target or a sum so far below that it overflowed, to
+// either side where weights are negative, or to both.
 XENT_INLINE bool needs_exact_shift(const RowSoftmax &row, const FusedShift &shift,
                                    float smoothing_weight) {
     return !(fabsf(shift.reference) <= FusedShift::kLargestReference) || row.sum != row.sum ||
-           row.gap == INFINITY || (smoothing_weight != 0.0f && row.shifted_sum == -INFINITY);
+           row.gap == INFINITY ||
+           (smoothing_weight != 0.0f && !(fabsf(row.shifted_sum) <= FLT_MAX));
 }
 
 // log(sum_k exp(z_k - z_max)).

@@ -39,8 +39,8 @@ const U: f64 = 1.0 / (1u64 << 24) as f64;
 const MIN_NORMAL: f64 = f32::MIN_POSITIVE as f64;
 
 /// Additions on the longest path of a row's sums, in u. A block of a row of up to 4,096 packs has so many
-/// threads that each adds 16 packs at most (plan/tuning.rs), of longer ones 384; warp has 8 packs a lane
-/// and tiny 16 elements, added by fours. To these come a pack's own 3, 5 + 4 steps within a block, 3 within a
+/// threads that each adds 16 packs at most (plan/tuning.rs), of longer ones 384; warp has 16 packs a lane
+/// and tiny 16 elements, added by twos. To these come a pack's own 3, 5 + 4 steps within a block, 3 within a
 /// cluster or 5 between slices, and single elements: 32 covers them all.
 fn sum_path(dtype: Dtype, classes: usize) -> f64 {
     let packs = (classes * dtype.bytes()).div_ceil(16);
@@ -93,8 +93,15 @@ struct Row {
     divisor_error: f64,
     /// v, or empty for 1; with probabilities what multiplies each -log p_k, with its sign.
     weights: Vec<f64>,
-    /// Of a weight, relative to its size.
+    /// The sizes of what each is the sum of, which can cancel.
+    weight_sizes: Vec<f64>,
+    /// Of a weight, relative to that size.
     weight_error: f64,
+    /// The sum of those sizes over k that are not apart, and the same times |log p_k|.
+    mass_size_of_others: f64,
+    weighted_size_of_others: f64,
+    /// The sum of the exponentials that are flushed to 0.
+    flushed: f64,
     /// The size of the sum over k that are not apart of v_k.
     mass_of_others: f64,
     /// sum over k that are not apart of v_k -log p_k, and the sum of the terms' sizes.
@@ -148,16 +155,18 @@ impl Row {
             let ratio = others / target_exp;
             let weight = |weights: &[f64], k: usize| weights.get(k).copied().unwrap_or(1.0);
             let spread = case.probabilities.as_ref().map(|q| &q[row * classes..][..classes]);
-            let weights: Vec<f64> = match spread {
-                None => options.smoothing_weights.to_vec(),
+            let (weights, weight_sizes): (Vec<f64>, Vec<f64>) = match spread {
+                None => options.smoothing_weights.iter().map(|&v| (v, v)).unzip(),
                 Some(q) => (0..classes)
                     .map(|k| {
-                        options.nll * weight(options.nll_weights, k) * f64::from(q[k])
-                            + options.smoothing * weight(options.smoothing_weights, k)
+                        let nll = options.nll * weight(options.nll_weights, k) * f64::from(q[k]);
+                        let smoothing = options.smoothing * weight(options.smoothing_weights, k);
+                        (nll + smoothing, nll.abs() + smoothing.abs())
                     })
-                    .collect(),
+                    .unzip(),
             };
             let v = |k: usize| weight(&weights, k);
+            let v_size = |k: usize| weight(&weight_sizes, k);
             let exponent_scale = std::f64::consts::LOG2_E
                 * if options.logit_softcap.is_some() { 1.0 } else { options.logit_scale };
             let multiplier = f64::from(exponent_scale as f32) / exponent_scale - 1.0;
@@ -189,9 +198,15 @@ impl Row {
                 divisor_error: divisors.relative_error,
                 weight_error: if spread.is_some() { 3.0 * U } else { 0.0 },
                 mass_of_others: of_others().map(|k| v(k).abs()).sum(),
+                mass_size_of_others: of_others().map(v_size).sum(),
+                weighted_size_of_others: of_others()
+                    .map(|k| times(v_size(k), (lse - values[k]).abs()))
+                    .sum(),
+                flushed: values.iter().map(|&v| exp(v)).filter(|&e| e < 1.001 * MIN_NORMAL).sum(),
                 others_minus_log: of_others().map(|k| times(v(k), lse - values[k])).sum(),
                 others_size: of_others().map(|k| times(v(k).abs(), (lse - values[k]).abs())).sum(),
                 weights,
+                weight_sizes,
                 terms,
                 divided: Terms {
                     nll: times(terms.nll, nll),
@@ -209,9 +224,13 @@ impl Row {
         self.weights.get(k).copied().unwrap_or(1.0)
     }
 
-    /// The weight of the class kept apart.
-    fn weight_apart(&self) -> f64 {
-        self.apart.map_or(0.0, |y| self.weight(y))
+    fn weight_size(&self, k: usize) -> f64 {
+        self.weight_sizes.get(k).copied().unwrap_or(1.0)
+    }
+
+    /// The weight of the class kept apart, and its size.
+    fn weight_apart(&self) -> (f64, f64) {
+        self.apart.map_or((0.0, 0.0), |y| (self.weight(y), self.weight_size(y)))
     }
 
     /// An exponential, relative, at a distance below the row's maximum.
@@ -237,7 +256,7 @@ impl Row {
         // log1p(ratio) where p_y > 1/2: relative to itself. Else ln 2 (log2(sum) - t_y): the sum's
         // relative error becomes absolute, t_y rounds relative to itself.
         if self.rest <= 0.5 {
-            self.nll * (self.rest_relative() + 4.0 * U) + MIN_NORMAL
+            self.nll * (self.rest_relative() + 4.0 * U) + self.flushed + MIN_NORMAL
         } else {
             self.sum_relative() + 4.0 * U * self.nll + self.value_error
         }
@@ -247,8 +266,9 @@ impl Row {
     /// cancel, as they do exactly in the kernel, but here up to f64's rounding: a is -b and their
     /// factors are equal.
     fn on_apart(&self, terms: Terms) -> (f64, f64) {
-        let from_smoothing = times(terms.smoothing, self.weight_apart());
-        let (sum, size) = (terms.nll + from_smoothing, terms.nll.abs() + from_smoothing.abs());
+        let (weight, weight_size) = self.weight_apart();
+        let sum = terms.nll + times(terms.smoothing, weight);
+        let size = terms.nll.abs() + times(terms.smoothing, weight_size);
         if sum.abs() < 1e-14 * size { (0.0, 0.0) } else { (sum, size) }
     }
 
@@ -273,6 +293,7 @@ impl Row {
         let error = times(on_apart, self.nll_error())
             + times(terms.smoothing, smoothing_error)
             + times(terms.z_loss, z_loss_error)
+            + self.weight_error * times(terms.smoothing, self.weighted_size_of_others)
             + (COEFFICIENT + self.weight_error + 4.0 * U) * size;
         (size, error)
     }
@@ -289,6 +310,8 @@ impl Row {
         let Terms { smoothing, z_loss, .. } = self.divided;
         let coefficient = COEFFICIENT + self.weight_error + self.divisor_error + 6.0 * U;
         let mass_error = if self.weights.is_empty() { 0.0 } else { self.sum_path * U };
+        let weights_error =
+            self.weight_error * times(smoothing, self.mass_size_of_others) + MIN_NORMAL;
         let (_, on_apart) = self.on_apart(self.divided);
         let from_z_loss = times(2.0 * z_loss, self.lse.abs());
         let from_z_loss_error = times(2.0 * z_loss, self.lse_error());
@@ -302,7 +325,8 @@ impl Row {
             (
                 on_apart * self.rest + on_others * p,
                 times(self.rest, on_apart * (self.rest_relative() + coefficient))
-                    + times(p, on_others * (p_relative + mass_error) + from_z_loss_error),
+                    + times(p, on_others * (p_relative + mass_error) + from_z_loss_error)
+                    + p * weights_error,
             )
         } else {
             let own = times(smoothing, self.weight(k)).abs();
@@ -310,10 +334,13 @@ impl Row {
             let p_relative = self.exponential(distance) + self.sum_relative() + coefficient;
             (
                 total * p + own,
-                times(p, total * (p_relative + mass_error) + from_z_loss_error) + own * coefficient,
+                times(p, total * (p_relative + mass_error) + from_z_loss_error)
+                    + p * weights_error
+                    + own * coefficient
+                    + self.weight_error * times(smoothing, self.weight_size(k)),
             )
         };
-        let flushed = (1.0 + on_apart + on_others) * MIN_NORMAL;
+        let flushed = (1.0 + on_apart + on_others) * (self.flushed + MIN_NORMAL);
         self.slope
             * match self.softcap {
                 None => error + flushed,
@@ -362,7 +389,11 @@ pub struct Worst {
 impl Worst {
     fn see(&mut self, what: impl FnOnce() -> String, found: f64, expected: f64, budget: f64) {
         let same = found == expected || (found.is_nan() && expected.is_nan());
-        let of_budget = if same {
+        // What may be beyond the largest number may be an infinity, and the other way round.
+        let overflowed = found.is_infinite() != expected.is_infinite()
+            && found.signum() == expected.signum()
+            && found.abs().min(expected.abs()) + budget > f64::from(f32::MAX);
+        let of_budget = if same || overflowed {
             0.0
         } else if found.is_finite() && expected.is_finite() && budget.is_finite() {
             (found - expected).abs() / budget

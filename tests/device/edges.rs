@@ -111,6 +111,7 @@ pub fn trials() -> Vec<Trial> {
     }
     trials.push(trial("edges::many_ignored_rows_of_a_warp", many_ignored_rows_of_a_warp));
     trials.push(trial("edges::nothing_counts", nothing_counts));
+    trials.push(trial("edges::negative_weights_of_the_lowest", negative_weights_of_the_lowest));
     trials.push(trial("edges::all_targets_weigh_nothing", all_targets_weigh_nothing));
     trials
 }
@@ -176,6 +177,35 @@ fn masked_by_weight(dtype: Dtype) -> Result<(), String> {
                 let found = check(&case)?;
                 if let Some(row) = found.row_losses.iter().position(|loss| loss.is_nan()) {
                     return Err(format!("{case}: a masked class made row {row} NaN"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All smoothing over the other classes weighs a class's own probability negatively. What is lowest is then
+/// far above zero, and nothing else may overflow on the way. (Found by `cargo xtask fuzz`.)
+fn negative_weights_of_the_lowest() -> Result<(), String> {
+    let smoothing = Smoothing::OtherClasses;
+    let weighted_terms = WeightedTerms::Smoothing;
+    let config =
+        LossConfig { smoothing, weighted_terms, reduction: Reduction::None, ..smoothed(1.0) };
+    for strategy in Strategy::ALL {
+        for classes in [5, 35, 4097] {
+            for lowest in [0, classes / 2, classes - 1] {
+                let selection = Selection::Preferred(strategy);
+                let mut case = Case { config, selection, ..Case::new(Dtype::F32, 2, classes, 54) };
+                let mut weights = vec![1.0; classes];
+                weights[lowest] = 0.0;
+                case.class_weights = Some(weights);
+                case.logits[lowest] = f32::MIN;
+                let mut case = case.spread(Dtype::F32, 54);
+                let probabilities = case.probabilities.as_mut().ok_or("they were just put in")?;
+                probabilities[lowest] = 0.05;
+                let found = check(&case)?;
+                if !found.row_losses[0].is_finite() {
+                    return Err(format!("{case}: the loss is {}", found.row_losses[0]));
                 }
             }
         }

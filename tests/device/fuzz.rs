@@ -1,5 +1,6 @@
 //! Arbitrary lengths, strides and options at every public entry: an error or an answer, never a panic,
-//! and never a fault of the device.
+//! and never a fault of the device. And arbitrary values, options and places of problems that are as they
+//! should be: the right answer, in every form.
 
 use std::cell::Cell;
 
@@ -14,12 +15,20 @@ use smoothxent::{
     SavedSoftmax, Shape, Smoothing, Target, Upstream, WeightedTerms, Workspace,
     binary::{self, BinaryInputs, BinaryOutputs},
     cudarc::driver::{CudaSlice, DeviceRepr},
-    half::f16,
+    half::{bf16, f16},
     log_softmax::{self, LogSoftmaxOutputs, Softmax},
     loss,
+    problem::Dtype,
 };
 
-use crate::{common::run::Rig, laws::check_cases, trial};
+use crate::{
+    common::{
+        inputs::{hash, round},
+        run::{Case, Rig, check},
+    },
+    laws::{cases, cases_to_draw, check_cases, spread},
+    trial,
+};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -27,10 +36,71 @@ pub fn trials() -> Vec<Trial> {
         trial("fuzz::loss_of_probabilities", || fuzz(run::<f16>)),
         trial("fuzz::log_softmax", || fuzz(run_log_softmax)),
         trial("fuzz::binary", || fuzz(run_binary)),
+        trial("fuzz::answers", || check_cases(ANSWERS, problems(), |case| check(&case).map(drop))),
+        trial("fuzz::answers_to_probabilities", || {
+            check_cases(ANSWERS, problems(), |case| check(&spread(case)).map(drop))
+        }),
     ]
 }
 
 const CASES: u32 = 600;
+
+/// Each takes several calls.
+const ANSWERS: u32 = 100;
+
+/// Problems with logits of every kind.
+fn problems() -> impl Strategy<Value = Case> {
+    (cases(), 0u8..4, any::<u64>()).prop_map(|(mut case, kind, seed)| {
+        let dtype = case.dtype;
+        // The square of a log-sum-exp has to be a number for its gradient to be one.
+        let squared = case.config.z_loss != 0.0;
+        let largest = if squared { 1e15 } else { f32::INFINITY }.min(largest(dtype));
+        for (i, x) in (0..).zip(&mut case.logits) {
+            let drawn = hash(seed, i);
+            *x = match kind {
+                0 => *x,
+                // Many of one value.
+                1 => x.round(),
+                // Extremes among others, finite ones alone or any.
+                2 | 3 if drawn.is_multiple_of(8) => {
+                    let values = &VALUES[..if kind == 2 { FINITE_VALUES } else { VALUES.len() }];
+                    let value = values[(drawn / 8) as usize % values.len()];
+                    let value = if value.is_finite() { value.min(largest) } else { value };
+                    round(dtype, if drawn >> 63 == 0 { value } else { -value })
+                }
+                _ => *x,
+            };
+        }
+        case
+    })
+}
+
+/// Where functions end, and where numbers do; the dtype's largest stands for finite ones above it.
+const VALUES: [f32; 14] = [
+    0.0,
+    1e-45,
+    6e-8,
+    f32::MIN_POSITIVE,
+    6.1e-5,
+    1.0,
+    16.0,
+    87.5,
+    104.5,
+    1e4,
+    1e30,
+    f32::MAX,
+    f32::INFINITY,
+    f32::NAN,
+];
+const FINITE_VALUES: usize = 12;
+
+fn largest(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::F32 => f32::MAX,
+        Dtype::F16 => f16::MAX.to_f32(),
+        Dtype::Bf16 => bf16::MAX.to_f32(),
+    }
+}
 
 /// Of the calls at least a twentieth have to be answered: one that is always refused tests nothing.
 fn fuzz(run: fn(&Call) -> Result<bool, String>) -> Result<(), String> {
@@ -39,8 +109,9 @@ fn fuzz(run: fn(&Call) -> Result<bool, String>) -> Result<(), String> {
         answered.set(answered.get() + u32::from(run(&call)?));
         Ok(())
     })?;
-    if answered.get() < CASES / 20 {
-        return Err(format!("only {} of {CASES} calls were answered", answered.get()));
+    let drawn = cases_to_draw(CASES);
+    if answered.get() < drawn / 20 {
+        return Err(format!("only {} of {drawn} calls were answered", answered.get()));
     }
     Ok(())
 }

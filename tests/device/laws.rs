@@ -4,7 +4,7 @@ use libtest_mimic::Trial;
 use proptest::{
     prelude::{Just, Strategy, any, prop_oneof},
     sample::select,
-    test_runner::{Config, TestCaseError, TestRunner},
+    test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
 use smoothxent::{
     Divisor, Divisors, EmptyMean, LossConfig, Reduction, Smoothing, WeightedTerms, Workspace,
@@ -58,25 +58,49 @@ fn law(name: &str, holds: fn(Case) -> Result<(), String>) -> Trial {
     trial(format!("laws::{name}"), move || check_cases(CASES, cases(), holds))
 }
 
-/// Draws so many values and holds each against a law; the first that fails is shrunk.
+/// How many cases each test draws instead of its own number, and from which seed: `cargo xtask fuzz` sets
+/// them.
+const CASES_VARIABLE: &str = "SMOOTHXENT_FUZZ_CASES";
+const SEED_VARIABLE: &str = "SMOOTHXENT_FUZZ_SEED";
+
+/// How many cases a test draws.
+pub fn cases_to_draw(usual: u32) -> u32 {
+    number(CASES_VARIABLE).map_or(usual, |count| u32::try_from(count).expect("that many cases"))
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+}
+
+/// Draws so many values, or as many as are asked for, and holds each against a law; the first that fails is
+/// shrunk.
 pub fn check_cases<S: Strategy>(
-    count: u32,
+    usual: u32,
     values: S,
     holds: impl Fn(S::Value) -> Result<(), String>,
 ) -> Result<(), String> {
-    let config = Config { cases: count, failure_persistence: None, ..Config::default() };
+    let cases = cases_to_draw(usual);
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, deterministic());
     runner
         .run(&values, |value| holds(value).map_err(TestCaseError::fail))
         .map_err(|failure| failure.to_string())
 }
 
-/// The same cases on every machine.
-fn deterministic() -> proptest::test_runner::TestRng {
-    proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha)
+/// The same cases on every machine, for each seed.
+fn deterministic() -> TestRng {
+    match number(SEED_VARIABLE) {
+        None => TestRng::deterministic_rng(RngAlgorithm::ChaCha),
+        Some(seed) => {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&seed.to_le_bytes());
+            TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
+        }
+    }
 }
 
-fn cases() -> impl Strategy<Value = Case> {
+pub fn cases() -> impl Strategy<Value = Case> {
     let shape = (select(&DTYPES[..]), 1usize..7, 1usize..400, any::<u64>());
     let options = (
         prop_oneof![Just(0.0), Just(1.0), 0.0..1.0f64],
@@ -172,7 +196,7 @@ fn same_as_fused(case: &Case, form: Form) -> Result<(), String> {
 }
 
 /// With target probabilities of some type.
-fn spread(case: Case) -> Case {
+pub fn spread(case: Case) -> Case {
     let targets = DTYPES[(case.classes + case.rows()) % 3];
     let seed = hash(case.classes as u64, 17);
     case.spread(targets, seed)

@@ -9,6 +9,7 @@ mod compare;
 mod demo;
 mod driver;
 mod emulator;
+mod fuzz;
 mod mutate;
 mod package;
 mod process;
@@ -50,6 +51,7 @@ enum Command {
     Mutate(mutate::Arguments),
     Bugs(bugs::Arguments),
     Seeds(seeds::Arguments),
+    Fuzz(fuzz::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Mutate(arguments) => mutate::run(&arguments),
         Command::Bugs(arguments) => bugs::run(&arguments),
         Command::Seeds(arguments) => seeds::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
