@@ -478,6 +478,10 @@ fn judge(
     let mut worst = Worst::default();
     let classes = case.classes;
     let divisors = Divisors::of(case);
+    // A mean over weights of sum 0 divides by it: what is not 0 becomes infinite in f64, and what f32 makes
+    // 0 becomes NaN. Neither is a number.
+    let of_nothing = divisors.inverse.iter().any(|inverse| inverse.is_infinite());
+    let no_number = |found: f64, want: f64| of_nothing && !found.is_finite() && !want.is_finite();
     let (mut shares, mut shares_budget, mut overflows) = (0.0, 0.0, false);
     for (row, &target) in case.targets.iter().enumerate() {
         let ignored = case.ignore_index() == Some(target);
@@ -516,14 +520,18 @@ fn judge(
             let want = to_range(case.dtype, want);
             let budget =
                 of_row.as_ref().map_or(0.0, |r| gradient_budget(case, r, row, k, want) + slack);
-            worst.see(|| format!("gradient [{row}, {k}]"), value, want, budget);
+            if !no_number(value, want) {
+                worst.see(|| format!("gradient [{row}, {k}]"), value, want, budget);
+            }
         }
     }
     if let Some(loss) = found.loss {
         let budget = shares_budget + ordered_sum(case.rows()) * shares + MIN_NORMAL;
         // A share that f32 cannot hold is infinite before it is summed.
         let want = if overflows && !expected.loss.is_nan() { f64::INFINITY } else { expected.loss };
-        worst.see(|| "reduced loss".to_owned(), loss.into(), to_f32_range(want), budget);
+        if !no_number(loss.into(), want) {
+            worst.see(|| "reduced loss".to_owned(), loss.into(), to_f32_range(want), budget);
+        }
     }
     if let Some(correct) = found.correct {
         // Judged on the device's own predictions, which may differ from the oracle's under a cap.
