@@ -78,7 +78,13 @@ fn build() -> Result<(), String> {
     let folder = PathBuf::from(required_variable("CARGO_MANIFEST_DIR")?);
     let packaged = || Packaged::find(&folder, &request);
     if request == Request::Packaged {
-        return packaged()?.take(&kernels, &out_dir);
+        let images = packaged().map_err(|why_not| {
+            format!(
+                "{ARCHS_VARIABLE}=packaged, but there are no kernels to take: {why_not}. Unset it to compile \
+                 them with nvcc"
+            )
+        })?;
+        return images.take(&kernels, &out_dir);
     }
     let Some(nvcc) = nvcc::find(&folder)? else {
         watch_for_nvcc();
@@ -144,7 +150,8 @@ impl Packaged {
                 return Err(format!("those in {name}/ are not what {name}/SHA256SUMS says"));
             }
             Ok(images::Found::Nothing) => {
-                return Err("a checkout has none, the published package has".to_owned());
+                let command = "`cargo xtask package` makes them";
+                return Err(format!("a checkout has none, the published package has ({command})"));
             }
             Err(error) => return Err(format!("cannot read {}: {error}", folder.display())),
         };

@@ -1,5 +1,7 @@
 //! Everything that can go wrong, with the numbers that did.
 
+use std::fmt;
+
 use cudarc::driver::{DriverError, sys::CUresult};
 
 use crate::config::{Smoothing, Strategy};
@@ -9,7 +11,8 @@ use crate::config::{Smoothing, Strategy};
 /// Everything that the host can know is reported before anything is launched. What only the device
 /// can see, a target that names no class, is recorded there and reported by
 /// [`Workspace::take_status`](crate::Workspace::take_status).
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+/// `Debug` writes what `Display` does, since that is what a `main` that returns it prints, and `unwrap`.
+#[derive(Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The CUDA driver library could not be loaded.
@@ -305,6 +308,12 @@ pub enum Error {
         /// Classes of its problem.
         classes: u64,
     },
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 /// Why a strategy cannot take a problem on a device.

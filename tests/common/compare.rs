@@ -125,6 +125,8 @@ struct Terms {
     smoothing: f64,
     /// L.
     z_loss: f64,
+    /// Whether what multiplies a, and then b, on the target is the same number.
+    alike: bool,
 }
 
 impl Row {
@@ -176,10 +178,12 @@ impl Row {
                     nll: options.nll * weight(options.nll_weights, y),
                     smoothing: options.smoothing,
                     z_loss: options.z_loss,
+                    alike: weight(options.nll_weights, y) == weight(&weights, y),
                 },
-                None => Terms { nll: 0.0, smoothing: 1.0, z_loss: options.z_loss },
+                None => Terms { nll: 0.0, smoothing: 1.0, z_loss: options.z_loss, alike: true },
             };
             let [nll, smoothing, z_loss] = divisors.inverse;
+            let same_divisor = nll == smoothing;
             let smoothing = if spread.is_some() { nll } else { smoothing };
             let of_others = || (0..classes).filter(|&k| Some(k) != apart);
             Self {
@@ -212,6 +216,7 @@ impl Row {
                     nll: times(terms.nll, nll),
                     smoothing: times(terms.smoothing, smoothing),
                     z_loss: times(terms.z_loss, z_loss),
+                    alike: terms.alike && (same_divisor || spread.is_some()),
                 },
                 softcap: options.logit_softcap,
                 slope: options.logit_scale,
@@ -264,12 +269,13 @@ impl Row {
 
     /// What multiplies -log p of the class kept apart, and its terms' sizes; both 0 where the terms
     /// cancel, as they do exactly in the kernel, but here up to f64's rounding: a is -b and their
-    /// factors are equal.
+    /// factors are the same numbers.
     fn on_apart(&self, terms: Terms) -> (f64, f64) {
         let (weight, weight_size) = self.weight_apart();
         let sum = terms.nll + times(terms.smoothing, weight);
         let size = terms.nll.abs() + times(terms.smoothing, weight_size);
-        if sum.abs() < 1e-14 * size { (0.0, 0.0) } else { (sum, size) }
+        let cancels = terms.alike && sum.abs() < 1e-14 * size;
+        if cancels { (0.0, 0.0) } else { (sum, size) }
     }
 
     fn loss(&self, terms: Terms) -> f64 {
