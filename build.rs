@@ -15,6 +15,7 @@
 //! says who compiled them, or why they are empty.
 
 use std::env;
+use std::fmt;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -80,8 +81,8 @@ fn build() -> Result<(), String> {
     if request == Request::Packaged {
         let images = packaged().map_err(|why_not| {
             format!(
-                "{ARCHS_VARIABLE}=packaged, but there are no kernels to take: {why_not}. Unset it to compile \
-                 them with nvcc"
+                "{ARCHS_VARIABLE}=packaged finds no compiled kernels: {why_not}. Unset it to compile them with \
+                 nvcc"
             )
         })?;
         return images.take(&kernels, &out_dir);
@@ -338,15 +339,20 @@ fn find_host_compiler() -> Result<Option<PathBuf>, String> {
     }
     // nvcc preprocesses on this machine, whatever machine the program is for.
     let host = required_variable("HOST")?;
+    let advice = |problem: &dyn fmt::Display| {
+        format!(
+            "nvcc needs a C++ compiler of this machine: {problem}. Install g++, or set CXX; without one, \
+             {ARCHS_VARIABLE}=packaged takes the kernels that the published package has"
+        )
+    };
     let mut build = cc::Build::new();
-    let compiler =
-        build.cpp(true).host(&host).target(&host).try_get_compiler().map_err(|error| {
-            format!(
-                "nvcc needs a C++ compiler of this machine (install g++, or set CXX; without one, \
-             {ARCHS_VARIABLE}=packaged takes the kernels that the published package has): {error}"
-            )
-        })?;
-    Ok(Some(compiler.path().to_path_buf()))
+    let build = build.cpp(true).host(&host).target(&host);
+    let path = build.try_get_compiler().map_err(|error| advice(&error))?.path().to_path_buf();
+    // Else nvcc says it for every kernel.
+    match Command::new(&path).arg("--version").output() {
+        Ok(_) => Ok(Some(path)),
+        Err(error) => Err(advice(&format!("{} cannot be run ({error})", path.display()))),
+    }
 }
 
 /// The files after the colon of a make rule, where `\ ` is a space and `\` ends a line.
