@@ -114,7 +114,8 @@ pub struct LossConfig {
     pub divisors: Divisors,
     /// What a mean is that would divide by 0.
     pub empty_mean: EmptyMean,
-    /// L, the weight of lse^2; 0 for none.
+    /// L, the weight of lse^2; 0 for none. The square is formed in f32: where |lse| is beyond 1e19 the loss
+    /// is infinite, and the gradient can be NaN.
     pub z_loss: f64,
     /// t, more than 0.
     pub logit_scale: f64,
