@@ -63,7 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bail!("the package is over the {MAX_MEGABYTES} MB that crates.io takes");
     }
     if arguments.architectures == ALL {
-        println!("`cargo publish --package {CRATE}` uploads it.");
+        println!("`cargo publish --package {CRATE} --allow-dirty` uploads it, with the images.");
     }
     Ok(())
 }
@@ -107,11 +107,17 @@ fn compile(architectures: &str) -> Result<images::Contents> {
 
 /// Packs and builds it; returns the folder in which it was built, beside which the package lies.
 fn pack(allow_dirty: bool) -> Result<PathBuf> {
-    let mut package = cargo::command("package");
-    package.args(["--package", CRATE]).env(ARCHITECTURES, "packaged");
-    if allow_dirty {
-        package.arg("--allow-dirty");
+    let mut status = Command::new("git");
+    status.current_dir(workspace::root()).args(["status", "--porcelain"]);
+    let changes = process::run_quietly("git status", &mut status)?;
+    if !allow_dirty && !changes.is_empty() {
+        bail!(
+            "there are changes that are not committed (--allow-dirty packs them, too):\n{changes}"
+        );
     }
+    let mut package = cargo::command("package");
+    // For cargo the images, which are not in git, are such changes.
+    package.args(["--package", CRATE, "--allow-dirty"]).env(ARCHITECTURES, "packaged");
     process::run(&mut package)?;
     let metadata = cargo::metadata()?;
     let version = metadata
