@@ -11,6 +11,9 @@ WRONG = "wrong"
 NOT_MEASURED = "not_measured"
 REHEARSAL = "rehearsal"
 
+# How a small problem was timed of what cannot be captured: the host may be what was timed.
+HOST = "host"
+
 # How the note of a rehearsed result begins that would be wrong.
 DISAGREES = "disagrees with the reference: "
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
-from .record import DISAGREES, NOT_MEASURED, REHEARSAL, RIGHT, WRONG, Accuracy, Head, Record, Speed
+from .record import DISAGREES, HOST, NOT_MEASURED, REHEARSAL, RIGHT, WRONG, Accuracy, Head, Record, Speed
 
 OWN = "smoothxent"
 COPY = "copy"
@@ -87,9 +87,11 @@ def speed_lines(records: Sequence[Speed]) -> List[str]:
 
 
 def fastest_peer(records: Iterable[Speed]) -> Optional[Speed]:
-    """Of those whose results are right, if any are."""
+    """Of those whose results are right, if any are, and of which the device was timed."""
     timed = [
-        record for record in records if record.implementation not in (OWN, COPY) and record.p50_us is not None
+        record
+        for record in records
+        if record.implementation not in (OWN, COPY) and record.p50_us is not None and record.method != HOST
     ]
     right = [record for record in timed if record.verdict == RIGHT]
     return min(right or timed, key=lambda record: record.p50_us or 0.0, default=None)

@@ -21,7 +21,7 @@ from typing import Any, Callable, Iterator, List, Optional
 
 import torch
 
-from .record import Quantiles, one_line
+from .record import HOST, Quantiles, one_line
 
 # A batch is as many calls as take about this long.
 BATCH_MICROSECONDS = 2000.0
@@ -70,9 +70,10 @@ class Work:
     def choose_batch(self, small: bool) -> None:
         calls = int(BATCH_MICROSECONDS / max(self.estimate(), 1e-3))
         self._batch = min(max(calls, 1), MAX_BATCH)
-        if not small or self.method == CLOCK:
+        if not small:
             return
         if not self.capturable:
+            self.method = HOST
             self.note = "small and not captured: its host time may be what is timed"
             return
         # What the host needed says nothing of how long they take in a graph.
@@ -87,6 +88,7 @@ class Work:
             torch.cuda.synchronize()
         except Exception as error:
             self._batch = min(max(calls, 1), MAX_BATCH)
+            self.method = HOST
             self.note = f"not captured: {one_line(error)}"
             return
         self._graph, self.method = graph, GRAPH

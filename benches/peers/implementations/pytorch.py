@@ -102,6 +102,10 @@ class TorchCompile(Implementation):
 
         # A backward pass that is repeated must not use up what the forward pass saved.
         torch._functorch.config.donated_buffer = case.computes != "backward"
-        # A function of its own has its own limit of recompilations.
+        # Recompilations are counted for the code above, which all cases share. Beyond eight of them it would
+        # run eagerly, without a word.
+        dynamo = torch._dynamo.config
+        dynamo.recompile_limit = dynamo.accumulated_recompile_limit = 1000
+        dynamo.fail_on_recompile_limit_hit = True
         self._key, self._loss = key, torch.compile(loss, dynamic=False, mode=self.mode)
         return self._loss

@@ -34,9 +34,10 @@ impl Comparison<'_> {
         self.peer.p50_us / self.ours.p50_us
     }
 
-    /// Whether both give what is asked: a wrong result is no competition.
+    /// Whether both give what is asked, and devices were timed: a wrong result is no competition, and a
+    /// time of the host says how fast nobody is.
     pub fn counts(&self) -> bool {
-        !self.ours.is_wrong() && !self.peer.is_wrong()
+        !self.ours.is_wrong() && !self.peer.is_wrong() && !self.ours.by_host && !self.peer.by_host
     }
 }
 

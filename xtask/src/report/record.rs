@@ -324,6 +324,10 @@ pub struct Speed {
     /// None where nobody looked at the results.
     pub verdict: Option<Verdict>,
     pub source: Source,
+    /// Whether the host may be what was timed,
+    pub by_host: bool,
+    /// and whether its clock was what timed.
+    pub by_clock: bool,
 }
 
 impl Speed {
@@ -478,7 +482,12 @@ struct SpeedColumns {
     verdict: Option<Verdict>,
     note: Option<String>,
     selection: Option<String>,
+    method: Option<String>,
 }
+
+/// What `method` is where the host may be what was timed, and where its clock was what timed.
+const BY_HOST: &str = "host";
+const BY_CLOCK: &str = "clock";
 
 /// What the crate chooses itself, in the `selection` of its own benchmark; others are pinned.
 const CHOSEN: &str = "fastest";
@@ -524,6 +533,8 @@ impl Columns for SpeedColumns {
                 Some(CHOSEN) => Source::Alone,
                 Some(_) => Source::Pinned,
             },
+            by_host: self.method.as_deref() == Some(BY_HOST),
+            by_clock: self.method.as_deref() == Some(BY_CLOCK),
         })
     }
 }

@@ -188,16 +188,18 @@ fn peers_table(speeds: &Speeds<'_>, passes: &[Pass]) -> String {
     for &pass in passes {
         for peer in speeds.peers() {
             let mut ratios: Vec<f64> = Vec::new();
-            let mut wrong = 0;
+            let (mut wrong, mut by_host) = (0, 0);
             for comparison in shown_comparisons(speeds, peer, pass) {
                 if comparison.counts() {
                     ratios.push(comparison.times_as_fast());
-                } else {
+                } else if comparison.ours.is_wrong() || comparison.peer.is_wrong() {
                     wrong += 1;
+                } else {
+                    by_host += 1;
                 }
             }
             ratios.sort_by(f64::total_cmp);
-            if ratios.len() + wrong == 0 {
+            if ratios.len() + wrong + by_host == 0 {
                 continue;
             }
             let at = |index: usize| ratios.get(index).map_or("-".into(), |&ratio| times(ratio));
@@ -212,6 +214,7 @@ fn peers_table(speeds: &Speeds<'_>, passes: &[Pass]) -> String {
                 at(last),
                 ratios.iter().filter(|ratio| **ratio < 1.0).count().to_string(),
                 wrong.to_string(),
+                by_host.to_string(),
             ]);
         }
     }
@@ -224,6 +227,7 @@ fn peers_table(speeds: &Speeds<'_>, passes: &[Pass]) -> String {
         "most",
         "slower in",
         "wrong results",
+        "host timed",
     ];
     table(&header.map(str::to_owned), 2, &rows)
 }
@@ -264,6 +268,9 @@ fn differences(speeds: &Speeds<'_>) -> Option<String> {
                 false => differences.push("the peer in place"),
             }
         }
+        if shown.iter().any(|comparison| comparison.peer.by_clock) {
+            differences.push("by the host's clock, on a stream of its own");
+        }
         if !differences.is_empty() {
             sentences.push(format!("{peer}: {}", differences.join(", ")));
         }
@@ -293,7 +300,11 @@ fn speed_table(speeds: &Speeds<'_>, pass: Pass, dtype: Dtype, shapes: &BTreeSet<
         for &peer in &peers {
             let comparison = speeds.shown_beside(peer, pass, dtype, shape);
             row.push(comparison.map_or("-".into(), |comparison| {
-                marked(times(comparison.times_as_fast()), comparison.peer.verdict)
+                let ratio = times(comparison.times_as_fast());
+                match comparison.peer.by_host {
+                    true => marked(format!("{ratio} (host)"), comparison.peer.verdict),
+                    false => marked(ratio, comparison.peer.verdict),
+                }
             }));
         }
         rows.push(row);
@@ -523,6 +534,8 @@ fn missing(record: &Record, kind: Kind) -> Option<String> {
     }
     let sentence = |((implementation, reason), count): (&(Implementation, &str), &usize)| {
         let reason = reason.trim().trim_end_matches('.');
+        // What to do about it is the harness's to say, not the table's.
+        let reason = if reason.starts_with(NOT_INSTALLED) { NOT_INSTALLED } else { reason };
         match count {
             1 => format!("{implementation} ({reason})"),
             _ => format!("{implementation} in {count} cases ({reason})"),
@@ -532,6 +545,9 @@ fn missing(record: &Record, kind: Kind) -> Option<String> {
     let who = sentences.join("; ");
     (!sentences.is_empty()).then(|| format!("Not measured, {} of: {who}.", words(kind)))
 }
+
+/// How such a reason begins.
+const NOT_INSTALLED: &str = "not installed";
 
 fn marked(text: String, verdict: Option<Verdict>) -> String {
     if verdict == Some(Verdict::Wrong) { format!("{text} (wrong)") } else { text }
@@ -568,6 +584,7 @@ fn table(header: &[String], labels: usize, rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::record::Speed;
     use crate::report::tests::synthetic;
 
     fn section(name: &str, records: &[Record]) -> String {
@@ -589,7 +606,7 @@ mod tests {
         let text = section("speed", &[synthetic()]);
         for line in [
             "**Synthetic GPU**, record [2026-01-31-0123abc](records/synthetic-gpu/README.md). Driver 580",
-            "| times as fast as | of | problems | median | least | most | slower in | wrong results |",
+            "| times as fast as | of | problems | median | least | most | slower in | wrong results | host timed |",
             "| torch eager 1.2.3 | loss and gradient | 12 | ",
             // One of the wrong results is of each dtype; they do not count.
             "| QuACK 1.2.3 | loss and gradient | 10 | ",
@@ -603,6 +620,20 @@ mod tests {
         assert_eq!(rows.len(), 2, "{text}");
         assert!(rows[0].starts_with("| 8192 x 32000 |") && rows[0].contains("(wrong)"), "{text}");
         assert!(!text.contains("256 x 1000 |"), "not the most rows of 1000 classes: {text}");
+    }
+
+    /// How long the host takes says nothing of the device: shown, and counted by itself.
+    #[test]
+    fn times_of_the_host_are_not_compared() {
+        let text = section("speed", &[synthetic()]);
+        assert!(!text.contains("(host)"), "{text}");
+        let mut record = synthetic();
+        let eager = |speed: &&mut Speed| speed.implementation == Implementation::TorchEager;
+        let times = record.speeds.iter_mut().filter(eager);
+        assert!(times.map(|speed| speed.by_host = true).count() > 0);
+        let text = section("speed", &[record]);
+        let line = "| torch eager 1.2.3 | loss and gradient | 0 | - | - | - | 0 | 0 | 12 |";
+        assert!(text.contains(line) && text.contains("x (host) |"), "{text}");
     }
 
     #[test]

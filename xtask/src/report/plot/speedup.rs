@@ -39,7 +39,7 @@ pub fn draw(canvas: &Canvas<'_>, of: &Of<'_>) -> Drawn {
         peers.iter().map(|&peer| (look(peer), Fill::Full, peer.to_string())).collect();
     if all().any(|comparison| !comparison.counts()) {
         let look = Look { colour: INK, shape: Mark::Disc, width: 1 };
-        entries.push((look, Fill::Hollow, "the result was wrong".into()));
+        entries.push((look, Fill::Hollow, "the result was wrong, or the host timed".into()));
     }
     top += legend(canvas, top, &entries)? + MARGIN + HEADS;
 
