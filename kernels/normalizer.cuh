@@ -24,14 +24,30 @@ struct TargetCount {
     uint32_t rows;
     float weight;
 
-    // The target of one more row; `weights` of the classes, or null for 1.
-    __device__ __forceinline__ void add(const XentTargets &targets, uint64_t row,
+    // A warp's lane's part of rows from `begin` to `end`: every 32nd, in order; `weights` of the classes, or
+    // null for 1. `kAtOnce` of them are on their way together: one after the other, each would wait for
+    // memory twice.
+    template <uint32_t kAtOnce>
+    __device__ __forceinline__ void add(const XentTargets &targets, uint64_t begin, uint64_t end,
                                         const float *weights, uint32_t classes) {
-        const int64_t value = target_value(targets, row);
-        if (is_ignored(targets, value)) return;
-        const bool weighted = weights != nullptr && uint64_t(value) < classes;
-        ++rows;
-        weight = add_rn(weight, weighted ? weights[value] : 1.0f);
+        for (uint64_t row = begin + threadIdx.x % kWarpSize; row < end; row += kAtOnce * kWarpSize) {
+            int64_t values[kAtOnce];
+            float each[kAtOnce];
+#pragma unroll
+            for (uint32_t i = 0; i < kAtOnce; ++i) {
+                const uint64_t one = row + i * kWarpSize;
+                values[i] = one < end ? target_value(targets, one) : 0;
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < kAtOnce; ++i) {
+                const bool counts = row + i * kWarpSize < end && !is_ignored(targets, values[i]);
+                const bool weighted = weights != nullptr && uint64_t(values[i]) < classes;
+                rows += counts;
+                each[i] = !counts ? 0.0f : weighted ? weights[values[i]] : 1.0f;
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < kAtOnce; ++i) weight = add_rn(weight, each[i]);
+        }
     }
 };
 
@@ -54,14 +70,12 @@ __device__ __forceinline__ XentDivided divided_by(const XentDivisors &d, uint64_
 // By one warp that goes over all targets, few as they are: the same bits as the kernel's. All lanes get it.
 __device__ __forceinline__ XentDivided divided_by_targets(const XentFused &p) {
     TargetCount count{0, 0.0f};
-    for (uint32_t row = threadIdx.x % kWarpSize; row < p.sums.rows; row += kWarpSize) {
-        count.add(p.targets, row, p.nll_weights, p.classes);
-    }
+    count.add<8>(p.targets, 0, p.sums.rows, p.nll_weights, p.classes);
     return divided_by(p.divisors, warp_sum(count.rows), warp_sum(count.weight));
 }
 
 __device__ __forceinline__ void normalizer(const XentNormalizer &p) {
-    const uint32_t lane = threadIdx.x % kWarpSize;
+    const bool first_lane = threadIdx.x % kWarpSize == 0;
     const uint64_t chunks = (p.rows + XENT_CHUNK_ROWS - 1) / XENT_CHUNK_ROWS;
     const uint64_t warps = uint64_t(gridDim.x) * (blockDim.x / kWarpSize);
     auto *counted_rows = reinterpret_cast<unsigned long long *>(&p.workspace->counted_rows);
@@ -72,18 +86,16 @@ __device__ __forceinline__ void normalizer(const XentNormalizer &p) {
          chunk < chunks; chunk += warps) {
         const uint64_t end = min(p.rows, (chunk + 1) * XENT_CHUNK_ROWS);
         TargetCount count{0, 0.0f};
-        for (uint64_t row = chunk * XENT_CHUNK_ROWS + lane; row < end; row += kWarpSize) {
-            count.add(p.targets, row, p.class_weights, p.classes);
-        }
+        count.add<16>(p.targets, chunk * XENT_CHUNK_ROWS, end, p.class_weights, p.classes);
         const uint32_t counted = warp_sum(count.rows);
         const float weight = warp_sum(count.weight);
-        if (lane == 0) {
+        if (first_lane) {
             p.chunk_sums[chunk] = weight;
             atomicAdd(counted_rows, static_cast<unsigned long long>(counted));
         }
         if (is_last_warp(&p.workspace->normalizer_ticket, 1, uint32_t(chunks))) {
             const float all = warp_sum_in_order(p.chunk_sums, uint32_t(chunks));
-            if (lane == 0) {
+            if (first_lane) {
                 *p.divided = divided_by(p.divisors, atomicExch(counted_rows, 0ull), all);
             }
         }

@@ -25,23 +25,32 @@ __device__ __forceinline__ float warp_sum_in_order(const float *values, uint32_t
     return warp_sum(sum);
 }
 
+// Adds to a ticket after all that this thread wrote, or has seen, is visible to whoever reads the ticket.
+__device__ __forceinline__ uint32_t add_released(uint32_t *ticket, uint32_t more) {
+    uint32_t earlier;
+    asm volatile("atom.add.release.gpu.global.u32 %0, [%1], %2;"
+                 : "=r"(earlier)
+                 : "l"(__cvta_generic_to_global(ticket)), "r"(more)
+                 : "memory");
+    return earlier;
+}
+
 // Whether this warp is the last to come with parties of a group of `parties`, of which it brings `mine`.
+// A row pays for it while its block stays: a fence before the ticket, and another for the last one alone.
 __device__ __forceinline__ bool is_last_warp(uint32_t *ticket, uint32_t mine, uint32_t parties) {
     uint32_t earlier = 0;
-    // What this warp's lanes wrote is visible before its ticket counts: to lane 0 first, ...
+    // What this warp's lanes wrote is visible to lane 0, and to all with its ticket.
     __syncwarp();
+    if (mine != parties && threadIdx.x % kWarpSize == 0) earlier = add_released(ticket, mine);
+    if (__shfl_sync(kFullMask, earlier, 0) + mine != parties) return false;
     if (threadIdx.x % kWarpSize == 0) {
-        __threadfence();  // ... then to all
-        if (mine != parties) {
-            earlier = atomicAdd(ticket, mine);
-            // Nobody else will come: 0 for the next launch.
-            if (earlier + mine == parties) atomicExch(ticket, 0u);
-        }
+        // Nobody else will come: 0 for the next launch.
+        if (mine != parties) atomicExch(ticket, 0u);
         __threadfence();  // the others' results are read after their tickets
     }
     // Lane 0's fence comes before what the other lanes read next; a shuffle orders no memory.
     __syncwarp();
-    return __shfl_sync(kFullMask, earlier, 0) + mine == parties;
+    return true;
 }
 
 // Called by all lanes of one warp, after they have written the shares of `mine` rows from `row` on, all of
@@ -53,15 +62,15 @@ __device__ __forceinline__ void count_rows(const XentRowSums &sums, uint64_t row
     const uint64_t first = chunk * XENT_CHUNK_ROWS;
     const uint32_t rows = uint32_t(min(uint64_t(XENT_CHUNK_ROWS), sums.rows - first));
     if (!is_last_warp(sums.chunk_tickets + chunk, mine, rows)) return;
-    if (sums.loss != nullptr) {
-        const float sum = warp_sum_in_order(sums.row_shares + first, rows);
-        if (first_lane) sums.chunk_sums[chunk] = sum;
+    float loss = 0.0f;
+    if (sums.loss != nullptr) loss = warp_sum_in_order(sums.row_shares + first, rows);
+    // Of few rows, there is one chunk: nothing is waited for again.
+    if (chunks != 1) {
+        if (sums.loss != nullptr && first_lane) sums.chunk_sums[chunk] = loss;
+        if (!is_last_warp(&sums.workspace->chunk_ticket, 1, uint32_t(chunks))) return;
+        if (sums.loss != nullptr) loss = warp_sum_in_order(sums.chunk_sums, uint32_t(chunks));
     }
-    if (!is_last_warp(&sums.workspace->chunk_ticket, 1, uint32_t(chunks))) return;
-    if (sums.loss != nullptr) {
-        const float loss = warp_sum_in_order(sums.chunk_sums, uint32_t(chunks));
-        if (first_lane) *sums.loss = loss;
-    }
+    if (sums.loss != nullptr && first_lane) *sums.loss = loss;
     if (sums.correct != nullptr && first_lane) {
         auto *counted = reinterpret_cast<unsigned long long *>(&sums.workspace->correct);
         *sums.correct = atomicExch(counted, 0ull);

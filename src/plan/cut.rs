@@ -231,7 +231,7 @@ impl Cutter<'_> {
     /// The first strategy that the tuning table has no word against.
     fn fastest(&self, reasons: &mut Reasons) -> Strategy {
         use Strategy as S;
-        for strategy in [S::Tiny, S::Warp, S::SplitRow, S::Block, S::Cluster] {
+        for strategy in [S::Tiny, S::Warp, S::SplitRow, S::Block, S::TwoPass] {
             let verdict = match self.feasible(strategy) {
                 Ok(_) => self.judge(strategy),
                 Err(obstacle) => Verdict::Cannot(obstacle),
@@ -241,10 +241,9 @@ impl Cutter<'_> {
                 return strategy;
             }
         }
-        // Only a row that is kept comes so far: Block takes every other.
-        let ground = Ground::Rest { blocks: self.choices.block_rows };
-        reasons.add(S::TwoPass, Verdict::Taken(ground));
-        S::TwoPass
+        // Two-pass leaves only what a cluster can take.
+        reasons.add(S::Cluster, self.judge(S::Cluster));
+        S::Cluster
     }
 
     /// A strategy that could, after those before it were not taken.
@@ -252,7 +251,11 @@ impl Cutter<'_> {
         let Self { work, device, choices } = self;
         match strategy {
             Strategy::Tiny => {
-                let (classes, up_to) = (work.classes, choices.tiny_classes);
+                let rows_per_block = abi::XENT_WARP_BLOCK_THREADS / tiny_lanes(work.classes);
+                let few = work.rows.div_ceil(rows_per_block as usize) < self.multiprocessors();
+                let up_to =
+                    if few { choices.tiny_classes_of_few_rows } else { choices.tiny_classes };
+                let classes = work.classes;
                 let ground = Ground::Classes { classes, up_to };
                 if classes <= up_to { Verdict::Taken(ground) } else { Verdict::Passed(ground) }
             }
@@ -279,18 +282,40 @@ impl Cutter<'_> {
                 }
             }
             Strategy::Block => {
-                let clusters = self.feasible(Strategy::Cluster).is_ok();
-                let (bytes, fits) = (work.kept_bytes(), self.block_bytes());
-                let up_to = if clusters { fits.min(choices.cluster.up_to_bytes) } else { fits };
-                let slices = if clusters { self.cluster_slices() } else { 1 };
+                let mut up_to = self.block_bytes();
+                if self.idle(1) {
+                    let alone = device.dynamic_shared_bytes();
+                    up_to = up_to.max(choices.block_bytes_of_few_rows.min(alone));
+                }
+                let bytes = work.kept_bytes();
                 if bytes > u64::from(up_to) {
                     Verdict::Passed(Ground::SharedBytes { bytes, up_to })
-                } else if slices > 1 {
-                    Verdict::Passed(Ground::FewRows { rows: work.rows, slices })
                 } else if matches!(work.cut_for, Kept::Nothing) {
                     Verdict::Taken(Ground::OnePass)
                 } else {
                     Verdict::Taken(Ground::SharedBytes { bytes, up_to })
+                }
+            }
+            Strategy::TwoPass => {
+                let rest = Verdict::Taken(Ground::Rest { blocks: choices.block_rows });
+                if self.feasible(Strategy::Cluster).is_err() {
+                    return rest;
+                }
+                let slices = self.cluster_slices();
+                if self.idle(1) {
+                    return Verdict::Passed(Ground::FewRows { rows: work.rows, slices });
+                }
+                // Of as many rows as are resident, what is not kept.
+                let resident = choices.block_rows as usize * self.multiprocessors();
+                let not_kept = work.kept_bytes().saturating_sub(self.block_bytes().into());
+                let bytes = not_kept.saturating_mul(resident.min(work.rows) as u64);
+                let up_to = u64::from(choices.cluster.again_in_l2) * u64::from(device.l2_bytes);
+                let slice = work.kept_bytes().div_ceil(slices.into());
+                // A cluster whose blocks have a multiprocessor each is no faster.
+                if bytes > up_to && slice <= u64::from(self.block_bytes()) {
+                    Verdict::Passed(Ground::ReadAgain { bytes, up_to })
+                } else {
+                    rest
                 }
             }
             Strategy::Cluster => {
@@ -298,13 +323,17 @@ impl Cutter<'_> {
                 let bytes = work.kept_bytes().div_ceil(u64::from(slices));
                 Verdict::Taken(Ground::Slices { slices, bytes })
             }
-            Strategy::TwoPass => Verdict::Taken(Ground::Rest { blocks: choices.block_rows }),
         }
     }
 
     /// What a row may take of shared memory so that as many rows as the table says are resident.
     fn block_bytes(&self) -> u32 {
         self.device.dynamic_shared_bytes_of(self.choices.block_rows)
+    }
+
+    /// Whether rows of so many slices leave multiprocessors idle.
+    fn idle(&self, slices: u32) -> bool {
+        self.work.rows.saturating_mul(slices as usize) < self.multiprocessors()
     }
 
     fn splitting(&self) -> Option<&'static Splitting> {
@@ -335,9 +364,8 @@ impl Cutter<'_> {
         while slices < most && kept.div_ceil(slices.into()) > slicing.up_to_bytes.into() {
             slices *= 2;
         }
-        let idle = |slices| work.rows.saturating_mul(slices as usize) < self.multiprocessors();
         let long = |slices: u32| work.row_bytes() / u64::from(slices) >= slicing.from_bytes.into();
-        while slices < most && idle(slices) && long(2 * slices) {
+        while slices < most && self.idle(slices) && long(2 * slices) {
             slices *= 2;
         }
         slices
@@ -463,7 +491,10 @@ impl Cutter<'_> {
     fn shape_of(&self, slices: u32, bytes_at_most: u32) -> Shape {
         let work = self.work;
         let packs = work.body_packs().div_ceil(slices);
-        let block = tuning::block_threads(packs);
+        let block = match slices {
+            1 => tuning::block_threads(packs, work.rows, self.multiprocessors()),
+            _ => tuning::slice_threads(packs),
+        };
         let (cached_packs, shared_bytes) = match work.kept {
             Kept::Nothing => (0, 0),
             Kept::Packs { bytes } => {

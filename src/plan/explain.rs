@@ -277,6 +277,7 @@ fn taken(ground: &Ground, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         }
         Ground::Rows { .. }
         | Ground::RowBytes { .. }
+        | Ground::ReadAgain { .. }
         | Ground::OneSlice
         | Ground::ClustersInstead => Ok(()),
     }
@@ -307,6 +308,13 @@ fn passed(ground: &Ground, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ground::RowBytes { bytes, from } => {
             let (bytes, from) = (Bytes(bytes), Bytes(from.into()));
             write!(f, "is for rows of {from} and more, and a row has {bytes}")
+        }
+        Ground::ReadAgain { bytes, up_to } => {
+            let (bytes, up_to) = (Bytes(bytes), Bytes(up_to));
+            write!(
+                f,
+                "is for up to {up_to} that are read again at once, and here it would be {bytes}"
+            )
         }
         Ground::OneSlice => write!(f, "would cut a row into one slice"),
         Ground::ClustersInstead => write!(f, "is for devices without clusters"),

@@ -86,7 +86,7 @@ pub enum Ground {
     },
     /// Block: nothing of a row is kept, whatever its length.
     OnePass,
-    /// Split-row, and cluster in place of block: rows leave multiprocessors idle.
+    /// Split-row, and cluster in place of two-pass: rows leave multiprocessors idle.
     FewRows {
         /// Rows.
         rows: usize,
@@ -117,6 +117,13 @@ pub enum Ground {
         slices: u32,
         /// What each takes of shared memory, where all of it is kept.
         bytes: u64,
+    },
+    /// Cluster in place of two-pass: what would be read again does not come from L2.
+    ReadAgain {
+        /// What all rows that are resident would read again.
+        bytes: u64,
+        /// The most for which it is the fastest.
+        up_to: u64,
     },
     /// Two-pass: as much of a row is kept as lets so many blocks share a multiprocessor.
     Rest {

@@ -116,11 +116,11 @@ fn only_a_launch_that_waits_by_itself_starts_early() {
             rows_of(plan).steps().map(|step| step.launch.start).collect::<Vec<_>>()
         };
         assert_eq!(starts(64, Selection::Pinned(Strategy::Block)), [in_order]);
-        assert_eq!(starts(256, Selection::Pinned(Strategy::Block)), [early]);
+        assert_eq!(starts(1024, Selection::Pinned(Strategy::Block)), [early]);
         // What is behind the normalizer, and waits for nothing, may not let another overtake it.
         let split = Selection::Pinned(Strategy::SplitRow);
         assert_eq!(starts(64, split), [in_order, early]);
-        assert_eq!(starts(256, split), [in_order, early]);
+        assert_eq!(starts(1024, split), [in_order, early]);
 
         let config = BinaryConfig { ignore_index: Some(0), ..BinaryConfig::default() };
         let (shape, pass) = (Shape::contiguous(64, 10), Pass::Fused);
@@ -169,26 +169,26 @@ fn only_what_needs_a_general_kernel_pays_for_it() {
 #[test]
 fn strategies_change_where_the_table_says() {
     use Strategy as S;
-    // Classes up to which block goes, of which a multiprocessor's shared memory holds two rows, or
-    // three where there are clusters.
+    // Classes up to which block goes, of which a multiprocessor's shared memory holds two rows; and from
+    // which on a cluster takes what two-pass would not find in L2, if there are any.
     let kib = |kib: usize| kib * 1024 / 2;
     let cases = [
-        (devices::H200, kib(64), S::Cluster),
-        (devices::H100, kib(64), S::Cluster),
-        (devices::B200, kib(64), S::Cluster),
-        (devices::RTX_5090, kib(48), S::Cluster),
-        (devices::A100, kib(82 - 2), S::TwoPass),
-        (devices::L4, kib(50 - 2), S::TwoPass),
-        (devices::RTX_4090, kib(50 - 2), S::TwoPass),
-        (devices::T4, kib(32 - 1), S::TwoPass),
+        (devices::H200, kib(114 - 2), Some(kib(112) + 50 * kib(2048) / 264)),
+        (devices::H100, kib(114 - 2), Some(kib(112) + 50 * kib(2048) / 264)),
+        (devices::B200, kib(114 - 2), None),
+        (devices::RTX_5090, kib(50 - 2), None),
+        (devices::A100, kib(82 - 2), None),
+        (devices::L4, kib(50 - 2), None),
+        (devices::RTX_4090, kib(50 - 2), None),
+        (devices::T4, kib(32 - 1), None),
     ];
-    for (device, block, longer) in cases {
+    for (device, block, cluster) in cases {
         let strategy = |classes| fastest(&problem(1 << 16, classes), &device).strategy;
         let expected = [
             (1, S::Tiny),
-            (63, S::Tiny),
-            (64, S::Tiny),
-            (65, S::Warp),
+            (127, S::Tiny),
+            (128, S::Tiny),
+            (129, S::Warp),
             (2047, S::Warp),
             (2048, S::Warp),
             (2049, S::Block),
@@ -196,11 +196,19 @@ fn strategies_change_where_the_table_says() {
             (block, S::Block),
             // One pack more: edges alone are kept in registers.
             (block + 7, S::Block),
-            (block + 8, longer),
-            (1 << 24, longer),
+            (block + 8, S::TwoPass),
+            // No cluster holds it, or its blocks would need a multiprocessor each.
+            (1 << 24, S::TwoPass),
         ];
         for (classes, expected) in expected {
             assert_eq!(strategy(classes), expected, "{classes} classes on {}", device.name);
+        }
+        if let Some(cluster) = cluster {
+            assert_eq!(strategy(cluster / 8 * 8), S::TwoPass, "{}", device.name);
+            assert_eq!(strategy(cluster / 8 * 8 + 8), S::Cluster, "{}", device.name);
+            // Eight slices, of which two fit a multiprocessor.
+            assert_eq!(strategy(8 * block), S::Cluster, "{}", device.name);
+            assert_eq!(strategy(8 * block + 64), S::TwoPass, "{}", device.name);
         }
     }
 }
@@ -223,10 +231,7 @@ fn warps_and_lanes_take_what_they_can_hold() {
         for rows in [64, 1 << 20] {
             let lanes = |few, many| if rows == 64 { few } else { many };
             let fused = |classes| fused_rows(dtype, rows, classes);
-            assert_eq!(
-                fused(65),
-                (F::FusedWarp, if dtype == Dtype::F32 { lanes(32, 8) } else { lanes(16, 8) })
-            );
+            assert_eq!(fused(129), (F::FusedWarp, lanes(32, 8)));
             assert_eq!(fused(128 * elements), (F::FusedWarp, lanes(32, 8)));
             assert_eq!(fused(128 * elements + 1), (F::FusedWarp, lanes(32, 16)));
             assert_eq!(fused(256 * elements), (F::FusedWarp, lanes(32, 16)));
@@ -259,12 +264,16 @@ fn warps_and_lanes_take_what_they_can_hold() {
 #[test]
 fn threads_follow_the_packs_of_a_slice() {
     for device in devices::ALL {
-        let threads = |classes| {
+        let threads_of = |rows, classes| {
             let pinned = Selection::Pinned(Strategy::Block);
             // One pass keeps nothing, so that every row fits.
-            let problem = of(INDICES, (1 << 16, classes), LossConfig::default(), Pass::Backward);
+            let problem = of(INDICES, (rows, classes), LossConfig::default(), Pass::Backward);
             rows_of(choose(&problem, &device.properties, pinned).unwrap()).first.launch.block
         };
+        let threads = |classes| threads_of(1 << 16, classes);
+        // Twice as many where a multiprocessor has two rows at most.
+        let few = 2 * device.properties.multiprocessors as usize;
+        assert_eq!([threads_of(few, 12_288), threads_of(few + 1, 12_288)], [192, 96]);
         for (packs, below, from) in
             [(512, 32, 32), (1024, 32, 64), (1536, 64, 96), (4096, 224, 256), (6144, 352, 384)]
         {
@@ -291,12 +300,15 @@ fn few_rows_are_cut_on_every_device() {
         let context = device.name;
         match device.properties.generation() {
             Generation::Clusters => {
-                for (rows, expected) in [(-1, S::Cluster), (0, S::Block), (1, S::Block)] {
+                let long = 256 << 10;
+                for (rows, expected) in [(-1, S::Cluster), (0, S::TwoPass), (1, S::TwoPass)] {
                     let rows = multiprocessors.checked_add_signed(rows).unwrap();
-                    assert_eq!(strategy(rows, 16_384), expected, "{rows} rows on {context}");
+                    assert_eq!(strategy(rows, long / 2), expected, "{rows} rows on {context}");
                 }
+                // What a block has, or 128 KiB of it.
+                let alone = device.properties.dynamic_shared_bytes().min(128 << 10) as usize / 2;
                 for (classes, expected) in
-                    [(4095, S::Block), (4096, S::Cluster), (4097, S::Cluster)]
+                    [(alone - 1, S::Block), (alone, S::Block), (alone + 8, S::Cluster)]
                 {
                     assert_eq!(strategy(1, classes), expected, "{classes} on {context}");
                 }
@@ -315,6 +327,11 @@ fn few_rows_are_cut_on_every_device() {
                 }
             }
         }
+        // Tiny, until its blocks are as many as multiprocessors: 8 lanes a row, 16 rows a block.
+        let rows = 16 * (multiprocessors - 1);
+        assert_eq!(strategy(rows, 64), S::Tiny, "{context}");
+        assert_eq!(strategy(rows, 65), S::Warp, "{context}");
+        assert_eq!(strategy(rows + 1, 65), S::Tiny, "{context}");
     }
 }
 
@@ -326,23 +343,18 @@ fn few_rows_are_cut_into_more() {
         let plan = fastest(&problem(rows, classes), &device);
         (plan.strategy, plan.geometry.slices)
     };
-    // 132 multiprocessors, rows of 62.5 KiB.
+    // 132 multiprocessors, rows of 250.5 KiB.
     for (rows, expected) in [
         (1, (S::Cluster, 8)),
         (32, (S::Cluster, 8)),
         (33, (S::Cluster, 4)),
-        (65, (S::Cluster, 4)),
-        (66, (S::Cluster, 2)),
-        (131, (S::Cluster, 2)),
-        (132, (S::Block, 1)),
+        (131, (S::Cluster, 4)),
+        (132, (S::TwoPass, 1)),
     ] {
-        assert_eq!(cut(devices::H200, rows, 32_000), expected, "{rows} rows");
+        assert_eq!(cut(devices::H200, rows, 128_256), expected, "{rows} rows");
     }
-    // Slices of 4 KiB at least.
-    assert_eq!(cut(devices::H200, 1, 4095), (S::Block, 1));
-    assert_eq!(cut(devices::H200, 1, 4096), (S::Cluster, 2));
-    assert_eq!(cut(devices::H200, 1, 16_383), (S::Cluster, 4));
-    assert_eq!(cut(devices::H200, 1, 16_384), (S::Cluster, 8));
+    // 62.5 KiB.
+    assert_eq!(cut(devices::H200, 1, 32_000), (S::Block, 1));
     // 108 multiprocessors; slices of 8 KiB at least.
     assert_eq!(cut(devices::A100, 1, 16_383), (S::Block, 1));
     assert_eq!(cut(devices::A100, 1, 16_384), (S::SplitRow, 4));
@@ -359,15 +371,20 @@ fn few_rows_are_cut_into_more() {
     };
     for device in [devices::H200, devices::A100] {
         let finish = vec![Phase::Finish];
-        assert_eq!(backward(device, 4, 32_000), (S::SplitRow, 7, finish));
+        assert_eq!(backward(device, 4, 50_257), (S::SplitRow, 12, finish));
         assert_eq!(backward(device, 400, 1 << 24), (S::Block, 1, vec![Phase::Whole]));
     }
+    // Rows of 96 KiB.
+    let strategy = |classes| backward(devices::H200, 4, classes).0;
+    assert_eq!([strategy(49_151), strategy(49_152)], [S::Block, S::SplitRow]);
 }
 
 #[test]
 fn slices_hold_a_row_as_long_as_they_can() {
     let slices = |classes| {
-        let plan = fastest(&problem(1 << 16, classes), &devices::H200);
+        let cluster = Selection::Pinned(Strategy::Cluster);
+        let plan = choose(&problem(1 << 16, classes), &devices::H200.properties, cluster);
+        let plan = rows_of(plan.unwrap());
         (plan.geometry.slices, plan.traffic.again_packs)
     };
     let kib = |kib: usize| kib * 1024 / 2;
@@ -644,18 +661,20 @@ fn a_plan_says_why() {
     };
     let expected = "\
 strategy   cluster
-launch     xent_fused_cluster_bf16: 32768 blocks of 224 threads, clusters of 4, 62.6 KiB of dynamic shared memory
+launch     xent_fused_cluster_bf16: 256 blocks of 224 threads, clusters of 4, 62.6 KiB of dynamic shared memory
 rows       a cluster each, 4 slices of up to 4008 packs of 16 bytes, all kept in shared memory
 resident   3 blocks a multiprocessor (by shared memory 3, by threads 9, at most 32), if a thread has up to 96 registers
 memory     logits read once, gradient written once
 because    cluster   cuts a row into 4 slices, 62.6 KiB of shared memory each
+not        two_pass  would leave multiprocessors idle: 64 rows, each better cut into 4 slices
 not        block     cannot: a row takes 256512 bytes of shared memory, and a block has 231424 for it
-not        split_row cannot: there are 8192 rows, and a workspace holds the partial results of 1024 at most
+not        split_row is for devices without clusters
 not        warp      cannot: a row has up to 16032 packs of 16 bytes, and a warp holds 512 at most
 not        tiny      cannot: a row has 128256 classes, and its lanes take 512 at most
-tuned for  compute capability 9.0 to below 12.0; predicted, not measured
+tuned for  compute capability 9.0 to below 10.0; \
+measured on an H200, 2026-11-26, benches/record/nvidia-h200/2026-11-26-d974f3c78ef5.csv
 divisors   known to the host";
-    assert_eq!(shown(devices::H200, 8192, 128_256, Selection::Fastest), expected);
+    assert_eq!(shown(devices::H200, 64, 128_256, Selection::Fastest), expected);
     let expected = "\
 strategy   two_pass
 launch     xent_fused_block_bf16: 64 blocks of 384 threads, 78 KiB of dynamic shared memory
@@ -663,7 +682,6 @@ rows       a block each, 6282 packs of 16 bytes, 4992 kept in shared memory
 resident   2 blocks a multiprocessor (by shared memory 2, by threads 5, at most 32), if a thread has up to 80 registers
 memory     logits read once, 20% of the logits a second time (1.3 MiB at once, the L2 cache has 40 MiB), gradient written once
 because    two_pass  keeps as much of a row as lets 2 blocks share a multiprocessor
-not        cluster   cannot: a cluster needs 2 blocks or more, and this device of compute capability 8.0 places 1 at most
 not        block     is for up to 80 KiB of shared memory, and a row needs 98.2 KiB
 not        split_row is for up to 54 rows, and there are 64
 not        warp      cannot: a row has up to 6283 packs of 16 bytes, and a warp holds 512 at most
@@ -680,7 +698,8 @@ rows       2 blocks each, for up to 63 packs of 16 bytes
 resident   32 blocks a multiprocessor (by shared memory 32, by threads 32, at most 32), if a thread has up to 64 registers
 memory     logits read once, all of the logits a second time (2.0 KiB at once, the L2 cache has 50 MiB), gradient written once
 because    split_row was pinned
-tuned for  compute capability 9.0 to below 12.0; predicted, not measured
+tuned for  compute capability 9.0 to below 10.0; \
+measured on an H200, 2026-11-26, benches/record/nvidia-h200/2026-11-26-d974f3c78ef5.csv
 divisors   known to the host";
     assert_eq!(shown(devices::H200, 1, 1000, Selection::Pinned(Strategy::SplitRow)), expected);
 }

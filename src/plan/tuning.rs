@@ -38,14 +38,18 @@ pub(super) struct Choices {
     pub below: Option<(u32, u32)>,
     /// Of all its numbers.
     pub provenance: Provenance,
-    /// Tiny takes rows of up to so many classes.
+    /// Tiny takes rows of up to so many classes,
     pub tiny_classes: u32,
+    /// and of so many where its blocks leave multiprocessors idle.
+    pub tiny_classes_of_few_rows: u32,
     /// Warp takes rows of up to so many 16-byte packs.
     pub warp_packs: u32,
     /// Rows that fit so many times into a multiprocessor's shared memory go to a block each, and of
     /// longer ones as much is kept.
     pub block_rows: u32,
-    /// Longer rows are spread over a cluster's shared memory, where the device has clusters.
+    /// Where rows leave multiprocessors idle, so do rows of up to so many bytes that fit once.
+    pub block_bytes_of_few_rows: u32,
+    /// What else is spread over a cluster's shared memory, where the device has clusters.
     pub cluster: Slicing,
     /// Few rows are cut for blocks that work apart, in two launches; none where clusters do that in
     /// one.
@@ -54,9 +58,12 @@ pub(super) struct Choices {
     pub split_gradient: Splitting,
 }
 
-/// How a cluster cuts a row.
+/// Which rows that are too long for a block go to a cluster, and how it cuts them. All where rows leave
+/// multiprocessors idle; else those of which two-pass would read too much again.
 #[derive(Debug)]
 pub(super) struct Slicing {
+    /// Two-pass takes what it reads again of all rows at once up to so many times the L2 cache.
+    pub again_in_l2: u32,
     /// More slices until one takes at most so much shared memory.
     pub up_to_bytes: u32,
     /// More slices while rows leave multiprocessors idle and one has at least so many bytes of the row.
@@ -78,73 +85,101 @@ pub(super) struct Splitting {
 
 const KIB: u32 = 1 << 10;
 
-// Predicted, not measured, for all rows of the table:
-// - tiny: a warp's 16-byte accesses cover 512 bytes at a time, so rows of fewer than about 64
-//   elements leave lanes idle under warp, and tiny's detour through shared memory costs less;
+// From 9.0, as measured on an H200:
+// - tiny up to 128 classes: beyond, its lanes would be a whole warp; warp is faster for few short rows;
 // - warp up to what its registers hold: it needs no barrier;
-// - a block where two rows fit a multiprocessor: one loads while the other computes and stores;
-// - few rows split in two launches: the second reads from L2, which at 32 KiB a row costs less than
-//   leaving half of the multiprocessors idle.
-// 9.0 and 10.0, 228 KiB of shared memory: slices of 64 KiB, so that three blocks are resident, and
-//   of 4 KiB where rows are few, below which the exchange costs more than the reading.
-// 12.0, 100 KiB: slices of 48 KiB, so that two blocks are resident.
-const CHOICES: [Choices; 3] = [
+// - a block where two rows fit a multiprocessor: one loads while the other computes and stores. A block
+//   of its own multiprocessor needs no second one, and beats a cluster's exchange up to 128 KiB;
+// - longer rows: two passes, of which the second finds most of the row in L2, beat a cluster by a tenth
+//   (and by half where there is one pass alone), until what is read again is twice L2;
+// - a gradient alone: blocks that share rows of 96 KiB and more.
+// Elsewhere predicted, not measured, from the same and from the sizes:
+// - 12.0, 100 KiB: slices of 48 KiB, so that two blocks are resident;
+// - below 9.0, few rows split in two launches: the second reads from L2, which at 32 KiB a row costs
+//   less than leaving half of the multiprocessors idle.
+const CHOICES: [Choices; 4] = [
     Choices {
         from: Some((12, 0)),
         below: None,
-        cluster: Slicing { up_to_bytes: 48 * KIB, from_bytes: 4 * KIB },
-        ..WITH_CLUSTERS
+        provenance: Provenance::Predicted,
+        cluster: Slicing { up_to_bytes: 48 * KIB, ..H200.cluster },
+        ..H200
     },
-    WITH_CLUSTERS,
+    Choices {
+        from: Some((10, 0)),
+        below: Some((12, 0)),
+        provenance: Provenance::Predicted,
+        ..H200
+    },
+    H200,
     Choices {
         from: None,
         below: Some((9, 0)),
+        provenance: Provenance::Predicted,
+        block_bytes_of_few_rows: 0,
         split_row: Some(Splitting {
             multiprocessors_per_row: 2,
             row_bytes: 32 * KIB,
             blocks_per_multiprocessor: 2,
             slice_bytes: 8 * KIB,
         }),
-        ..WITH_CLUSTERS
+        split_gradient: Splitting { row_bytes: 16 * KIB, ..H200.split_gradient },
+        ..H200
     },
 ];
 
-const WITH_CLUSTERS: Choices = Choices {
+const H200: Choices = Choices {
     from: Some((9, 0)),
-    below: Some((12, 0)),
-    provenance: Provenance::Predicted,
-    tiny_classes: 64,
+    below: Some((10, 0)),
+    provenance: Provenance::Measured {
+        gpu: "an H200",
+        date: "2026-11-26",
+        record: "nvidia-h200/2026-11-26-d974f3c78ef5.csv",
+    },
+    tiny_classes: 128,
+    tiny_classes_of_few_rows: 64,
     warp_packs: 256,
     block_rows: 2,
-    cluster: Slicing { up_to_bytes: 64 * KIB, from_bytes: 4 * KIB },
+    block_bytes_of_few_rows: 128 * KIB,
+    cluster: Slicing { again_in_l2: 2, up_to_bytes: 64 * KIB, from_bytes: 4 * KIB },
     split_row: None,
     split_gradient: Splitting {
         multiprocessors_per_row: 2,
-        row_bytes: 16 * KIB,
+        row_bytes: 96 * KIB,
         blocks_per_multiprocessor: 2,
         slice_bytes: 8 * KIB,
     },
 };
 
 pub(super) fn choices(compute_capability: (u32, u32)) -> &'static Choices {
-    let [most, some, least] = &CHOICES;
+    let [others @ .., least] = &CHOICES;
     // None is less than any.
     let capability = Some(compute_capability);
-    match capability {
-        _ if capability >= most.from => most,
-        _ if capability >= some.from => some,
-        _ => least,
-    }
+    others.iter().find(|choices| capability >= choices.from).unwrap_or(least)
 }
 
-/// Predicted, not measured: every thread takes part in what is done once a row, and from sm_80 on the copies
-/// that fill shared memory need no threads to be on their way. So no fewer packs a thread, but in the
-/// shortest rows.
+/// Measured on an H200, as the record of its choices says: every thread takes part in what is done once a
+/// row, and from sm_80 on the copies that fill shared memory need no threads to be on their way. Half as
+/// many a thread cost a tenth to a third where rows are many,
 const BLOCK_PACKS_PER_THREAD: u32 = 16;
 
-/// Threads of a block, for rows or slices of up to so many 16-byte packs.
-pub(super) fn block_threads(packs: u32) -> u32 {
-    let warps = packs / (BLOCK_PACKS_PER_THREAD * super::WARP_SIZE);
+/// and saved a seventh where a multiprocessor has two rows or fewer.
+const BLOCK_PACKS_PER_THREAD_OF_FEW_ROWS: u32 = 8;
+const FEW_ROWS_PER_MULTIPROCESSOR: usize = 2;
+
+/// Threads of a block, for rows of up to so many 16-byte packs.
+pub(super) fn block_threads(packs: u32, rows: usize, multiprocessors: usize) -> u32 {
+    let few = rows <= multiprocessors * FEW_ROWS_PER_MULTIPROCESSOR;
+    threads(packs, if few { BLOCK_PACKS_PER_THREAD_OF_FEW_ROWS } else { BLOCK_PACKS_PER_THREAD })
+}
+
+/// The same for slices, of which there are more.
+pub(super) fn slice_threads(packs: u32) -> u32 {
+    threads(packs, BLOCK_PACKS_PER_THREAD)
+}
+
+fn threads(packs: u32, packs_per_thread: u32) -> u32 {
+    let warps = packs / (packs_per_thread * super::WARP_SIZE);
     (warps * super::WARP_SIZE).clamp(super::WARP_SIZE, crate::abi::XENT_MAX_BLOCK_THREADS)
 }
 

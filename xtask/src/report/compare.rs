@@ -154,11 +154,25 @@ impl<'a> Speeds<'a> {
         plain.map(|case| case.shape).collect()
     }
 
-    /// Of each number of classes the shape with the most rows.
+    /// Those with a peer beside.
+    pub fn shapes_beside(&self, pass: Pass, dtype: Dtype) -> BTreeSet<Shape> {
+        let keys = self.shown_beside.keys().map(|(_, shown)| *shown);
+        keys.filter(|&(of_pass, of_dtype, _)| (of_pass, of_dtype) == (pass, dtype))
+            .map(|(_, _, shape)| shape)
+            .collect()
+    }
+
+    /// Of each number of classes the shape with the most rows; of those with a peer beside, if they are so
+    /// large that a copy is their limit.
     pub fn largest_shapes(&self, pass: Pass, dtype: Dtype) -> BTreeSet<Shape> {
+        let is_large = |&shape: &Shape| {
+            let ours = self.shown(pass, dtype, shape);
+            ours.is_some_and(|ours| ours.bytes >= aims::FROM_BYTES as u64)
+        };
         let shapes = self.shapes(pass, dtype);
-        let by_classes: BTreeMap<u64, Shape> =
-            shapes.into_iter().map(|shape| (shape.classes, shape)).collect();
+        let beside = self.shapes_beside(pass, dtype).into_iter().filter(is_large);
+        let all = shapes.into_iter().chain(beside);
+        let by_classes: BTreeMap<u64, Shape> = all.map(|shape| (shape.classes, shape)).collect();
         by_classes.into_values().collect()
     }
 }

@@ -353,7 +353,7 @@ mod tests {
                 "faster",
                 "8192 x 32000",
                 "Liger",
-                "result was wrong",
+                "wrong, or the host timed",
             ],
             &[
                 "relative error (log)",

@@ -119,8 +119,8 @@ fn speed(record: &Record, folder: &str) -> Option<String> {
         parts.extend(differences(&speeds));
     }
     parts.push(format!(
-        "Loss and gradient in {dtype}, the most rows measured of each number of classes; of a peer, how \
-         many times as fast smoothxent is:"
+        "Loss and gradient in {dtype}, the most rows measured of each number of classes (of those beside \
+         others, if they are large); of a peer, how many times as fast smoothxent is:"
     ));
     parts.push(speed_table(&speeds, Pass::Fused, dtype, &shapes));
     let file = |file: String| format!("{folder}{file}");

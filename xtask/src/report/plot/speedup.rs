@@ -19,13 +19,13 @@ const ROW_NAMES: i32 = 128;
 const HEADS: i32 = 2 * LINE;
 
 pub fn height(of: &Of<'_>) -> i32 {
-    let shapes = of.speeds.shapes(of.pass, of.dtype).len() as i32;
+    let shapes = of.speeds.shapes_beside(of.pass, of.dtype).len() as i32;
     let legend = (of.speeds.peers_beside(of.pass, of.dtype).len() as i32 + 2) / 2 * LINE;
     4 * MARGIN + TITLE + 2 * LINE + legend + HEADS + shapes * ROW + AXIS
 }
 
 pub fn draw(canvas: &Canvas<'_>, of: &Of<'_>) -> Drawn {
-    let shapes: Vec<Shape> = of.speeds.shapes(of.pass, of.dtype).into_iter().collect();
+    let shapes: Vec<Shape> = of.speeds.shapes_beside(of.pass, of.dtype).into_iter().collect();
     let peers = of.speeds.peers_beside(of.pass, of.dtype);
     let beside = |peer, shape| of.speeds.shown_beside(peer, of.pass, of.dtype, shape);
     let all = || {
@@ -39,7 +39,7 @@ pub fn draw(canvas: &Canvas<'_>, of: &Of<'_>) -> Drawn {
         peers.iter().map(|&peer| (look(peer), Fill::Full, peer.to_string())).collect();
     if all().any(|comparison| !comparison.counts()) {
         let look = Look { colour: INK, shape: Mark::Disc, width: 1 };
-        entries.push((look, Fill::Hollow, "the result was wrong, or the host timed".into()));
+        entries.push((look, Fill::Hollow, "wrong, or the host timed".into()));
     }
     top += legend(canvas, top, &entries)? + MARGIN + HEADS;
 
