@@ -40,7 +40,7 @@
 #define XENT_MAX_PARTIALS 1024u
 
 /* Most rows of which a kernel finds the divisors by itself, a warp's reads of the targets. */
-#define XENT_MAX_COUNTED_ROWS 512u
+#define XENT_MAX_COUNTED_ROWS 256u
 
 /* Static shared memory of the block and cluster kernels, at most; the rest of the device's limit can hold
    the row. */

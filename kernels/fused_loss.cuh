@@ -39,6 +39,11 @@ struct RowSummary {
 };
 
 template <typename T>
+__device__ __forceinline__ const T *logits_row(const XentFused &p, uint64_t row) {
+    return static_cast<const T *>(p.logits) + row * p.logits_row_stride;
+}
+
+template <typename T>
 __device__ __forceinline__ T *gradient_row(const XentFused &p, uint64_t row) {
     return static_cast<T *>(p.gradient) + row * p.gradient_row_stride;
 }
@@ -327,11 +332,20 @@ __device__ __forceinline__ void fused(const XentFused &p) {
     };
     // The lanes of a warp part later on, where several have a row each.
     if (Strategy::kSharesWarps) find_divided();
+    // Of the row after this one, whose packs take the places of this one's as those are left. Shared, since
+    // registers are what a block has least of.
+    __shared__ Target target_after;
     const auto body = [&](uint64_t index, const auto &tell) {
         Target target{TargetKind::kClass, 0};
-        if constexpr (Terms::kHasTarget) target = load_target(p.targets, index, p.classes);
+        if constexpr (Terms::kHasTarget) {
+            bool is_known = false;
+            if constexpr (Strategy::kLooksAhead) {
+                is_known = strategy.looks_ahead() && !strategy.is_first(index);
+            }
+            target = is_known ? target_after : load_target(p.targets, index, p.classes);
+        }
         const bool reads = target.kind == TargetKind::kClass;
-        const T *logits = static_cast<const T *>(p.logits) + index * p.logits_row_stride;
+        const T *logits = logits_row<T>(p, index);
         // Of a row that is not read, nothing.
         const RowLayout<T> layout(logits, reads ? p.classes : 0);
         const uint32_t position = Terms::kHasTarget && reads ? uint32_t(target.value) : kNoPosition;
@@ -342,6 +356,14 @@ __device__ __forceinline__ void fused(const XentFused &p) {
                 if (reads) row.leave_partial(p, index);
                 return;
             }
+        }
+        [[maybe_unused]] bool knows_after = false;
+        [[maybe_unused]] int64_t value_after = 0;
+        if constexpr (Strategy::kLooksAhead) {
+            const uint64_t after = strategy.after(index);
+            knows_after = strategy.looks_ahead() && after < p.sums.rows;
+            // On its way while this row is reduced.
+            if (knows_after && threadIdx.x == 0) value_after = target_value(p.targets, after);
         }
         FusedRow<typename Strategy::Row> fused_row(p, row);
         RowSummary summary{};
@@ -361,6 +383,20 @@ __device__ __forceinline__ void fused(const XentFused &p) {
         if (p.gradient == nullptr) return;
         T *const gradient = gradient_row<T>(p, index);
         strategy.open_output(gradient);
+        if constexpr (Strategy::kLooksAhead) {
+            if (knows_after) {
+                // All have read this row's; a row that is reduced has met at a barrier since.
+                if (!reads) row.team.separate_block();
+                if (threadIdx.x == 0) {
+                    target_after = target_of(p.targets, value_after, p.classes);
+                    const bool reads_after = target_after.kind == TargetKind::kClass;
+                    const T *const logits_after = logits_row<T>(p, strategy.after(index));
+                    const RowLayout<T> layout(logits_after, reads_after ? p.classes : 0);
+                    row.packs.know_after(layout.body(logits_after), layout.packs);
+                }
+                row.packs.look_ahead();
+            }
+        }
         if (reads) {
             fused_row.write_gradient(gradient, index, divided(p, found));
         } else {

@@ -70,7 +70,7 @@ __device__ __forceinline__ XentDivided divided_by(const XentDivisors &d, uint64_
 // By one warp that goes over all targets, few as they are: the same bits as the kernel's. All lanes get it.
 __device__ __forceinline__ XentDivided divided_by_targets(const XentFused &p) {
     TargetCount count{0, 0.0f};
-    count.add<8>(p.targets, 0, p.sums.rows, p.nll_weights, p.classes);
+    count.add<4>(p.targets, 0, p.sums.rows, p.nll_weights, p.classes);
     return divided_by(p.divisors, warp_sum(count.rows), warp_sum(count.weight));
 }
 

@@ -1,10 +1,12 @@
-// The packs of a block's slice of a row in shared memory, on their way while the block computes.
+// The packs of a block's slice of a row in shared memory, on their way while the block computes: its own row's,
+// and then those of the row after, into the places of what has been read for the last time.
 //
 // Traffic: 16 bytes a pack, read once.
 // Parallelism: a slice comes in up to kCacheChunks chunks, so that the first ones are worked on while the
 //     last ones arrive. Pack i belongs to thread i % blockDim.x: nobody else reads it, but for those that
 //     have met the block at a barrier since.
-//     sm_90: one thread orders bulk copies, a chunk each, that are counted by mbarriers.
+//     sm_90: one thread orders bulk copies, a chunk each, that are counted by mbarriers; of the row after, the
+//     warp that is the last to leave a chunk.
 //     sm_80: each thread orders its own packs.
 //     sm_75: nothing goes on by itself: `SliceCache::kFillsItself` is false, and whoever reads a pack for
 //     the first time keeps it.
@@ -15,6 +17,7 @@
 #include <stdint.h>
 
 #include "abi.h"
+#include "reduce.cuh"
 
 namespace xent {
 
@@ -23,6 +26,10 @@ constexpr uint32_t kCacheChunks = 4;
 // In static shared memory.
 struct SliceCacheStorage {
     alignas(8) uint64_t arrived[kCacheChunks];
+    uint32_t left[kCacheChunks];  // warps that have left a chunk to the row after,
+    uint32_t after_count;         // which has so many packs
+    const uint4 *after;           // from here,
+    bool is_ordered;              // and all of them are on their way
 };
 
 class SliceCache {
@@ -32,54 +39,77 @@ class SliceCache {
 #else
     static constexpr bool kFillsItself = false;
 #endif
+    // Whether it can take the next row's packs while this row's are left.
+#if __CUDA_ARCH__ >= 900
+    static constexpr bool kLooksAhead = true;
+#else
+    static constexpr bool kLooksAhead = false;
+#endif
 
     uint4 *packs;
 
     // For up to `most` packs. Called by all threads of the block; the caller has a barrier before `fill`.
     __device__ __forceinline__ SliceCache(uint4 *shared, SliceCacheStorage &storage, uint32_t most)
-        : packs(shared), count_(0), storage_(storage), parity_(1) {
+        : packs(shared),
+          count_(0),
+          looks_ahead_(false),
+          storage_(storage),
+          parity_(1) {
         const uint32_t chunks = kCacheChunks * blockDim.x;
         chunk_ = (most + chunks - 1) / chunks * blockDim.x;
 #if __CUDA_ARCH__ >= 900
         if (threadIdx.x == 0) {
-            for (uint32_t i = 0; i < kCacheChunks; ++i) init(storage.arrived + i);
+            for (uint32_t i = 0; i < kCacheChunks; ++i) {
+                init(storage.arrived + i);
+                storage.left[i] = 0;
+            }
+            storage.is_ordered = false;
             // The engine that copies in bulk sees initialised mbarriers.
             asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         }
 #endif
     }
 
-    // Orders `count` packs. All threads have read what was there before, and met at a barrier since.
+    // A row's `count` packs: orders them, unless that has been done while the row before was left. All
+    // threads have read what was there before, and met at a barrier since.
     __device__ __forceinline__ void fill(const uint4 *from, uint32_t count) {
         count_ = count;
         parity_ ^= 1;
+        looks_ahead_ = false;
+        if (kLooksAhead && (threadIdx.x != 0 || storage_.is_ordered)) return;
+        for (uint32_t i = 0; i < kCacheChunks; ++i) order(i, from, count);
+    }
+
+    // What is to take the places of this row's packs as they are left: the row after's. By the block's first
+    // thread, which is among the last to leave a chunk, or comes before them.
+    __device__ __forceinline__ void know_after(const uint4 *from, uint32_t count) {
+        storage_.after = from;
+        storage_.after_count = count;
+        storage_.is_ordered = false;
+    }
+    // By all, once it is known.
+    __device__ __forceinline__ void look_ahead() { looks_ahead_ = true; }
+    __device__ __forceinline__ bool looks_ahead() const { return looks_ahead_; }
+
+    // This thread has read its packs of a chunk for the last time. Called by all threads, for each chunk.
+    __device__ __forceinline__ void leave(uint32_t chunk) {
 #if __CUDA_ARCH__ >= 900
-        if (threadIdx.x == 0) {
-            for (uint32_t i = 0; i < kCacheChunks; ++i) {
-                const uint32_t bytes = (end_of(i) - begin_of(i)) * XENT_PACK_BYTES;
-                expect(storage_.arrived + i, bytes);
-                if (bytes != 0) {
-                    copy(packs + begin_of(i), from + begin_of(i), bytes, storage_.arrived + i);
-                }
+        __syncwarp();
+        if (threadIdx.x % kWarpSize == 0) {
+            uint32_t *const left = storage_.left + chunk;
+            if (count_in(left) + 1 == blockDim.x / kWarpSize) {
+                *left = 0;
+                order(chunk, storage_.after, storage_.after_count);
             }
-        }
-#elif __CUDA_ARCH__ >= 800
-#pragma unroll
-        for (uint32_t i = 0; i < kCacheChunks; ++i) {
-            for (uint32_t pack = begin_of(i) + threadIdx.x; pack < end_of(i); pack += blockDim.x) {
-                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                                 uint32_t(__cvta_generic_to_shared(packs + pack))),
-                             "l"(from + pack)
-                             : "memory");
-            }
-            asm volatile("cp.async.commit_group;" ::: "memory");
         }
 #endif
     }
-
-    __device__ __forceinline__ uint32_t begin_of(uint32_t chunk) const {
-        return min(chunk * chunk_, count_);
+    // After the last chunk.
+    __device__ __forceinline__ void has_left() {
+        if (threadIdx.x == 0) storage_.is_ordered = true;
     }
+
+    // Of this row.
     __device__ __forceinline__ uint32_t end_of(uint32_t chunk) const {
         return min((chunk + 1) * chunk_, count_);
     }
@@ -111,11 +141,30 @@ class SliceCache {
   private:
     uint32_t count_;
     uint32_t chunk_;  // packs of every chunk but the last ones, which can have fewer: some a thread
+    bool looks_ahead_;
     SliceCacheStorage &storage_;
     uint32_t parity_;  // of the phase that this row's packs complete
 
     __device__ __forceinline__ static uint32_t address_of(const void *shared) {
         return uint32_t(__cvta_generic_to_shared(shared));
+    }
+
+    // A chunk of a row: where threads order, this one's packs of it.
+    __device__ __forceinline__ void order(uint32_t chunk, const uint4 *from, uint32_t count) {
+        const uint32_t begin = min(chunk * chunk_, count), end = min((chunk + 1) * chunk_, count);
+#if __CUDA_ARCH__ >= 900
+        const uint32_t bytes = (end - begin) * XENT_PACK_BYTES;
+        expect(storage_.arrived + chunk, bytes);
+        if (bytes != 0) copy(packs + begin, from + begin, bytes, storage_.arrived + chunk);
+#elif __CUDA_ARCH__ >= 800
+        for (uint32_t pack = begin + threadIdx.x; pack < end; pack += blockDim.x) {
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                             uint32_t(__cvta_generic_to_shared(packs + pack))),
+                         "l"(from + pack)
+                         : "memory");
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
     }
 
 #if __CUDA_ARCH__ >= 800
@@ -126,6 +175,15 @@ class SliceCache {
 #endif
 
 #if __CUDA_ARCH__ >= 900
+    // Counts this warp in, after all that its lanes have read; whoever is last orders after all others'.
+    __device__ __forceinline__ static uint32_t count_in(uint32_t *count) {
+        uint32_t earlier;
+        asm volatile("atom.add.acq_rel.cta.shared::cta.u32 %0, [%1], 1;"
+                     : "=r"(earlier)
+                     : "r"(address_of(count))
+                     : "memory");
+        return earlier;
+    }
     // For one arrival a phase: the one that says how many bytes it waits for.
     __device__ __forceinline__ static void init(uint64_t *barrier) {
         asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address_of(barrier)) : "memory");

@@ -33,6 +33,9 @@ class SlicePacks {
     static constexpr bool kFillsItself = SliceCache::kFillsItself && !Terms::kStreamed;
 
   public:
+    // Whether the packs of the row after can be on their way before it begins.
+    static constexpr bool kLooksAhead = SliceCache::kLooksAhead && !Terms::kStreamed;
+
     // `skipped` is a pack that no pass shall visit, or kNoPack.
     __device__ __forceinline__ SlicePacks(const uint4 *body, uint32_t packs, uint32_t skipped,
                                           SlicePlace &place)
@@ -41,10 +44,20 @@ class SlicePacks {
           slice_(place.slice),
           begin_(place.slice.begin(packs)),
           end_(place.slice.end(packs)),
-          cached_(min(place.cached_packs, end_ - begin_)),
+          most_cached_(place.cached_packs),
+          cached_(min(most_cached_, end_ - begin_)),
           cache_(place.cache) {
-        if (kFillsItself && place.cached_packs != 0) cache_.fill(body_ + begin_, cached_);
+        if (kFillsItself && most_cached_ != 0) cache_.fill(body_ + begin_, cached_);
     }
+
+    // By the block's first thread, before `look_ahead` by all: the body of the row after, of which this block
+    // takes the same slice.
+    __device__ __forceinline__ void know_after(const uint4 *body, uint32_t packs) {
+        const uint32_t begin = slice_.begin(packs), count = slice_.end(packs) - begin;
+        cache_.know_after(body + begin, min(most_cached_, count));
+    }
+    // Before this row's outputs.
+    __device__ __forceinline__ void look_ahead() { cache_.look_ahead(); }
 
     __device__ __forceinline__ uint32_t begin() const { return begin_; }
     __device__ __forceinline__ uint32_t end() const { return end_; }
@@ -75,7 +88,8 @@ class SlicePacks {
     }
 
     // do_with(index, bits, prefetch(index)) after a first pass, of what is not kept the last packs first.
-    // What `prefetch` loads is on its way for several packs at once, and read before do_with writes.
+    // What `prefetch` loads is on its way for several packs at once, and read before do_with writes. Called
+    // once a row: nobody reads what is kept after it.
     template <class Prefetch, class Do>
     __device__ __forceinline__ void backward(const Prefetch &prefetch, const Do &do_with) const {
         const uint32_t first = begin_ + cached_;
@@ -83,9 +97,7 @@ class SlicePacks {
             first, end_, [&](uint32_t index) { return body_[index]; }, prefetch, do_with);
         // Shared memory is near; what is loaded beside it is not.
         if constexpr (std::is_same_v<decltype(prefetch(0)), Nothing>) {
-            for_each_kept(0, cached_, [&](uint32_t index, uint4 bits) {
-                do_with(index, bits, Nothing());
-            });
+            leave_kept([&](uint32_t index, uint4 bits) { do_with(index, bits, Nothing()); });
         } else {
             backward_batched<Terms::kPacksInFlight>(
                 begin_, first, [&](uint32_t index) { return cache_.packs[index - begin_]; },
@@ -119,6 +131,7 @@ class SlicePacks {
     Slice slice_;
     uint32_t begin_;
     uint32_t end_;
+    uint32_t most_cached_;
     uint32_t cached_;  // packs [begin, begin + cached) are kept
     SliceCache &cache_;
 
@@ -132,6 +145,25 @@ class SlicePacks {
             if (pass == Pass::kFirst) cache_.wait_for(chunk);
             for_each_kept(from, to, do_with);
             from = to;
+        }
+    }
+
+    // do_with(index, bits) for this thread's packs that are kept, each for the last time.
+    template <class Do>
+    __device__ __forceinline__ void leave_kept(const Do &do_with) const {
+        if constexpr (kLooksAhead) {
+            const bool looks_ahead = cache_.looks_ahead();
+            uint32_t from = 0;
+#pragma unroll 1
+            for (uint32_t chunk = 0; chunk < kCacheChunks; ++chunk) {
+                const uint32_t to = cache_.end_of(chunk);
+                for_each_kept(from, to, do_with);
+                if (looks_ahead) cache_.leave(chunk);
+                from = to;
+            }
+            if (looks_ahead) cache_.has_left();
+        } else {
+            for_each_kept(0, cached_, do_with);
         }
     }
 

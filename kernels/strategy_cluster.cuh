@@ -26,6 +26,7 @@ struct ClusterStrategy {
     using Row = xent::Row<T, Terms, ClusterTeam, SlicePacks<Terms>>;
     static constexpr bool kSharesWarps = false;
     static constexpr bool kHasTwoLaunches = false;
+    static constexpr bool kLooksAhead = SlicePacks<Terms>::kLooksAhead;
     static constexpr uint32_t kDividedSlots = 1;
 
     struct Storage {
@@ -51,8 +52,7 @@ struct ClusterStrategy {
     template <class Summary, class Body, class Report>
     __device__ __forceinline__ void for_each_row(uint64_t rows, const Body &body,
                                                  const Report &report) {
-        const uint32_t clusters = gridDim.x / cluster_size();
-        for (uint64_t index = blockIdx.x / cluster_size(); index < rows; index += clusters) {
+        for (uint64_t index = blockIdx.x / cluster_size(); index < rows; index = after(index)) {
             body(index, [&](const Summary &summary) {
                 if (threadIdx.x < kWarpSize && cluster_rank() == 0) {
                     report(summary, Speakers::first_lane(index));
@@ -63,6 +63,15 @@ struct ClusterStrategy {
         }
         team.end();
     }
+
+    __device__ __forceinline__ uint64_t after(uint64_t index) const {
+        return index + gridDim.x / cluster_size();
+    }
+    __device__ __forceinline__ bool is_first(uint64_t index) const {
+        return index < gridDim.x / cluster_size();
+    }
+    // Whether anything is kept, whose place that row can take.
+    __device__ __forceinline__ bool looks_ahead() const { return place.cached_packs != 0; }
 
     __device__ __forceinline__ Row row(const T *input, const RowLayout<T> &layout,
                                        const Terms &terms, const XentTransform &by,

@@ -185,6 +185,7 @@ struct SplitRowStrategy {
     using Row = SplitRow<T, Terms>;
     static constexpr bool kSharesWarps = false;
     static constexpr bool kHasTwoLaunches = true;
+    static constexpr bool kLooksAhead = false;
     static constexpr uint32_t kDividedSlots = 1;
 
     struct Storage {

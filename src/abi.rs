@@ -23,7 +23,7 @@ pub const XENT_MAX_SLICES: u32 = 32;
 /// Partial results in a workspace: the most rows times slices under split_row.
 pub const XENT_MAX_PARTIALS: u32 = 1024;
 /// Most rows of which a kernel finds the divisors by itself, a warp's reads of the targets.
-pub const XENT_MAX_COUNTED_ROWS: u32 = 512;
+pub const XENT_MAX_COUNTED_ROWS: u32 = 256;
 /// Static shared memory of the block and cluster kernels, at most; the rest of the device's limit can hold the row.
 pub const XENT_BLOCK_STATIC_SHARED_BYTES: u32 = 1024;
 /// Rows whose losses are summed together; part of the definition of the scalar loss's last bits.

@@ -444,7 +444,7 @@ impl Cutter<'_> {
         };
         let grid = clamp_grid(shape.blocks, device.max_grid);
         let cluster = if strategy == Strategy::Cluster { shape.geometry.slices } else { 1 };
-        let launch = Launch {
+        let mut launch = Launch {
             kernel: Kernel::Rows(family, work.dtype),
             // All slices of a row have a block.
             grid: grid - grid % shape.geometry.slices,
@@ -473,6 +473,9 @@ impl Cutter<'_> {
             ) => (Phase::Whole, None),
         };
         let residency = residency(&launch, device);
+        if self.looks_ahead(strategy, shape.geometry) {
+            launch.grid = launch.grid.min(self.blocks_that_stay(&launch, &residency));
+        }
         let resident = residency.blocks() as usize * self.multiprocessors();
         let resident = resident.min(shape.blocks) as u64;
         RowsPlan {
@@ -485,6 +488,26 @@ impl Cutter<'_> {
             residency,
             reasons,
         }
+    }
+
+    /// Whether a block brings the next of its rows while it writes one.
+    fn looks_ahead(&self, strategy: Strategy, geometry: Geometry) -> bool {
+        let operation = matches!(self.work.operation, Operation::Fused | Operation::FusedGeneral);
+        let strategy = matches!(strategy, Strategy::Block | Strategy::TwoPass);
+        // Before, threads order copies for themselves.
+        let device = self.device.generation() == Generation::Clusters;
+        operation && strategy && device && geometry.cached_packs > 0
+    }
+
+    /// As many blocks as are resident, or fewer that have as many rows each. One too many would begin when
+    /// the others end.
+    fn blocks_that_stay(&self, launch: &Launch, residency: &Residency) -> u32 {
+        let registers = launch.block * tuning::BLOCK_REGISTERS;
+        let by_registers = self.device.registers_per_multiprocessor / registers;
+        let resident =
+            residency.blocks().min(by_registers).max(1) as usize * self.multiprocessors();
+        let rows_each = self.work.rows.div_ceil(resident);
+        clamp_grid(self.work.rows.div_ceil(rows_each), self.device.max_grid)
     }
 
     /// One block a row or slice, each with up to so many bytes of shared memory for what it keeps.

@@ -379,6 +379,30 @@ fn few_rows_are_cut_into_more() {
     assert_eq!([strategy(49_151), strategy(49_152)], [S::Block, S::SplitRow]);
 }
 
+/// Blocks that keep rows stay, as many as are resident or fewer with as many rows each.
+#[test]
+fn blocks_that_keep_rows_stay() {
+    let grid = |device: Device, (rows, classes), strategy, pass| {
+        let problem = of(INDICES, (rows, classes), LossConfig::default(), pass);
+        let plan = choose(&problem, &device.properties, Selection::Pinned(strategy));
+        rows_of(plan.unwrap()).first.launch.grid
+    };
+    use Strategy as S;
+    // 62.5 KiB: three on each of 132 multiprocessors by shared memory, of 224 threads by registers.
+    for (rows, expected) in [(1, 1), (396, 396), (397, 199), (792, 396), (793, 265), (8192, 391)] {
+        let found = grid(devices::H200, (rows, 32_000), S::Block, Pass::Fused);
+        assert_eq!(found, expected, "{rows} rows");
+    }
+    assert_eq!(grid(devices::H200, (8192, 128_256), S::TwoPass, Pass::Fused), 256);
+    // One warp a block: 25 by registers, 318 rows each.
+    assert_eq!(grid(devices::H200, (1 << 20, 1000), S::Block, Pass::Fused), 3298);
+    // Nothing is kept, or by threads themselves, or where it would be of no use.
+    assert_eq!(grid(devices::H200, (8192, 32_000), S::Block, Pass::Forward), 8192);
+    assert_eq!(grid(devices::H200, (8192, 32_000), S::Block, Pass::Backward), 8192);
+    assert_eq!(grid(devices::H200, (8192, 32_000), S::Cluster, Pass::Fused), 16_384);
+    assert_eq!(grid(devices::A100, (8192, 32_000), S::Block, Pass::Fused), 8192);
+}
+
 #[test]
 fn slices_hold_a_row_as_long_as_they_can() {
     let slices = |classes| {
@@ -396,6 +420,13 @@ fn slices_hold_a_row_as_long_as_they_can() {
     // One pack more than there is room for: what is kept is a whole number of packs a thread.
     let room = 226 * 1024 / 16;
     assert_eq!(slices(kib(8 * 226) + 8), (8, room + 1 - room / 384 * 384));
+    // Of one row, slices of 4 KiB at least.
+    let slices_of_one = |classes| {
+        let cluster = Selection::Pinned(Strategy::Cluster);
+        let plan = choose(&problem(1, classes), &devices::H200.properties, cluster);
+        rows_of(plan.unwrap()).geometry.slices
+    };
+    assert_eq!([8191, 8192, 16_383, 16_384].map(slices_of_one), [2, 4, 4, 8]);
     let two_pass = |classes| fastest(&problem(1 << 16, classes), &devices::A100);
     let plan = two_pass(128_256);
     assert_eq!((plan.geometry.cached_packs, plan.traffic.again_packs), (4992, 16_032 - 4992));
@@ -421,7 +452,8 @@ fn a_pass_alone_is_cut_as_both_are() {
                             let cut = |plan: RowsPlan| {
                                 let geometry = Geometry { cached_packs: 0, ..plan.geometry };
                                 let of = |step: Step| {
-                                    let launch = Launch { shared_bytes: 0, ..step.launch };
+                                    // Who takes a row has no say in its bits.
+                                    let launch = Launch { shared_bytes: 0, grid: 0, ..step.launch };
                                     Step { launch, ..step }
                                 };
                                 (plan.strategy, geometry, of(plan.first), plan.second.map(of))

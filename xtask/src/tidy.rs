@@ -64,7 +64,7 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 18] = [
     ("dtype.cuh", &["abi.h"]),
     ("vector.cuh", &["abi.h"]),
     ("targets.cuh", &["abi.h"]),
-    ("slice_cache.cuh", &["abi.h"]),
+    ("slice_cache.cuh", &["abi.h", "reduce.cuh"]),
     ("softmax_state.cuh", &["abi.h", "arithmetic.cuh"]),
     ("row_loss.cuh", &["abi.h", "arithmetic.cuh", "softmax_state.cuh"]),
     ("reduce.cuh", &["abi.h", "cluster.cuh", "softmax_state.cuh"]),
