@@ -86,7 +86,7 @@ __device__ __forceinline__ void normalizer(const XentNormalizer &p) {
          chunk < chunks; chunk += warps) {
         const uint64_t end = min(p.rows, (chunk + 1) * XENT_CHUNK_ROWS);
         TargetCount count{0, 0.0f};
-        count.add<16>(p.targets, chunk * XENT_CHUNK_ROWS, end, p.class_weights, p.classes);
+        count.add<8>(p.targets, chunk * XENT_CHUNK_ROWS, end, p.class_weights, p.classes);
         const uint32_t counted = warp_sum(count.rows);
         const float weight = warp_sum(count.weight);
         if (first_lane) {

@@ -52,7 +52,10 @@ struct ClusterStrategy {
     template <class Summary, class Body, class Report>
     __device__ __forceinline__ void for_each_row(uint64_t rows, const Body &body,
                                                  const Report &report) {
-        for (uint64_t index = blockIdx.x / cluster_size(); index < rows; index = after(index)) {
+        for (uint32_t turn = 0;; ++turn) {
+            const uint32_t clusters = gridDim.x / cluster_size();
+            const uint64_t index = blockIdx.x / cluster_size() + uint64_t(turn) * clusters;
+            if (index >= rows) break;
             body(index, [&](const Summary &summary) {
                 if (threadIdx.x < kWarpSize && cluster_rank() == 0) {
                     report(summary, Speakers::first_lane(index));

@@ -55,9 +55,11 @@ const MODELS: [(&str, &[(&str, &str)]); 2] = [
     ),
 ];
 
-/// The device suite runs once more on each strategy, wherever that can take a problem. Left out is what is
-/// slow and does not depend on it: memory that is far apart, and calls at random.
+/// The device suite runs once more on each strategy, wherever that can take a problem, with grids that make a
+/// block take row after row. Left out is what is slow and does not depend on it: memory that is far apart, and
+/// calls at random.
 const STRATEGIES: [&str; 6] = ["tiny", "warp", "block", "two_pass", "cluster", "split_row"];
+const LOOKS_AHEAD: &str = "block";
 const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
 const WITHOUT_STRATEGY: [&str; 2] = ["edges::far_apart", "fuzz::"];
 
@@ -169,8 +171,13 @@ impl Runner<'_> {
             suites.push(run(device, what, settings, &[])?);
         }
         for strategy in STRATEGIES {
-            // Races and orders are the other runs' concern.
-            let settings = [(STRATEGY_VARIABLE, strategy), ("CUDA_EMULATOR_RACES", "0")];
+            // Races are the other runs' concern, but where the next row arrives while one is written.
+            let races = if LOOKS_AHEAD == strategy { "1" } else { "0" };
+            let settings = [
+                (STRATEGY_VARIABLE, strategy),
+                ("CUDA_EMULATOR_RACES", races),
+                ("CUDA_EMULATOR_MAX_GRID", "2"),
+            ];
             suites.push(run(device, strategy, &settings, &WITHOUT_STRATEGY)?);
         }
         for model in COST_DEVICES {
