@@ -141,22 +141,25 @@ XENT_INLINE float nll_term(const RowSoftmax &row, float target_value, float weig
 }
 
 XENT_INLINE float row_loss(const RowSoftmax &row, float target_value, const RowWeights &weights) {
+    // In a larger unit: where a weight is negative, terms can be beyond f32's range and their sum is not.
+    constexpr float kUnit = 256.0f, kToUnit = 1.0f / kUnit;
+    const float on_target = weights.nll + weighted(weights.target, weights.smoothing);
     // Thirty instructions, and nearly every row needs it at least once.
     const float log2_of_sum = log2f(row.sum);
-    float loss = nll_term(row, target_value,
-                          weights.nll + weighted(weights.target, weights.smoothing), log2_of_sum);
+    float loss = nll_term(row, target_value, kToUnit * on_target, log2_of_sum);
     if (weights.smoothing != 0.0f) {
         // The sum over k != y of v_k -log p_k; both terms are of one sign, up to rounding. The second is
         // relative to where exponentials are 1, and so is the first.
-        loss += weights.smoothing * weighted(row.mass, kLn2 * log2_of_sum) -
-                (weights.smoothing * row.shifted_unit) * row.shifted_sum;
+        const float smoothing = kToUnit * weights.smoothing;
+        loss += smoothing * weighted(row.mass, kLn2 * log2_of_sum) -
+                (smoothing * row.shifted_unit) * row.shifted_sum;
     }
     if (weights.z_loss != 0.0f) {
         const float lse = log_sum_exp(row);
-        loss += weights.z_loss * lse * lse;
+        loss += kToUnit * weights.z_loss * lse * lse;
     }
     // A row that holds NaN, or nothing but -inf, is NaN also when all its weights are 0.
-    return row.sum > 0.0f ? loss : NAN;
+    return row.sum > 0.0f ? kUnit * loss : NAN;
 }
 
 // log p_k of each element of a row without a target, whose logits are as they are.

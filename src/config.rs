@@ -117,7 +117,8 @@ pub struct LossConfig {
     /// L, the weight of lse^2; 0 for none. The square is formed in f32: where |lse| is beyond 1e19 the loss
     /// is infinite, and the gradient can be NaN.
     pub z_loss: f64,
-    /// t, more than 0.
+    /// t, more than 0. Where |logit| times it is beyond f32's range the loss is infinite, also where class
+    /// weights below 1 would bring it back.
     pub logit_scale: f64,
     /// s, more than 0.
     pub logit_softcap: Option<f64>,

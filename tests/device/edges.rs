@@ -210,6 +210,19 @@ fn negative_weights_of_the_lowest() -> Result<(), String> {
                 }
             }
         }
+        // The other classes' terms alone are beyond the largest number, and the target's brings them back.
+        let selection = Selection::Preferred(strategy);
+        let mut case = Case { config, selection, ..Case::new(Dtype::F32, 1, 22, 54) };
+        case.logits.fill(0.0);
+        case.logits[15] = 3.389e38;
+        case.targets = vec![0];
+        let mut weights = vec![1.06; 22];
+        weights[0] = 0.14;
+        case.class_weights = Some(weights);
+        let found = check(&case)?;
+        if !found.row_losses[0].is_finite() {
+            return Err(format!("{case}: the loss is {}", found.row_losses[0]));
+        }
     }
     Ok(())
 }

@@ -55,6 +55,8 @@ fn problems() -> impl Strategy<Value = Case> {
         // The square of a log-sum-exp has to be a number for its gradient to be one.
         let squared = case.config.z_loss != 0.0;
         let largest = if squared { 1e15 } else { f32::INFINITY }.min(largest(dtype));
+        // So has a scaled logit: an infinite one gives an infinite loss, whatever the class weights are.
+        let largest = largest.min((f64::from(f32::MAX) / case.config.logit_scale.max(1.0)) as f32);
         for (i, x) in (0..).zip(&mut case.logits) {
             let drawn = hash(seed, i);
             *x = match kind {

@@ -7,6 +7,7 @@ use libtest_mimic::{Arguments, Trial};
 #[path = "../common/mod.rs"]
 mod common;
 
+mod concurrency;
 mod edges;
 mod entries;
 mod errors;
@@ -16,6 +17,7 @@ mod golden;
 mod laws;
 mod operations;
 mod raw;
+mod sizes;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         field_bugs::trials(),
         operations::trials(),
         raw::trials(),
+        concurrency::trials(),
+        sizes::trials(),
         fuzz::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()

@@ -60,6 +60,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} cases, {elapsed}, {eta} left")?;
     let bar = ProgressBar::new(arguments.cases).with_style(style);
+    // Where there is no terminal to draw on, a line now and then.
+    let said = AtomicU64::new(0);
+    let say = |drawn: u64| {
+        let tenth = drawn * 10 / arguments.cases.max(1);
+        if bar.is_hidden() && said.fetch_max(tenth, Ordering::Relaxed) < tenth {
+            eprintln!("{drawn} of {} cases, {:.0?}", arguments.cases, start.elapsed());
+        }
+    };
     let (next, drawn) = (AtomicU64::new(arguments.seed), AtomicU64::new(0));
     let stopped = AtomicBool::new(false);
     let failures = Mutex::new(Vec::new());
@@ -67,7 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         while !stopped.load(Ordering::Relaxed) && drawn.load(Ordering::Relaxed) < arguments.cases {
             match try_round(program, &driver, next.fetch_add(1, Ordering::Relaxed)) {
                 Ok(cases) => {
-                    drawn.fetch_add(cases, Ordering::Relaxed);
+                    say(drawn.fetch_add(cases, Ordering::Relaxed) + cases);
                     bar.inc(cases);
                 }
                 Err(failure) => {

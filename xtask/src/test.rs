@@ -56,12 +56,12 @@ const MODELS: [(&str, &[(&str, &str)]); 2] = [
 ];
 
 /// The device suite runs once more on each strategy, wherever that can take a problem, with grids that make a
-/// block take row after row. Left out is what is slow and does not depend on it: memory that is far apart, and
-/// calls at random.
+/// block take row after row. Left out is what is slow and does not depend on it: memory that is large or far apart,
+/// calls at random, and many of them at once.
 const STRATEGIES: [&str; 6] = ["tiny", "warp", "block", "two_pass", "cluster", "split_row"];
 const LOOKS_AHEAD: &str = "block";
 const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
-const WITHOUT_STRATEGY: [&str; 2] = ["edges::far_apart", "fuzz::"];
+const WITHOUT_STRATEGY: [&str; 4] = ["edges::far_apart", "fuzz::", "concurrency::", "sizes::"];
 
 /// The suite of what launches cost, and the emulated devices that it runs on beside the default one.
 const COST_SUITE: &str = "guards";
