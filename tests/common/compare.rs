@@ -384,6 +384,12 @@ fn ordered_sum(rows: usize) -> f64 {
     (37.0 + 5.0 + (rows as f64 / (1024.0 * 32.0)).ceil()) * U
 }
 
+/// Of a mean of rows of two classes, relative: a row's exponentials (2 ulp each), logarithm (2), sum, products
+/// with the unit of logarithms and the divisor, and the divisor itself; then the sum over rows.
+pub fn mean_of_pairs(rows: usize) -> f64 {
+    (2.0 + 2.0 + 1.0 + 2.0 + 1.0) * 2.0 * U + ordered_sum(rows)
+}
+
 /// The worst element of one kind of output.
 #[derive(Clone, Debug, Default)]
 pub struct Worst {
