@@ -143,7 +143,8 @@ pub(super) fn rows(
     device: &DeviceProperties,
     selection: Selection,
 ) -> Result<RowsPlan, Error> {
-    let cutter = Cutter { work, device, choices: tuning::choices(device.compute_capability) };
+    let choices = tuning::choices(device.compute_capability);
+    let cutter = Cutter { work, device, choices, asked: selection != Selection::Fastest };
     let mut reasons = Reasons::new(cutter.choices);
     let asked = match selection {
         Selection::Fastest => None,
@@ -176,6 +177,8 @@ struct Cutter<'a> {
     work: &'a Work,
     device: &'a DeviceProperties,
     choices: &'static Choices,
+    /// Who asks for a strategy may want a row's bits not to depend on how many rows there are.
+    asked: bool,
 }
 
 impl Cutter<'_> {
@@ -248,7 +251,7 @@ impl Cutter<'_> {
 
     /// A strategy that could, after those before it were not taken.
     fn judge(&self, strategy: Strategy) -> Verdict {
-        let Self { work, device, choices } = self;
+        let Self { work, device, choices, .. } = self;
         match strategy {
             Strategy::Tiny => {
                 let rows_per_block = abi::XENT_WARP_BLOCK_THREADS / tiny_lanes(work.classes);
@@ -515,8 +518,8 @@ impl Cutter<'_> {
         let work = self.work;
         let packs = work.body_packs().div_ceil(slices);
         let block = match slices {
-            1 => tuning::block_threads(packs, work.rows, self.multiprocessors()),
-            _ => tuning::slice_threads(packs),
+            1 if !self.asked => tuning::block_threads(packs, work.rows, self.multiprocessors()),
+            _ => tuning::threads(packs),
         };
         let (cached_packs, shared_bytes) = match work.kept {
             Kept::Nothing => (0, 0),

@@ -273,7 +273,14 @@ fn threads_follow_the_packs_of_a_slice() {
         let threads = |classes| threads_of(1 << 16, classes);
         // Twice as many where a multiprocessor has two rows at most.
         let few = 2 * device.properties.multiprocessors as usize;
-        assert_eq!([threads_of(few, 12_288), threads_of(few + 1, 12_288)], [192, 96]);
+        let chosen = |rows| {
+            let problem = of(INDICES, (rows, 12_288), LossConfig::default(), Pass::Fused);
+            let plan = fastest(&problem, &device);
+            (plan.strategy, plan.first.launch.block)
+        };
+        assert_eq!([chosen(few), chosen(few + 1)], [(Strategy::Block, 192), (Strategy::Block, 96)]);
+        // Not where block is pinned: a row has the same bits in any batch.
+        assert_eq!([threads_of(1, 12_288), threads_of(few + 1, 12_288)], [96, 96]);
         for (packs, below, from) in
             [(512, 32, 32), (1024, 32, 64), (1536, 64, 96), (4096, 224, 256), (6144, 352, 384)]
         {

@@ -170,15 +170,15 @@ const FEW_ROWS_PER_MULTIPROCESSOR: usize = 2;
 /// Threads of a block, for rows of up to so many 16-byte packs.
 pub(super) fn block_threads(packs: u32, rows: usize, multiprocessors: usize) -> u32 {
     let few = rows <= multiprocessors * FEW_ROWS_PER_MULTIPROCESSOR;
-    threads(packs, if few { BLOCK_PACKS_PER_THREAD_OF_FEW_ROWS } else { BLOCK_PACKS_PER_THREAD })
+    if few { threads_of(packs, BLOCK_PACKS_PER_THREAD_OF_FEW_ROWS) } else { threads(packs) }
 }
 
-/// The same for slices, of which there are more.
-pub(super) fn slice_threads(packs: u32) -> u32 {
-    threads(packs, BLOCK_PACKS_PER_THREAD)
+/// The same however many rows or slices there are.
+pub(super) fn threads(packs: u32) -> u32 {
+    threads_of(packs, BLOCK_PACKS_PER_THREAD)
 }
 
-fn threads(packs: u32, packs_per_thread: u32) -> u32 {
+fn threads_of(packs: u32, packs_per_thread: u32) -> u32 {
     let warps = packs / (packs_per_thread * super::WARP_SIZE);
     (warps * super::WARP_SIZE).clamp(super::WARP_SIZE, crate::abi::XENT_MAX_BLOCK_THREADS)
 }
