@@ -81,7 +81,7 @@ class SliceCache {
     }
 
     // What is to take the places of this row's packs as they are left: the row after's. By the block's first
-    // thread, which is among the last to leave a chunk, or comes before them.
+    // thread before it leaves a chunk: whoever orders has counted all warps in, and so sees what it wrote.
     __device__ __forceinline__ void know_after(const uint4 *from, uint32_t count) {
         storage_.after = from;
         storage_.after_count = count;

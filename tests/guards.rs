@@ -59,8 +59,7 @@ const OPERATIONS: [Operation; 8] = [
     Operation::Binary,
 ];
 
-/// A strategy on rows that are typical for it: of warp, as many as let a row have its fewest lanes, of block
-/// so many that each has its fewest threads, or few.
+/// A strategy on rows that are typical for it: of warp, as many as let a row have its fewest lanes.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     strategy: Strategy,
@@ -71,9 +70,6 @@ struct Run {
 const fn run(strategy: Strategy, rows: usize, classes: usize) -> Run {
     Run { strategy, rows, classes }
 }
-
-/// Three for one of the multiprocessors of the largest device, more than two for all others.
-const MANY: usize = 265;
 
 const RUNS: [Run; 25] = [
     run(Strategy::Tiny, 1024, 2),
@@ -87,9 +83,9 @@ const RUNS: [Run; 25] = [
     run(Strategy::Warp, 2112, 1024),
     run(Strategy::Warp, 1056, 2041),
     run(Strategy::Warp, 1056, 2048),
-    run(Strategy::Block, MANY, 2049),
-    run(Strategy::Block, MANY, 4096),
-    run(Strategy::Block, MANY, 10450),
+    run(Strategy::Block, 32, 2049),
+    run(Strategy::Block, 32, 4096),
+    run(Strategy::Block, 16, 10450),
     run(Strategy::Block, 8, 21841),
     run(Strategy::Block, 8, 32000),
     run(Strategy::TwoPass, 8, 32000),
@@ -124,8 +120,7 @@ const INSTRUCTIONS: f64 = 1.02;
 
 /// Lane-instructions an element that a loss in half precision may take, with its gradient and alone, from
 /// `AIMED_FROM` classes on. split_row goes over a row twice; a block of 32 threads has too few elements a
-/// thread just above what warp takes; sm_75 rounds a gradient to bf16 in software; and a block of few rows has
-/// twice the threads, each of which pays for what is done once a row.
+/// thread just above what warp takes; and sm_75 rounds a gradient to bf16 in software.
 const AIM_FUSED: f64 = 18.0;
 const AIM_FORWARD: f64 = 10.0;
 const AIMED_FROM: usize = 1024;
@@ -297,7 +292,6 @@ impl Guard<'_> {
         let aimed = size_of::<T>() == 2
             && classes >= AIMED_FROM
             && !AIM_MISSED.contains(&(self.operation, strategy, classes))
-            && !(rows < MANY && matches!(strategy, Strategy::Block | Strategy::TwoPass))
             && (self.operation, self.device, dtype) != (Operation::Fused, "sm_75", "bf16");
         if aimed {
             match self.operation {

@@ -235,6 +235,11 @@ impl Cutter<'_> {
     fn fastest(&self, reasons: &mut Reasons) -> Strategy {
         use Strategy as S;
         for strategy in [S::Tiny, S::Warp, S::SplitRow, S::Block, S::TwoPass] {
+            if strategy == S::TwoPass
+                && let Err(obstacle) = self.feasible(S::Cluster)
+            {
+                reasons.add(S::Cluster, Verdict::Cannot(obstacle));
+            }
             let verdict = match self.feasible(strategy) {
                 Ok(_) => self.judge(strategy),
                 Err(obstacle) => Verdict::Cannot(obstacle),
@@ -476,7 +481,8 @@ impl Cutter<'_> {
             ) => (Phase::Whole, None),
         };
         let residency = residency(&launch, device);
-        if self.looks_ahead(strategy, shape.geometry) {
+        let looks_ahead = self.looks_ahead(strategy, shape.geometry);
+        if looks_ahead {
             launch.grid = launch.grid.min(self.blocks_that_stay(&launch, &residency));
         }
         let resident = residency.blocks() as usize * self.multiprocessors();
@@ -487,6 +493,7 @@ impl Cutter<'_> {
             first: Step { launch, phase: first },
             second,
             pass: work.pass,
+            looks_ahead,
             traffic: self.traffic(strategy, shape.geometry, resident),
             residency,
             reasons,

@@ -721,6 +721,7 @@ rows       a block each, 6282 packs of 16 bytes, 4992 kept in shared memory
 resident   2 blocks a multiprocessor (by shared memory 2, by threads 5, at most 32), if a thread has up to 80 registers
 memory     logits read once, 20% of the logits a second time (1.3 MiB at once, the L2 cache has 40 MiB), gradient written once
 because    two_pass  keeps as much of a row as lets 2 blocks share a multiprocessor
+not        cluster   cannot: a cluster needs 2 blocks or more, and this device of compute capability 8.0 places 1 at most
 not        block     is for up to 80 KiB of shared memory, and a row needs 98.2 KiB
 not        split_row is for up to 54 rows, and there are 64
 not        warp      cannot: a row has up to 6283 packs of 16 bytes, and a warp holds 512 at most
@@ -728,6 +729,14 @@ not        tiny      cannot: a row has 50257 classes, and its lanes take 512 at 
 tuned for  compute capability below 9.0; predicted, not measured
 divisors   known to the host";
     assert_eq!(shown(devices::A100, 64, 50_257, Selection::Fastest), expected);
+    let expected = "\
+strategy   block
+launch     xent_fused_block_bf16: 391 blocks of 224 threads, 62.5 KiB of dynamic shared memory
+rows       one after the other a block, 4000 packs of 16 bytes, all kept in shared memory, \
+the next row's brought while one is written
+";
+    let found = shown(devices::H200, 8192, 32_000, Selection::Fastest);
+    assert!(found.starts_with(expected), "{found}");
     let expected = "\
 strategy   split_row
 launch     xent_fused_split_row_bf16: 2 blocks of 32 threads, no dynamic shared memory

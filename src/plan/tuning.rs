@@ -85,7 +85,8 @@ pub(super) struct Splitting {
 
 const KIB: u32 = 1 << 10;
 
-// From 9.0, as measured on an H200:
+// From 9.0, where one strategy ends and the next begins is as measured on an H200, before blocks took row
+// after row; how clusters and split-row cut is predicted:
 // - tiny up to 128 classes: beyond, its lanes would be a whole warp; warp is faster for few short rows;
 // - warp up to what its registers hold: it needs no barrier;
 // - a block where two rows fit a multiprocessor: one loads while the other computes and stores. A block
@@ -158,7 +159,7 @@ pub(super) fn choices(compute_capability: (u32, u32)) -> &'static Choices {
     others.iter().find(|choices| capability >= choices.from).unwrap_or(least)
 }
 
-/// Measured on an H200, as the record of its choices says: every thread takes part in what is done once a
+/// Measured on an H200, in the `.txt` beside the record of its choices: every thread takes part in what is done once a
 /// row, and from sm_80 on the copies that fill shared memory need no threads to be on their way. Half as
 /// many a thread cost a tenth to a third where rows are many,
 const BLOCK_PACKS_PER_THREAD: u32 = 16;
