@@ -4,7 +4,7 @@
 //!
 //! Bytes and sectors are held to what the operation needs at least. Instructions are held to what
 //! tests/data/costs.csv says of each device, strategy and shape; moves are not counted, since a GPU's
-//! compiler removes most of them. `-- --nocapture` prints that file anew.
+//! compiler removes most of them. `cargo xtask costs` writes that file anew, from what `--nocapture` prints.
 
 #[path = "common/report.rs"]
 mod report;
@@ -134,7 +134,6 @@ const AIM_MISSED: [(Operation, Strategy, usize); 5] = [
 ];
 
 const COSTS: &str = include_str!("data/costs.csv");
-const COSTS_HEADER: &str = "device,operation,strategy,rows,classes,dtype,instructions";
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -311,7 +310,7 @@ impl Guard<'_> {
                 stated * INSTRUCTIONS + 0.01,
             ),
             Some(Err(_)) | None => faults.push(format!(
-                "{what}: no figure in tests/data/costs.csv ({COSTS_HEADER}); found {instructions:.2}"
+                "{what}: no figure in tests/data/costs.csv (`cargo xtask costs`); found {instructions:.2}"
             )),
         }
         Ok(())

@@ -6,6 +6,7 @@ mod bundle;
 mod cargo;
 mod codegen;
 mod compare;
+mod costs;
 mod demo;
 mod driver;
 mod emulator;
@@ -47,6 +48,7 @@ enum Command {
     Codegen(codegen::Arguments),
     Report(report::Arguments),
     Sass(sass::Arguments),
+    Costs(costs::Arguments),
     Tidy(tidy::Arguments),
     Mutate(mutate::Arguments),
     Bugs(bugs::Arguments),
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Sass(arguments) => sass::run(&arguments),
+        Command::Costs(arguments) => costs::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments),
         Command::Mutate(arguments) => mutate::run(&arguments),
         Command::Bugs(arguments) => bugs::run(&arguments),

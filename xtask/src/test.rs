@@ -11,7 +11,7 @@ use crate::cargo::Program;
 use crate::driver::Driver;
 use crate::suite::Suite;
 use crate::table::table;
-use crate::{cargo, driver, toolchain, workspace};
+use crate::{cargo, costs, driver, toolchain, workspace};
 
 /// Tests everything that can run here, on the GPU or the emulated driver
 ///
@@ -63,9 +63,8 @@ const LOOKS_AHEAD: &str = "block";
 const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
 const WITHOUT_STRATEGY: [&str; 4] = ["edges::far_apart", "fuzz::", "concurrency::", "sizes::"];
 
-/// The suite of what launches cost, and the emulated devices that it runs on beside the default one.
-const COST_SUITE: &str = "guards";
-const COST_DEVICES: [&str; 2] = ["sm_75", "sm_80"];
+/// The emulated device that everything runs on unless another is named.
+const DEFAULT_DEVICE: &str = "sm_90";
 
 /// Benchmarks that only run, once each, and are not timed: criterion and libtest-mimic take the missing
 /// `--bench` of `cargo bench` for that.
@@ -149,13 +148,13 @@ impl Runner<'_> {
     fn run_on_other_models(&self) -> Result<Vec<Suite>> {
         let mut build = self.cargo("test");
         build.args([cargo::PROFILE, "--no-run"]).args(cargo::WORKSPACE);
-        build.args(["--test", GOLDEN_SUITE, "--test", COST_SUITE]);
+        build.args(["--test", GOLDEN_SUITE, "--test", costs::SUITE]);
         let programs = cargo::build(build)?.tests();
         let program = |name: &str| {
             let mut programs = programs.iter();
             programs.find(|program| program.name == name).context("cargo built no test program")
         };
-        let (device, costs) = (program(GOLDEN_SUITE)?, program(COST_SUITE)?);
+        let (device, guards) = (program(GOLDEN_SUITE)?, program(costs::SUITE)?);
         let run = |program: &Program, what: &str, settings: &[(&str, &str)], skipped: &[&str]| {
             let mut command = Command::new(&program.path);
             command.current_dir(&program.folder).args(&self.filter).envs(settings.iter().copied());
@@ -180,9 +179,9 @@ impl Runner<'_> {
             ];
             suites.push(run(device, strategy, &settings, &WITHOUT_STRATEGY)?);
         }
-        for model in COST_DEVICES {
+        for model in costs::DEVICES.into_iter().filter(|device| *device != DEFAULT_DEVICE) {
             let settings = [("CUDA_EMULATOR_DEVICE", model), ("CUDA_EMULATOR_RACES", "0")];
-            suites.push(run(costs, model, &settings, &[])?);
+            suites.push(run(guards, model, &settings, &[])?);
         }
         Ok(suites)
     }
