@@ -163,7 +163,14 @@ impl Row {
                     .map(|k| {
                         let nll = options.nll * weight(options.nll_weights, k) * f64::from(q[k]);
                         let smoothing = options.smoothing * weight(options.smoothing_weights, k);
-                        (nll + smoothing, nll.abs() + smoothing.abs())
+                        // With all the probability, and one weight for both, parts of one size are rounded
+                        // alike: where they cancel, they do exactly, and leave nothing of their size.
+                        let alike = q[k] == 1.0
+                            && weight(options.nll_weights, k)
+                                == weight(options.smoothing_weights, k);
+                        let cancels = alike && nll == -smoothing;
+                        let size = if cancels { 0.0 } else { nll.abs() + smoothing.abs() };
+                        (nll + smoothing, size)
                     })
                     .unzip(),
             };

@@ -113,6 +113,8 @@ pub fn trials() -> Vec<Trial> {
     trials.push(trial("edges::ignored_rows_are_not_read", ignored_rows_are_not_read));
     trials.push(trial("edges::nothing_counts", nothing_counts));
     trials.push(trial("edges::negative_weights_of_the_lowest", negative_weights_of_the_lowest));
+    trials
+        .push(trial("edges::weights_that_cancel_on_the_lowest", weights_that_cancel_on_the_lowest));
     trials.push(trial("edges::all_targets_weigh_nothing", all_targets_weigh_nothing));
     trials
 }
@@ -222,6 +224,42 @@ fn negative_weights_of_the_lowest() -> Result<(), String> {
         let found = check(&case)?;
         if !found.row_losses[0].is_finite() {
             return Err(format!("{case}: the loss is {}", found.row_losses[0]));
+        }
+    }
+    Ok(())
+}
+
+/// All smoothing over the other classes: the target's own terms cancel, so that it may be as unlikely as it
+/// likes, whether it is a class or has all of a row's probability. (Found by `cargo xtask fuzz`.)
+fn weights_that_cancel_on_the_lowest() -> Result<(), String> {
+    let config = LossConfig {
+        smoothing: Smoothing::OtherClasses,
+        weighted_terms: WeightedTerms::NllAndSmoothing,
+        reduction: Reduction::None,
+        ..smoothed(1.0)
+    };
+    for strategy in Strategy::ALL {
+        for classes in [5, 54, 4097] {
+            for weight in [None, Some(0.7)] {
+                let selection = Selection::Preferred(strategy);
+                let mut case = Case { config, selection, ..Case::new(Dtype::F32, 3, classes, 55) };
+                case.class_weights = weight.map(|weight| vec![weight; classes]);
+                let spread = case.clone().spread(Dtype::F32, 55);
+                let mut one_hot = vec![0.0; 3 * classes];
+                for (row, &target) in case.targets.iter().enumerate() {
+                    let target = row * classes + target as usize;
+                    case.logits[target] = f32::NEG_INFINITY;
+                    one_hot[target] = 1.0;
+                }
+                let probabilities = Some(one_hot);
+                let spread = Case { logits: case.logits.clone(), probabilities, ..spread };
+                for case in [case, spread] {
+                    let found = check(&case)?;
+                    if found.row_losses.iter().any(|loss| !loss.is_finite()) {
+                        return Err(format!("{case}: the losses are {:?}", found.row_losses));
+                    }
+                }
+            }
         }
     }
     Ok(())

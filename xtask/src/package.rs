@@ -68,14 +68,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the kernels into images/, without lines of the source, which would double them.
+/// Compiles the kernels into images/, without lines of the source, which would double them. The build is that of
+/// the tests: if they were for the same architectures, there is nothing to compile.
 fn compile(architectures: &str) -> Result<images::Contents> {
     let mut build = cargo::command("build");
     build
-        .args([cargo::PROFILE, "--package", CRATE, "--target-dir"])
-        .arg(workspace::target().join("package-images"))
+        .args([cargo::PROFILE, "--package", CRATE, "--lib"])
         .env(ARCHITECTURES, architectures)
-        .env("SMOOTHXENT_LINEINFO", "0");
+        .env_remove("SMOOTHXENT_LINEINFO");
     let built = cargo::build(build)?;
     let from = built.image_folder()?;
     let folder = workspace::root().join(images::FOLDER);
