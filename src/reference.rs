@@ -123,10 +123,10 @@ pub fn forward_backward(
             Target::Bad => (f64::NAN, f64::NAN, f64::NAN),
             Target::Class(_) | Target::Spread(_) => {
                 let softmax = Softmax::of(x, options);
-                let loss = softmax.loss(x, &coefficients(target, classes, options, [1.0; 3]));
+                let loss = softmax.loss(&coefficients(target, classes, options, [1.0; 3]));
                 let divided = coefficients(target, classes, options, inverse);
                 outcome.gradient.extend(softmax.gradient(x, &divided).map(|g| upstream * g));
-                (loss, softmax.loss(x, &divided), softmax.lse())
+                (loss, softmax.loss(&divided), softmax.lse())
             }
         };
         if matches!(target, Target::Ignored | Target::Bad) {
@@ -238,8 +238,14 @@ struct Softmax<'a> {
     options: &'a Options<'a>,
     apart: usize,
     max: f64,
-    /// The sum over the other classes of exp(z_k - max).
+    /// max - z_k, which is NaN where the maximum is infinite.
+    distances: Vec<f64>,
+    /// exp(z_k - max).
+    exponentials: Vec<f64>,
+    /// The sum of those of the other classes.
     others: f64,
+    /// The logarithm of the sum of all.
+    log_sum: f64,
 }
 
 impl<'a> Softmax<'a> {
@@ -247,8 +253,11 @@ impl<'a> Softmax<'a> {
         let z: Vec<f64> = x.iter().map(|&x_k| transformed(x_k, options)).collect();
         let apart = argmax(&z);
         let max = z[apart];
-        let others = z.iter().enumerate().filter(|&(k, _)| k != apart);
-        Self { options, apart, max, others: others.map(|(_, z_k)| (z_k - max).exp()).sum() }
+        let distances: Vec<f64> = z.iter().map(|z_k| max - z_k).collect();
+        let exponentials: Vec<f64> = distances.iter().map(|distance| (-distance).exp()).collect();
+        let all = exponentials.iter().enumerate();
+        let others: f64 = all.filter(|&(k, _)| k != apart).map(|(_, e_k)| e_k).sum();
+        Self { options, apart, max, distances, exponentials, others, log_sum: others.ln_1p() }
     }
 
     fn sum(&self) -> f64 {
@@ -256,23 +265,13 @@ impl<'a> Softmax<'a> {
     }
 
     fn lse(&self) -> f64 {
-        if self.is_nan() { f64::NAN } else { self.max + self.others.ln_1p() }
+        if self.is_nan() { f64::NAN } else { self.max + self.log_sum }
     }
 
-    fn minus_log(&self, k: usize, x_k: f64) -> f64 {
-        // Also where the maximum is infinite: NaN, not 0.
-        let distance = self.max - transformed(x_k, self.options);
-        if k == self.apart && distance == 0.0 {
-            self.others.ln_1p()
-        } else {
-            distance + self.others.ln_1p()
-        }
-    }
-
-    fn loss(&self, x: &[f64], coefficients: &Coefficients) -> f64 {
-        let terms = coefficients.classes.iter().zip(x).enumerate();
+    fn loss(&self, coefficients: &Coefficients) -> f64 {
+        let terms = coefficients.classes.iter().zip(&self.distances);
         let cross_entropy: f64 =
-            terms.map(|(k, (&c, &x_k))| times(c, self.minus_log(k, x_k))).sum();
+            terms.map(|(&c, distance)| times(c, distance + self.log_sum)).sum();
         let loss = cross_entropy + times(coefficients.z_loss, self.lse().powi(2));
         // A NaN row stays NaN when all its coefficients are 0.
         if self.is_nan() { f64::NAN } else { loss }
@@ -294,11 +293,11 @@ impl<'a> Softmax<'a> {
         let of_others = c.iter().enumerate().filter(|&(k, _)| k != self.apart);
         let others: f64 = of_others.map(|(_, &c_k)| c_k).sum();
         let total = others + c[self.apart];
-        x.iter().zip(c).enumerate().map(move |(k, (&x_k, &c_k))| {
+        x.iter().zip(c).zip(&self.exponentials).enumerate().map(move |(k, ((&x_k, &c_k), e_k))| {
             if self.is_nan() {
                 return f64::NAN;
             }
-            let p = (transformed(x_k, self.options) - self.max).exp() / self.sum();
+            let p = e_k / self.sum();
             let before_slope = if k == self.apart {
                 (others + z_loss) * p - c_k * (self.others / self.sum())
             } else {
@@ -346,11 +345,11 @@ pub fn log_softmax(logits: &[f64], classes: usize) -> (Vec<f64>, Vec<f64>) {
     let (mut log_probs, mut row_lse) = (Vec::with_capacity(logits.len()), vec![]);
     for x in logits.chunks_exact(classes) {
         let softmax = Softmax::of(x, &PLAIN);
-        let of = |(k, &x_k): (usize, &f64)| match softmax.is_nan() {
+        let of = |distance: &f64| match softmax.is_nan() {
             true => f64::NAN,
-            false => -softmax.minus_log(k, x_k),
+            false => -(distance + softmax.log_sum),
         };
-        log_probs.extend(x.iter().enumerate().map(of));
+        log_probs.extend(softmax.distances.iter().map(of));
         row_lse.push(softmax.lse());
     }
     (log_probs, row_lse)

@@ -75,6 +75,10 @@ const COEFFICIENT: f64 = 4.0 * U;
 struct Row {
     /// z.
     values: Vec<f64>,
+    /// exp(z - max).
+    exponentials: Vec<f64>,
+    /// Their sum.
+    sum: f64,
     /// The class that is kept apart: the target, or, with probabilities, one that has nearly all.
     apart: Option<usize>,
     max: f64,
@@ -131,105 +135,110 @@ struct Terms {
 
 impl Row {
     /// Of a row whose target is the class `target`, or probabilities if there is none.
-    fn of(case: &Case, row: usize, target: Option<usize>, divisors: &Divisors) -> Self {
-        case.with_options(|options| {
-            let classes = case.classes;
-            let x = &case.logits[row * classes..][..classes];
-            let transformed = |x: f32| match options.logit_softcap {
-                None => options.logit_scale * f64::from(x),
-                Some(cap) => cap * (options.logit_scale * f64::from(x) / cap).tanh(),
-            };
-            let values: Vec<f64> = x.iter().map(|&x| transformed(x)).collect();
-            let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let exp = |value: f64| (value - max).exp();
-            let sum_but = |apart: Option<usize>| -> f64 {
-                let others = values.iter().enumerate().filter(|&(k, _)| Some(k) != apart);
-                others.map(|(_, &v)| exp(v)).sum()
-            };
-            let largest_class = values.iter().position(|&v| v == max);
-            // The kernel's own threshold, with room for its rounding.
-            let apart = target.or_else(|| largest_class.filter(|_| sum_but(None) < 1.49));
-            let others = sum_but(apart);
-            let target_exp = apart.map_or(0.0, |y| exp(values[y]));
-            let sum = others + target_exp;
-            let lse =
-                max + if others <= 1.0 { (others - (1.0 - target_exp)).ln_1p() } else { sum.ln() };
-            let ratio = others / target_exp;
-            let weight = |weights: &[f64], k: usize| weights.get(k).copied().unwrap_or(1.0);
-            let spread = case.probabilities.as_ref().map(|q| &q[row * classes..][..classes]);
-            let (weights, weight_sizes): (Vec<f64>, Vec<f64>) = match spread {
-                None => options.smoothing_weights.iter().map(|&v| (v, v)).unzip(),
-                Some(q) => (0..classes)
-                    .map(|k| {
-                        let nll = options.nll * weight(options.nll_weights, k) * f64::from(q[k]);
-                        let smoothing = options.smoothing * weight(options.smoothing_weights, k);
-                        // With all the probability, and one weight for both, parts of one size are rounded
-                        // alike: where they cancel, they do exactly, and leave nothing of their size.
-                        let alike = q[k] == 1.0
-                            && weight(options.nll_weights, k)
-                                == weight(options.smoothing_weights, k);
-                        let cancels = alike && nll == -smoothing;
-                        let size = if cancels { 0.0 } else { nll.abs() + smoothing.abs() };
-                        (nll + smoothing, size)
-                    })
-                    .unzip(),
-            };
-            let v = |k: usize| weight(&weights, k);
-            let v_size = |k: usize| weight(&weight_sizes, k);
-            let exponent_scale = std::f64::consts::LOG2_E
-                * if options.logit_softcap.is_some() { 1.0 } else { options.logit_scale };
-            let multiplier = f64::from(exponent_scale as f32) / exponent_scale - 1.0;
-            let largest = values.iter().fold(0.0, |largest: f64, z| largest.max(z.abs()));
-            let terms = match target {
-                Some(y) => Terms {
-                    nll: options.nll * weight(options.nll_weights, y),
-                    smoothing: options.smoothing,
-                    z_loss: options.z_loss,
-                    alike: weight(options.nll_weights, y) == weight(&weights, y),
-                },
-                None => Terms { nll: 0.0, smoothing: 1.0, z_loss: options.z_loss, alike: true },
-            };
-            let [nll, smoothing, z_loss] = divisors.inverse;
-            let same_divisor = nll == smoothing;
-            let smoothing = if spread.is_some() { nll } else { smoothing };
-            let of_others = || (0..classes).filter(|&k| Some(k) != apart);
-            Self {
-                apart,
-                max,
-                lse,
-                rest: others / sum,
-                nll: match apart {
-                    None => 0.0,
-                    Some(_) if ratio <= 1.0 => ratio.ln_1p(),
-                    Some(y) => (max - values[y]) + sum.ln(),
-                },
-                by_distance: 1.0 + multiplier.abs() / U,
-                sum_path: sum_path(case.dtype, classes),
-                value_error: if options.logit_softcap.is_some() { 8.0 * U * largest } else { 0.0 },
-                divisor_error: divisors.relative_error,
-                weight_error: if spread.is_some() { 3.0 * U } else { 0.0 },
-                mass_of_others: of_others().map(|k| v(k).abs()).sum(),
-                mass_size_of_others: of_others().map(v_size).sum(),
-                weighted_size_of_others: of_others()
-                    .map(|k| times(v_size(k), (lse - values[k]).abs()))
-                    .sum(),
-                flushed: values.iter().map(|&v| exp(v)).filter(|&e| e < 1.001 * MIN_NORMAL).sum(),
-                others_minus_log: of_others().map(|k| times(v(k), lse - values[k])).sum(),
-                others_size: of_others().map(|k| times(v(k).abs(), (lse - values[k]).abs())).sum(),
-                weights,
-                weight_sizes,
-                terms,
-                divided: Terms {
-                    nll: times(terms.nll, nll),
-                    smoothing: times(terms.smoothing, smoothing),
-                    z_loss: times(terms.z_loss, z_loss),
-                    alike: terms.alike && (same_divisor || spread.is_some()),
-                },
-                softcap: options.logit_softcap,
-                slope: options.logit_scale,
-                values,
-            }
-        })
+    fn of(
+        case: &Case,
+        options: &reference::Options<'_>,
+        row: usize,
+        target: Option<usize>,
+        divisors: &Divisors,
+    ) -> Self {
+        let classes = case.classes;
+        let x = &case.logits[row * classes..][..classes];
+        let transformed = |x: f32| match options.logit_softcap {
+            None => options.logit_scale * f64::from(x),
+            Some(cap) => cap * (options.logit_scale * f64::from(x) / cap).tanh(),
+        };
+        let values: Vec<f64> = x.iter().map(|&x| transformed(x)).collect();
+        let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let exponentials: Vec<f64> = values.iter().map(|value| (value - max).exp()).collect();
+        let sum_but = |apart: Option<usize>| -> f64 {
+            let others = exponentials.iter().enumerate().filter(|&(k, _)| Some(k) != apart);
+            others.map(|(_, e)| e).sum()
+        };
+        let largest_class = values.iter().position(|&v| v == max);
+        // The kernel's own threshold, with room for its rounding.
+        let apart = target.or_else(|| largest_class.filter(|_| sum_but(None) < 1.49));
+        let others = sum_but(apart);
+        let target_exp = apart.map_or(0.0, |y| exponentials[y]);
+        let sum = others + target_exp;
+        let lse =
+            max + if others <= 1.0 { (others - (1.0 - target_exp)).ln_1p() } else { sum.ln() };
+        let ratio = others / target_exp;
+        let weight = |weights: &[f64], k: usize| weights.get(k).copied().unwrap_or(1.0);
+        let spread = case.probabilities.as_ref().map(|q| &q[row * classes..][..classes]);
+        let (weights, weight_sizes): (Vec<f64>, Vec<f64>) = match spread {
+            None => options.smoothing_weights.iter().map(|&v| (v, v)).unzip(),
+            Some(q) => (0..classes)
+                .map(|k| {
+                    let nll = options.nll * weight(options.nll_weights, k) * f64::from(q[k]);
+                    let smoothing = options.smoothing * weight(options.smoothing_weights, k);
+                    // With all the probability, and one weight for both, parts of one size are rounded
+                    // alike: where they cancel, they do exactly, and leave nothing of their size.
+                    let alike = q[k] == 1.0
+                        && weight(options.nll_weights, k) == weight(options.smoothing_weights, k);
+                    let cancels = alike && nll == -smoothing;
+                    let size = if cancels { 0.0 } else { nll.abs() + smoothing.abs() };
+                    (nll + smoothing, size)
+                })
+                .unzip(),
+        };
+        let v = |k: usize| weight(&weights, k);
+        let v_size = |k: usize| weight(&weight_sizes, k);
+        let exponent_scale = std::f64::consts::LOG2_E
+            * if options.logit_softcap.is_some() { 1.0 } else { options.logit_scale };
+        let multiplier = f64::from(exponent_scale as f32) / exponent_scale - 1.0;
+        let largest = values.iter().fold(0.0, |largest: f64, z| largest.max(z.abs()));
+        let terms = match target {
+            Some(y) => Terms {
+                nll: options.nll * weight(options.nll_weights, y),
+                smoothing: options.smoothing,
+                z_loss: options.z_loss,
+                alike: weight(options.nll_weights, y) == weight(&weights, y),
+            },
+            None => Terms { nll: 0.0, smoothing: 1.0, z_loss: options.z_loss, alike: true },
+        };
+        let [nll, smoothing, z_loss] = divisors.inverse;
+        let same_divisor = nll == smoothing;
+        let smoothing = if spread.is_some() { nll } else { smoothing };
+        let of_others = || (0..classes).filter(|&k| Some(k) != apart);
+        Self {
+            apart,
+            max,
+            lse,
+            rest: others / sum,
+            nll: match apart {
+                None => 0.0,
+                Some(_) if ratio <= 1.0 => ratio.ln_1p(),
+                Some(y) => (max - values[y]) + sum.ln(),
+            },
+            by_distance: 1.0 + multiplier.abs() / U,
+            sum_path: sum_path(case.dtype, classes),
+            value_error: if options.logit_softcap.is_some() { 8.0 * U * largest } else { 0.0 },
+            divisor_error: divisors.relative_error,
+            weight_error: if spread.is_some() { 3.0 * U } else { 0.0 },
+            mass_of_others: of_others().map(|k| v(k).abs()).sum(),
+            mass_size_of_others: of_others().map(v_size).sum(),
+            weighted_size_of_others: of_others()
+                .map(|k| times(v_size(k), (lse - values[k]).abs()))
+                .sum(),
+            flushed: exponentials.iter().filter(|&&e| e < 1.001 * MIN_NORMAL).sum(),
+            others_minus_log: of_others().map(|k| times(v(k), lse - values[k])).sum(),
+            others_size: of_others().map(|k| times(v(k).abs(), (lse - values[k]).abs())).sum(),
+            weights,
+            weight_sizes,
+            terms,
+            divided: Terms {
+                nll: times(terms.nll, nll),
+                smoothing: times(terms.smoothing, smoothing),
+                z_loss: times(terms.z_loss, z_loss),
+                alike: terms.alike && (same_divisor || spread.is_some()),
+            },
+            softcap: options.logit_softcap,
+            slope: options.logit_scale,
+            exponentials,
+            sum,
+            values,
+        }
     }
 
     fn weight(&self, k: usize) -> f64 {
@@ -328,7 +337,7 @@ impl Row {
         let (_, on_apart) = self.on_apart(self.divided);
         let from_z_loss = times(2.0 * z_loss, self.lse.abs());
         let from_z_loss_error = times(2.0 * z_loss, self.lse_error());
-        let p = (self.values[k] - self.lse).exp();
+        let p = self.exponentials[k] / self.sum;
         let distance = (self.max - self.values[k]).abs();
         let on_others = times(smoothing, self.mass_of_others) + from_z_loss;
         let (size, error) = if Some(k) == self.apart {
@@ -447,7 +456,7 @@ pub fn within_budget(
     found: &Outcome,
     expected: &reference::Outcome,
 ) -> Result<Worst, String> {
-    judge(case, found, expected, 0.0)
+    case.with_options(|options| judge(case, options, found, expected, 0.0))
 }
 
 /// The same for expectations that were formed in f64 without care for cancellation.
@@ -456,7 +465,7 @@ pub fn within_budget_of_textbook(
     found: &Outcome,
     expected: &reference::Outcome,
 ) -> Result<(), String> {
-    judge(case, found, expected, 1e-13).map(drop)
+    case.with_options(|options| judge(case, options, found, expected, 1e-13)).map(drop)
 }
 
 /// Each row of the gradient sums to zero, up to the budgets of its elements.
@@ -469,7 +478,7 @@ pub fn rows_sum_to_zero(case: &Case, found: &Outcome) -> Result<(), String> {
             0.0
         } else {
             let class = case.probabilities.is_none().then_some(target as usize);
-            let of_row = Row::of(case, row, class, &divisors);
+            let of_row = case.with_options(|options| Row::of(case, options, row, class, &divisors));
             let elements = found.gradient[range].iter().enumerate();
             elements.map(|(k, &g)| gradient_budget(case, &of_row, row, k, g)).sum()
         };
@@ -490,6 +499,7 @@ fn gradient_budget(case: &Case, of_row: &Row, row: usize, k: usize, value: f64) 
 
 fn judge(
     case: &Case,
+    options: &reference::Options<'_>,
     found: &Outcome,
     expected: &reference::Outcome,
     slack: f64,
@@ -507,8 +517,8 @@ fn judge(
         let class = usize::try_from(target).ok().filter(|&y| y < classes && !ignored);
         // Rows without a softmax give exact results.
         let of_row = match case.probabilities {
-            Some(_) => Some(Row::of(case, row, None, &divisors)),
-            None => class.map(|y| Row::of(case, row, Some(y), &divisors)),
+            Some(_) => Some(Row::of(case, options, row, None, &divisors)),
+            None => class.map(|y| Row::of(case, options, row, Some(y), &divisors)),
         };
         let loss_budget = of_row.as_ref().map_or(0.0, |r| r.loss_budget(r.terms).1 + slack);
         if let Some(of_row) = &of_row {

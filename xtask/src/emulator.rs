@@ -28,11 +28,16 @@ pub fn run(_: &Arguments) -> Result<()> {
 }
 
 /// Builds it and returns the folder that holds it as libcuda.so.1.
+///
+/// In a target folder of its own: a shared library's name has no hash, so that this build and that of the whole
+/// workspace, where dependencies have other features, would replace each other's every time.
 pub fn build() -> Result<PathBuf> {
-    let mut command = cargo::command("build");
-    command.args([cargo::PROFILE, "--package=cuda-emulator"]);
-    let library = cargo::build(command)?.library("libcuda_emulator.so")?;
     let folder = workspace::target().join("emulator");
+    let mut command = cargo::command("build");
+    command
+        .args([cargo::PROFILE, "--package=cuda-emulator", "--target-dir"])
+        .arg(folder.join("build"));
+    let library = cargo::build(command)?.library("libcuda_emulator.so")?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let link = folder.join(driver::LIBRARY);
     if link.is_symlink() {

@@ -57,7 +57,7 @@ const MODELS: [(&str, &[(&str, &str)]); 2] = [
 
 /// The device suite runs once more on each strategy, wherever that can take a problem, with grids that make a
 /// block take row after row. Left out is what is slow and does not depend on it: memory that is large or far apart,
-/// calls at random, and many of them at once.
+/// calls at random, many of them at once, and, by tests/device/edges.rs itself, rows that the strategy cannot take.
 const STRATEGIES: [&str; 6] = ["tiny", "warp", "block", "two_pass", "cluster", "split_row"];
 const LOOKS_AHEAD: &str = "block";
 const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
