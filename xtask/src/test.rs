@@ -63,6 +63,9 @@ const LOOKS_AHEAD: &str = "block";
 const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
 const WITHOUT_STRATEGY: [&str; 4] = ["edges::far_apart", "fuzz::", "concurrency::", "sizes::"];
 
+/// What runs on the default device alone, since it is about the host, or slow.
+const WITHOUT_MODEL: [&str; 2] = ["concurrency::", "sizes::"];
+
 /// The emulated device that everything runs on unless another is named.
 const DEFAULT_DEVICE: &str = "sm_90";
 
@@ -167,7 +170,7 @@ impl Runner<'_> {
         };
         let mut suites = Vec::new();
         for (what, settings) in MODELS {
-            suites.push(run(device, what, settings, &[])?);
+            suites.push(run(device, what, settings, &WITHOUT_MODEL)?);
         }
         for strategy in STRATEGIES {
             // Races are the other runs' concern, but where the next row arrives while one is written.
