@@ -1,5 +1,5 @@
 //! A build whose kernels cannot run here is a typed error that says what to do. `cargo xtask test`
-//! builds this with SMOOTHXENT_CUDA_ARCHS=none, and for other GPUs than the driver's.
+//! builds this with SMOOTHXENT_CUDA_ARCHS=none, and runs it where kernels are for other devices than the driver's.
 
 use std::process::ExitCode;
 

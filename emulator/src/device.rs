@@ -42,8 +42,26 @@ pub const TOTAL_MEMORY: u64 = 64 << 30;
 /// Emulated devices in a process, all of the same model.
 pub const COUNT: i32 = 2;
 
-/// T4, A100 and H100 SXM.
-pub static MODELS: [Model; 3] = [
+/// V100, T4, A100 and H100 SXM.
+pub static MODELS: [Model; 4] = [
+    Model {
+        name: "Emulated sm_70 (CPU, no GPU)",
+        architecture: 70,
+        multiprocessors: 80,
+        shared_per_block: 48 << 10,
+        shared_per_block_opt_in: 96 << 10,
+        shared_per_multiprocessor: 96 << 10,
+        shared_reserved_per_block: 0,
+        threads_per_multiprocessor: 2048,
+        blocks_per_multiprocessor: 32,
+        registers: 65536,
+        partitions: &[],
+        f32_per_f64: 2,
+        l2_bytes: 6 << 20,
+        clock_khz: 1_530_000,
+        memory_clock_khz: 877_000,
+        memory_bus_bits: 4096,
+    },
     Model {
         name: "Emulated sm_75 (CPU, no GPU)",
         architecture: 75,

@@ -303,7 +303,7 @@ impl Settings {
             }
         }
         let mut settings = Self::default();
-        if let Some(model) = read("CUDA_EMULATOR_DEVICE", "sm_75, sm_80 or sm_90", named)? {
+        if let Some(model) = read("CUDA_EMULATOR_DEVICE", "sm_70, sm_75, sm_80 or sm_90", named)? {
             settings.model = model;
         }
         let orders = "forward, reverse or shuffle:SEED";
