@@ -98,8 +98,26 @@ fn only_a_mean_with_ignored_rows_counts() {
     for rows in [1, most - 1, most] {
         assert_eq!(counts(rows, Reduction::Mean, Some(0)), Normalizer::Rows);
     }
-    let launched = counts(most + 1, Reduction::Mean, Some(0));
-    assert!(matches!(launched, Normalizer::Launch(Launch { grid: 1, .. })));
+    // Of 8 warps, each with a chunk of 1,024 rows; at most 4 on each of 132 multiprocessors.
+    for (rows, expected) in [(most + 1, 1), (8192, 1), (8193, 2), (1 << 22, 512), (1 << 30, 528)] {
+        let Normalizer::Launch(launch) = counts(rows, Reduction::Mean, Some(0)) else {
+            panic!("{rows} rows are counted in a launch of their own");
+        };
+        assert_eq!(launch.grid, expected, "{rows} rows");
+    }
+}
+
+/// Kernels are told by numbers.
+#[test]
+fn numbers_tell_apart() {
+    let numbers = [Phase::Whole, Phase::Partials, Phase::Finish].map(Phase::abi);
+    assert_eq!(numbers, [abi::XENT_PHASE_WHOLE, abi::XENT_PHASE_PARTIALS, abi::XENT_PHASE_FINISH]);
+    let [whole, partials, finish] = numbers;
+    assert!(whole != partials && partials != finish && finish != whole);
+    let numbers = [Normalizer::Host, Normalizer::Rows, Normalizer::Saved].map(Normalizer::abi);
+    let [host, here, device] = numbers;
+    assert_eq!([host, here], [abi::XENT_DIVIDED_HOST, abi::XENT_DIVIDED_HERE]);
+    assert!(host != here && here != device && device != host);
 }
 
 #[test]
@@ -466,10 +484,11 @@ fn a_pass_alone_is_cut_as_both_are() {
                                 (plan.strategy, geometry, of(plan.first), plan.second.map(of))
                             };
                             assert_eq!(fused.clone().map(cut), forward.clone().map(cut));
-                            let kept = forward.map(|plan| plan.geometry.cached_packs);
-                            if !targets.is_probabilities() {
-                                assert_eq!(kept.unwrap_or(0), 0);
-                            }
+                            let kept = |plan: RowsPlan| plan.geometry.cached_packs;
+                            // With probabilities, a forward pass may look again.
+                            let again = targets.is_probabilities();
+                            let expected = if again { fused.map_or(0, kept) } else { 0 };
+                            assert_eq!(forward.map_or(0, kept), expected);
                             let backward = plan(Pass::Backward).unwrap();
                             assert_eq!(backward.geometry.cached_packs, 0);
                             assert!(backward.second.is_none());
@@ -643,7 +662,13 @@ fn pins_hold_far_outside_of_the_tuned_range() {
     assert_eq!(geometry(pinned(devices::H200, S::SplitRow, 512, 5)), (2, 0));
     assert_eq!(geometry(pinned(devices::H200, S::SplitRow, 513, 5)), (1, 0));
     assert_eq!(geometry(pinned(devices::H200, S::SplitRow, 1, 1 << 20)), (32, 0));
+    assert_eq!(geometry(pinned(devices::H200, S::SplitRow, 1024, 5)), (1, 0));
     assert_eq!(geometry(pinned(devices::T4, S::Tiny, 3, 512)), (1, 0));
+    assert_eq!(geometry(pinned(devices::T4, S::Warp, 3, 4096)), (1, 0));
+    assert_eq!(geometry(pinned(devices::T4, S::Block, 3, 32_256)), (1, 4032));
+    let pairs = DeviceProperties { largest_cluster: 2, ..devices::H200.properties };
+    let pairs = Device { properties: pairs, ..devices::H200 };
+    assert_eq!(geometry(pinned(pairs, S::Cluster, 3, 800)), (2, 50));
 
     let refused = |device, strategy, rows, classes| match pinned(device, strategy, rows, classes) {
         Err(Error::Strategy { strategy: named, obstacle }) if named == strategy => obstacle,
@@ -685,6 +710,16 @@ fn a_pin_never_refuses_a_gradient_alone() {
         let plan = choose(&problem, &devices::H200.properties, Selection::Pinned(strategy));
         assert_eq!(rows_of(plan.unwrap()).strategy, expected);
     }
+    // In place, a block would read of its row what another has written over already.
+    let split_row = |pass, place| {
+        let shape = Shape::contiguous(1, 50_257);
+        let problem = Problem::new(INDICES, shape, LossConfig::default(), pass, place).unwrap();
+        let pinned = Selection::Pinned(Strategy::SplitRow);
+        rows_of(choose(&problem, &devices::H200.properties, pinned).unwrap()).strategy
+    };
+    assert_eq!(split_row(Pass::Fused, Place::InPlace), Strategy::SplitRow);
+    assert_eq!(split_row(Pass::Backward, Place::Apart), Strategy::SplitRow);
+    assert_eq!(split_row(Pass::Backward, Place::InPlace), Strategy::Block);
     let problem = LogSoftmaxProblem::new(Dtype::F32, LogSoftmaxShape::contiguous(5, 10)).unwrap();
     let pinned = Selection::Pinned(Strategy::Tiny);
     let plan = |pass| choose_log_softmax(&problem, pass, &devices::H200.properties, pinned);
