@@ -399,6 +399,11 @@ fn few_rows_are_cut_into_more() {
         assert_eq!(backward(device, 4, 50_257), (S::SplitRow, 12, finish));
         assert_eq!(backward(device, 400, 1 << 24), (S::Block, 1, vec![Phase::Whole]));
     }
+    // Two slices are worth it, one is none.
+    assert_eq!(backward(devices::A100, 4, 8192), (S::SplitRow, 2, vec![Phase::Finish]));
+    let narrow = DeviceProperties { max_grid: 1, ..devices::A100.properties };
+    let narrow = Device { properties: narrow, ..devices::A100 };
+    assert_eq!(backward(narrow, 4, 8192), (S::Block, 1, vec![Phase::Whole]));
     // Rows of 96 KiB.
     let strategy = |classes| backward(devices::H200, 4, classes).0;
     assert_eq!([strategy(49_151), strategy(49_152)], [S::Block, S::SplitRow]);
@@ -426,6 +431,22 @@ fn blocks_that_keep_rows_stay() {
     assert_eq!(grid(devices::H200, (8192, 32_000), S::Block, Pass::Backward), 8192);
     assert_eq!(grid(devices::H200, (8192, 32_000), S::Cluster, Pass::Fused), 16_384);
     assert_eq!(grid(devices::A100, (8192, 32_000), S::Block, Pass::Fused), 8192);
+}
+
+/// Two-pass, until what it reads again of all resident rows is twice the L2 cache.
+#[test]
+fn rows_are_read_again_as_long_as_l2_holds_them() {
+    let (rows, classes) = (1 << 16, 128_256);
+    let properties = devices::H200.properties;
+    let again = classes as u32 * 2 - properties.dynamic_shared_bytes_of(2);
+    let at_once = again * 2 * properties.multiprocessors;
+    for (l2_bytes, expected) in
+        [(at_once / 2, Strategy::TwoPass), (at_once / 2 - 1, Strategy::Cluster)]
+    {
+        let properties = DeviceProperties { l2_bytes, ..properties };
+        let device = Device { properties, ..devices::H200 };
+        assert_eq!(fastest(&problem(rows, classes), &device).strategy, expected);
+    }
 }
 
 #[test]
