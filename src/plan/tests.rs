@@ -261,6 +261,14 @@ fn warps_and_lanes_take_what_they_can_hold() {
             assert_eq!(fused(dtype, classes), (F::FusedTiny, lanes), "{classes}");
         }
     }
+    // Few rows, and as many lanes as there are packs.
+    for (classes, lanes) in [(63, 8), (64, 8), (65, 16), (128, 16), (129, 32)] {
+        let warp = Selection::Pinned(Strategy::Warp);
+        let plan = choose(&problem(64, classes), &devices::L4.properties, warp).unwrap();
+        assert_eq!(rows_of(plan).geometry.lanes_per_row, lanes, "{classes}");
+    }
+    // Four warps a block, four rows each.
+    assert_eq!(fastest(&problem(1000, 1000), &devices::T4).first.launch.grid, 63);
     let rows_per_warp = |rows| fastest(&problem(rows, 1000), &devices::T4).geometry.rows_per_warp;
     // 40 multiprocessors, 32 blocks of 4 warps each; a quarter of a warp a row where rows are many.
     for (rows, expected) in [
@@ -477,6 +485,68 @@ fn slices_hold_a_row_as_long_as_they_can() {
     let plan = two_pass(128_256);
     assert_eq!((plan.geometry.cached_packs, plan.traffic.again_packs), (4992, 16_032 - 4992));
     assert_eq!(plan.residency.by_shared_bytes, 2);
+    // Of two rows on each of 108 multiprocessors.
+    assert_eq!(plan.traffic.again_bytes_at_once, (16_032 - 4992) * 16 * 2 * 108);
+    // With probabilities, which are read again, too.
+    let types = Types { targets: TargetType::Probabilities(Dtype::Bf16), ..INDICES };
+    let problem = of(types, (1 << 16, 128_256), LossConfig::default(), Pass::Fused);
+    let Traffic { again_packs, again_bytes_at_once, .. } =
+        fastest(&problem, &devices::A100).traffic;
+    assert_eq!(again_bytes_at_once, u64::from(again_packs) * 2 * 16 * 2 * 108);
+}
+
+/// Limits of a multiprocessor by compute capability, from the CUDA programming guide: threads, blocks, and KiB of
+/// shared memory of a block and in all.
+#[test]
+fn devices_have_the_limits_of_their_capability() {
+    for device in devices::ALL {
+        let properties = device.properties;
+        let capability = match device.name {
+            "t4" => (7, 5),
+            "a100" => (8, 0),
+            "l4" | "rtx4090" => (8, 9),
+            "h100" | "h200" => (9, 0),
+            "b200" => (10, 0),
+            "rtx5090" => (12, 0),
+            other => panic!("{other}"),
+        };
+        assert_eq!(properties.compute_capability, capability, "{}", device.name);
+        let expected = match capability {
+            (7, 5) => (1024, 16, 64, 64),
+            (8, 0) => (2048, 32, 163, 164),
+            (8, 9) | (12, 0) => (1536, 24, 99, 100),
+            (9, 0) | (10, 0) => (2048, 32, 227, 228),
+            other => panic!("{}: {other:?}", device.name),
+        };
+        let found = (
+            properties.threads_per_multiprocessor,
+            properties.blocks_per_multiprocessor,
+            properties.shared_bytes_per_block >> 10,
+            properties.shared_bytes_per_multiprocessor >> 10,
+        );
+        assert_eq!(found, expected, "{}", device.name);
+        assert_eq!(properties.registers_per_multiprocessor, 65_536);
+        let clusters = capability >= (9, 0);
+        assert_eq!(properties.largest_cluster, if clusters { 8 } else { 1 }, "{}", device.name);
+        let reserve = if capability < (8, 0) { 0 } else { 1024 };
+        assert_eq!(properties.reserved_shared_bytes_per_block, reserve, "{}", device.name);
+    }
+    assert_eq!(devices::H200.bytes_per_second, 4.8e12);
+}
+
+/// What the driver and the kernels take of shared memory beside what a launch asks for.
+#[test]
+fn fixed_shared_memory_limits_blocks() {
+    let properties =
+        DeviceProperties { shared_bytes_per_multiprocessor: 32 << 10, ..devices::H200.properties };
+    let device = Device { properties, ..devices::H200 };
+    // 1 KiB is the driver's; block kernels that keep something have another, and these have nothing.
+    let warp = fastest(&problem(1 << 16, 1000), &device);
+    assert_eq!((warp.first.launch.shared_bytes, warp.residency.by_shared_bytes), (0, 32));
+    let block = Selection::Pinned(Strategy::Block);
+    let plan = choose(&problem(1 << 16, 1024), &device.properties, block).unwrap();
+    let plan = rows_of(plan);
+    assert_eq!((plan.first.launch.shared_bytes, plan.residency.by_shared_bytes), (2048, 8));
 }
 
 #[test]
