@@ -162,6 +162,18 @@ mod tests {
         }
     }
 
+    /// At least so many registers a thread as a kernel needs to be of use; `cargo xtask sass` compares what they
+    /// were compiled to.
+    #[test]
+    fn blocks_leave_registers() {
+        for kernel in Kernel::all() {
+            let threads = kernel.resident_blocks() * kernel.max_threads();
+            let registers = 65_536 / threads;
+            assert!((64..=170).contains(&registers), "{}: {registers}", kernel.symbol());
+        }
+        assert_eq!(Kernel::Normalizer.resident_blocks(), NORMALIZER_BLOCKS_PER_MULTIPROCESSOR);
+    }
+
     /// The words of a variant are the words of its symbols.
     #[test]
     fn names_agree() {

@@ -139,6 +139,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_remembered_is_what_was_chosen() {
+        use crate::{
+            config::BinaryConfig,
+            plan::devices::H100,
+            problem::{ClassWeighting, Dtype, LogSoftmaxShape, Place, Shape, TargetType, Types},
+        };
+        let (dtype, planner) = (Dtype::F16, Planner::new(H100.properties));
+        let log_softmax =
+            LogSoftmaxProblem::new(dtype, LogSoftmaxShape::contiguous(64, 1000)).unwrap();
+        let types =
+            Types { dtype, targets: TargetType::I64, class_weights: ClassWeighting::Absent };
+        let (shape, config) = (Shape::contiguous(64, 1000), BinaryConfig::default());
+        let binary = BinaryProblem::new(types, shape, config, Pass::Fused, Place::Apart).unwrap();
+        for selection in [Selection::Fastest, Selection::Preferred(Strategy::Block)] {
+            for pass in [Pass::Forward, Pass::Backward, Pass::Forward] {
+                let chosen = choose_log_softmax(&log_softmax, pass, &H100.properties, selection);
+                assert!(matches!(chosen, Ok(Some(_))));
+                assert_eq!(planner.log_softmax(&log_softmax, pass, selection), chosen);
+            }
+            let chosen = choose_binary(&binary, &H100.properties, selection);
+            assert!(chosen.is_ok());
+            assert_eq!(planner.binary(&binary, selection), chosen);
+        }
+    }
+
+    #[test]
     fn threads_share_what_is_remembered() {
         use crate::plan::{devices::H100, tests::problem};
         let planner = Planner::new(H100.properties);

@@ -474,6 +474,13 @@ fn slices_hold_a_row_as_long_as_they_can() {
     // One pack more than there is room for: what is kept is a whole number of packs a thread.
     let room = 226 * 1024 / 16;
     assert_eq!(slices(kib(8 * 226) + 8), (8, room + 1 - room / 384 * 384));
+    // A GeForce has less: slices of 48 KiB.
+    let slices_of_less = |classes| {
+        let cluster = Selection::Pinned(Strategy::Cluster);
+        let plan = choose(&problem(1 << 16, classes), &devices::RTX_5090.properties, cluster);
+        rows_of(plan.unwrap()).geometry.slices
+    };
+    assert_eq!([kib(96), kib(96) + 16, kib(192), kib(192) + 16].map(slices_of_less), [2, 4, 4, 8]);
     // Of one row, slices of 4 KiB at least.
     let slices_of_one = |classes| {
         let cluster = Selection::Pinned(Strategy::Cluster);

@@ -212,6 +212,9 @@ mod tests {
                 let row = choices(capability);
                 assert!(row.from.is_none_or(|from| from <= capability), "{capability:?}");
                 assert!(row.below.is_none_or(|below| capability < below), "{capability:?}");
+                // What was measured is true of what it was measured on.
+                let measured = matches!(row.provenance, Provenance::Measured { .. });
+                assert_eq!(measured, major == 9, "{capability:?}");
             }
         }
     }
