@@ -44,7 +44,8 @@ pub fn run(_: &Arguments) -> Result<()> {
             .args(["--nocapture", "--test-threads=1"])
             .envs([("CUDA_EMULATOR_DEVICE", device), ("CUDA_EMULATOR_RACES", "0")]);
         driver.apply(&mut command)?;
-        let printed = process::run_quietly(&format!("counting on {device}"), &mut command)?;
+        let printed = process::run_quietly(&format!("counting on {device}"), &mut command)
+            .with_context(|| format!("`cargo xtask test {SUITE}` says what is wrong"))?;
         counted.extend(printed.lines().filter_map(|line| row_of(device, line)).map(str::to_owned));
     }
     if counted.is_empty() {

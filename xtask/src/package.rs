@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::driver::{ARCHITECTURES, Driver};
-use crate::{cargo, process, toolchain, workspace};
+use crate::{cargo, driver, process, toolchain, workspace};
 
 // build.rs takes the images with the same code.
 #[path = "../../build/images.rs"]
@@ -24,6 +24,10 @@ pub struct Arguments {
     /// Compute capabilities to compile for, as SMOOTHXENT_CUDA_ARCHS takes them
     #[arg(long, value_name = "LIST", default_value = ALL)]
     architectures: String,
+    /// Only try it, with the images that the tests have compiled, and remove them from images/ in the end: they
+    /// are not fit to be published
+    #[arg(long = "try", conflicts_with = "architectures")]
+    trial: bool,
     /// Pack a checkout with changes that are not committed
     #[arg(long)]
     allow_dirty: bool,
@@ -42,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("nvcc:    {}", toolchain::ensure_nvcc()?);
     let driver = Driver::choose(arguments.emulated)?;
     println!("driver:  {driver}");
-    let contents = compile(&arguments.architectures)?;
+    let contents = compile(arguments)?;
     println!("images:  {} ({})", contents.architectures, contents.compiler);
 
     let package = pack(arguments.allow_dirty)?;
@@ -59,6 +63,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !printed.contains(&origin) {
         bail!("the project has other images than `{origin}`");
     }
+    if arguments.trial {
+        let folder = workspace::root().join(images::FOLDER);
+        return fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot remove {}", folder.display()));
+    }
     if megabytes > MAX_MEGABYTES {
         bail!("the package is over the {MAX_MEGABYTES} MB that crates.io takes");
     }
@@ -68,14 +77,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the kernels into images/, without lines of the source, which would double them. The build is that of
-/// the tests: if they were for the same architectures, there is nothing to compile.
-fn compile(architectures: &str) -> Result<images::Contents> {
+/// Compiles the kernels into images/: without lines of the source, which would double them, and apart, so that the
+/// tests' images stay; or takes those.
+fn compile(arguments: &Arguments) -> Result<images::Contents> {
     let mut build = cargo::command("build");
-    build
-        .args([cargo::PROFILE, "--package", CRATE, "--lib"])
-        .env(ARCHITECTURES, architectures)
-        .env_remove("SMOOTHXENT_LINEINFO");
+    build.args([cargo::PROFILE, "--package", CRATE, "--lib"]);
+    if arguments.trial {
+        driver::without_gpu(&mut build);
+    } else {
+        build
+            .arg("--target-dir")
+            .arg(workspace::target().join("package-images"))
+            .env(ARCHITECTURES, &arguments.architectures)
+            .env("SMOOTHXENT_LINEINFO", "0");
+    }
     let built = cargo::build(build)?;
     let from = built.image_folder()?;
     let folder = workspace::root().join(images::FOLDER);
