@@ -41,7 +41,7 @@ const CLASSES: [usize; 47] = [
 /// Vocabularies, odd ones among them.
 const VOCABULARIES: [usize; 5] = [21_841, 32_001, 50_257, 50_304, 128_256];
 
-/// From here on a test takes its time: not everything is tried with everything.
+/// Rows of so many classes and more take their time: not everything is tried with everything.
 const LONG: usize = 9000;
 
 const ROWS: [usize; 3] = [0, 1, 5];
@@ -126,19 +126,20 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Whether a run of the tests on one strategy brings such rows there. Where it cannot take them, they go where
-/// the plan sends them, as in the runs on none, and nothing new would be tested.
+/// Whether a run of the tests on one strategy brings such rows there, in any pass. Where it can take them in none,
+/// they go where the plan sends them, as in the runs on none, and nothing new would be tested.
 fn is_taken(dtype: Dtype, targets: TargetType, classes: usize) -> bool {
     let (Selection::Preferred(strategy), Ok(rig)) = (selection(), Rig::get()) else { return true };
     let types = Types { dtype, targets, class_weights: ClassWeighting::Absent };
-    let rows = ROWS[ROWS.len() - 1];
-    let shape = Shape::contiguous(rows, classes);
-    let problem = Problem::new(types, shape, smoothed(0.1), Pass::Fused, Place::Apart);
-    match problem.and_then(|problem| rig.kernels.plan(&problem)) {
-        Ok(Plan::Launches { rows, .. }) => rows.strategy == strategy,
-        // A test says why.
-        _ => true,
-    }
+    let shape = Shape::contiguous(ROWS[ROWS.len() - 1], classes);
+    [Pass::Forward, Pass::Backward, Pass::Fused].into_iter().any(|pass| {
+        let problem = Problem::new(types, shape, smoothed(0.1), pass, Place::Apart);
+        match problem.and_then(|problem| rig.kernels.plan(&problem)) {
+            Ok(Plan::Launches { rows, .. }) => rows.strategy == strategy,
+            // A test says why.
+            _ => true,
+        }
+    })
 }
 
 fn smoothed(label_smoothing: f64) -> LossConfig {

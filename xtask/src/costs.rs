@@ -16,9 +16,8 @@ use crate::{cargo, emulator, process, toolchain, workspace};
 #[derive(clap::Args)]
 pub struct Arguments {}
 
-/// The suite of what launches cost, and the emulated devices that it counts on.
+/// The suite of what launches cost.
 pub const SUITE: &str = "guards";
-pub const DEVICES: [&str; 3] = ["sm_75", "sm_80", "sm_90"];
 
 const FILE: &str = "tests/data/costs.csv";
 const HEADER: &str = "device,operation,strategy,rows,classes,dtype,instructions";
@@ -37,7 +36,7 @@ pub fn run(_: &Arguments) -> Result<()> {
     let program = programs.first().context("cargo built no test program")?;
 
     let mut counted = Vec::new();
-    for device in DEVICES {
+    for device in emulator::DEVICES {
         let mut command = Command::new(&program.path);
         command
             .current_dir(&program.folder)

@@ -8,6 +8,10 @@ use anyhow::{Context, Result};
 
 use crate::{cargo, driver, workspace};
 
+/// The emulated devices that the crate has kernels for, and the one that a process has unless it names another.
+pub const DEVICES: [&str; 3] = ["sm_75", "sm_80", DEFAULT_DEVICE];
+pub const DEFAULT_DEVICE: &str = "sm_90";
+
 /// How the emulated driver's reports begin.
 pub const FINDING: &str = "cuda-emulator: ";
 

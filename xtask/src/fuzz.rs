@@ -35,8 +35,6 @@ const TESTS: &str = "fuzz::";
 /// Cases that each test draws in a round.
 const CASES_A_TEST: u64 = 250;
 
-const DEVICES: [&str; 3] = ["sm_75", "sm_80", "sm_90"];
-
 /// None: what the plan chooses.
 const STRATEGIES: [Option<&str>; 7] = [
     None,
@@ -105,11 +103,11 @@ fn try_round(program: &Program, driver: &Driver, seed: u64) -> Result<u64> {
     let (cases, seed_text) = (CASES_A_TEST.to_string(), seed.to_string());
     let order = format!("shuffle:{seed}");
     let pick = |count: usize, turn: u64| (seed / turn) as usize % count;
-    let (devices, strategies) = (DEVICES.len() as u64, STRATEGIES.len() as u64);
+    let (devices, strategies) = (emulator::DEVICES.len() as u64, STRATEGIES.len() as u64);
     let mut settings = vec![
         ("SMOOTHXENT_FUZZ_CASES", cases.as_str()),
         ("SMOOTHXENT_FUZZ_SEED", seed_text.as_str()),
-        ("CUDA_EMULATOR_DEVICE", DEVICES[pick(DEVICES.len(), 1)]),
+        ("CUDA_EMULATOR_DEVICE", emulator::DEVICES[pick(emulator::DEVICES.len(), 1)]),
         ("CUDA_EMULATOR_ORDER", order.as_str()),
     ];
     if let Some(strategy) = STRATEGIES[pick(STRATEGIES.len(), devices)] {

@@ -33,9 +33,6 @@ const LIST: &str = include_str!("../mutations.toml");
 /// In the copy, beside the headers as they are.
 const FAULTY_HEADERS: &str = "faulty";
 
-/// What the emulated device is by default.
-const DEVICE: &str = "sm_90";
-
 /// Who chooses the strategies: tests/common/run.rs.
 const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
 
@@ -92,7 +89,7 @@ impl Suite {
 
 impl Mutation {
     fn device(&self) -> &str {
-        self.device.as_deref().unwrap_or(DEVICE)
+        self.device.as_deref().unwrap_or(emulator::DEFAULT_DEVICE)
     }
 
     /// Whether the same tests run in the same way.
@@ -374,7 +371,7 @@ mod tests {
         for mutation in &mutations {
             let known = |strategy: &str| strategies.contains(&strategy);
             assert!(mutation.strategy.as_deref().is_none_or(known), "{}", mutation.name);
-            assert!(["sm_75", "sm_80", "sm_90"].contains(&mutation.device()), "{}", mutation.name);
+            assert!(emulator::DEVICES.contains(&mutation.device()), "{}", mutation.name);
         }
         names.sort_unstable();
         names.dedup();

@@ -11,7 +11,7 @@ use crate::cargo::Program;
 use crate::driver::Driver;
 use crate::suite::Suite;
 use crate::table::table;
-use crate::{cargo, costs, driver, toolchain, workspace};
+use crate::{cargo, costs, driver, emulator, toolchain, workspace};
 
 /// Tests everything that can run here, on the GPU or the emulated driver
 ///
@@ -65,9 +65,6 @@ const WITHOUT_STRATEGY: [&str; 4] = ["edges::far_apart", "fuzz::", "concurrency:
 
 /// What runs on the default device alone, since it is about the host, or slow.
 const WITHOUT_MODEL: [&str; 2] = ["concurrency::", "sizes::"];
-
-/// The emulated device that everything runs on unless another is named.
-const DEFAULT_DEVICE: &str = "sm_90";
 
 /// Benchmarks that only run, once each, and are not timed: criterion and libtest-mimic take the missing
 /// `--bench` of `cargo bench` for that.
@@ -186,7 +183,9 @@ impl Runner<'_> {
             ];
             suites.push(run(device, strategy, &settings, &WITHOUT_STRATEGY)?);
         }
-        for model in costs::DEVICES.into_iter().filter(|device| *device != DEFAULT_DEVICE) {
+        // On the default device it ran with the other programs.
+        let others = |device: &&str| *device != emulator::DEFAULT_DEVICE;
+        for model in emulator::DEVICES.into_iter().filter(others) {
             let settings = [("CUDA_EMULATOR_DEVICE", model), ("CUDA_EMULATOR_RACES", "0")];
             suites.push(run(guards, model, &settings, &[])?);
         }
