@@ -1,6 +1,6 @@
 //! Which register, special register, immediate or symbol an operand names, and where it lies.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use super::ast::Operand;
 use super::ir::{ALWAYS, Register, Relation, Slot, SlotCounts, Special};
@@ -17,12 +17,12 @@ struct Declared {
 #[derive(Debug)]
 pub struct Operands<'a> {
     /// Innermost scope last.
-    scopes: Vec<HashMap<&'a str, Declared>>,
+    scopes: Vec<FxHashMap<&'a str, Declared>>,
     /// Addresses of variables.
-    symbols: HashMap<&'a str, u64>,
+    symbols: FxHashMap<&'a str, u64>,
     pub slots: SlotCounts,
-    pub constants32: HashMap<u32, Slot>,
-    pub constants64: HashMap<u64, Slot>,
+    pub constants32: FxHashMap<u32, Slot>,
+    pub constants64: FxHashMap<u64, Slot>,
     pub specials: Vec<(Slot, Special)>,
     carry: Option<Slot>,
 }
@@ -79,19 +79,19 @@ fn special(name: &str) -> Option<Special> {
 impl<'a> Operands<'a> {
     pub fn new() -> Self {
         Self {
-            scopes: vec![HashMap::new()],
-            symbols: HashMap::new(),
+            scopes: vec![FxHashMap::default()],
+            symbols: FxHashMap::default(),
             // Predicate 0 is ALWAYS.
             slots: SlotCounts { b32: 0, b64: 0, pred: ALWAYS + 1 },
-            constants32: HashMap::new(),
-            constants64: HashMap::new(),
+            constants32: FxHashMap::default(),
+            constants64: FxHashMap::default(),
             specials: Vec::new(),
             carry: None,
         }
     }
 
     pub fn open_scope(&mut self) {
-        self.scopes.push(HashMap::new());
+        self.scopes.push(FxHashMap::default());
     }
 
     pub fn close_scope(&mut self) {
@@ -167,7 +167,8 @@ impl<'a> Operands<'a> {
             if let Some(one) = scope.get(name).filter(|one| one.count == 0) {
                 return Some((one.bits, one.first));
             }
-            (1..=digits).find_map(|length| {
+            // The longest first: nearly every family has a name without digits.
+            (1..=digits).rev().find_map(|length| {
                 let (prefix, number) = name.split_at(name.len() - length);
                 let family = scope.get(prefix)?;
                 let number: u32 = number.parse().ok()?;
