@@ -33,7 +33,10 @@ mod nvcc;
 
 use architectures::{ARCHS_VARIABLE, Request, Targets};
 
-const NVCC_FLAGS: [&str; 5] = ["-fatbin", "-std=c++17", "-O3", "-Werror", "all-warnings"];
+const NVCC_FLAGS: [&str; 3] = ["-fatbin", "-std=c++17", "-O3"];
+
+/// In a checkout, which has xtask: a user's nvcc may warn of what none has warned of yet.
+const WARNINGS: [&str; 2] = ["-Werror", "all-warnings"];
 
 /// More than doubles the size.
 const LINEINFO: &str = "-lineinfo";
@@ -105,8 +108,8 @@ fn build() -> Result<(), String> {
                      install the CUDA toolkit and put nvcc on PATH, or set NVCC or CUDA_HOME; \
                      {ARCHS_VARIABLE}=none builds without kernels on purpose. (Compiled kernels: {why_not}.)"
                 );
-                let reason = "nvcc was not found when smoothxent was built";
-                write_empty_images(&kernels, &out_dir, reason)
+                let reason = format!("nvcc was not found when smoothxent was built, and {why_not}");
+                write_empty_images(&kernels, &out_dir, &reason)
             }
         };
     };
@@ -228,8 +231,8 @@ fn watch(path: &str) {
 /// that one nvcc wrote need no second compilation because a later `PATH` would have found another.
 fn watch_for_nvcc() {
     println!("cargo:rerun-if-env-changed=PATH");
-    // Only a checkout, which has xtask, can get this file. A missing file counts as changed.
-    if Path::new("xtask").is_dir() {
+    // Only a checkout can get this file. A missing file counts as changed.
+    if is_checkout() {
         watch(nvcc::FETCHED);
     }
 }
@@ -294,7 +297,11 @@ impl Compiler {
         let image = image_path(kernel, &self.out_dir);
         let dependencies = image.with_extension("d");
         let mut command = Command::new(&self.nvcc);
-        command.args(NVCC_FLAGS).args(self.lineinfo).args(self.compress);
+        command.args(NVCC_FLAGS);
+        if is_checkout() {
+            command.args(WARNINGS);
+        }
+        command.args(self.lineinfo).args(self.compress);
         command.args(self.targets.gencode_flags());
         if let Some(host_compiler) = &self.host_compiler {
             command.arg("-ccbin").arg(host_compiler);
@@ -308,7 +315,12 @@ impl Compiler {
         let stamp = image.with_extension("stamp");
         let is_current = || Ok::<_, io::Error>(fs::read_to_string(&stamp)? == fingerprint()?);
         if !is_current().unwrap_or(false) {
-            output_of(command.arg(format!("--threads={threads}")))?;
+            output_of(command.arg(format!("--threads={threads}"))).map_err(|error| {
+                format!(
+                    "{error}\n{ARCHS_VARIABLE}=packaged takes the kernels that a published package \
+                     carries, {ARCHS_VARIABLE}=none builds without"
+                )
+            })?;
             fingerprint()
                 .and_then(|fingerprint| fs::write(&stamp, fingerprint))
                 .map_err(|error| format!("cannot write {}: {error}", stamp.display()))?;
@@ -369,6 +381,11 @@ fn prerequisites(rule: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Runs `command` and returns what it printed, or the command line and its complaint.
+/// Whether this is the repository, not the published package.
+fn is_checkout() -> bool {
+    Path::new("xtask").is_dir()
+}
+
 fn output_of(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("cannot run {command:?}: {error}"))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();

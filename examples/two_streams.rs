@@ -19,7 +19,7 @@ struct Lane {
     stream: Arc<CudaStream>,
     workspace: Workspace,
     logits: CudaSlice<f32>,
-    targets: CudaSlice<u32>,
+    targets: CudaSlice<i64>,
     gradient: CudaSlice<f32>,
     loss: CudaSlice<f32>,
 }
@@ -36,8 +36,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for lane in &mut lanes {
         lane.enqueue(&kernels, &weights)?;
     }
-    // Of two streams that read a buffer cudarc remembers the last: before it is dropped, join them.
-    lanes[0].stream.join(&lanes[1].stream)?;
     let side_by_side = [lanes[0].results()?, lanes[1].results()?];
 
     // The same on one stream.
@@ -56,7 +54,7 @@ impl Lane {
     fn new(stream: Arc<CudaStream>, seed: usize) -> Result<Self, Box<dyn std::error::Error>> {
         let logits: Vec<f32> =
             (0..ROWS * CLASSES).map(|i| ((i + seed) * 7919 % 997) as f32 / 100.0).collect();
-        let targets: Vec<u32> = (0..ROWS).map(|row| (row * seed % CLASSES) as u32).collect();
+        let targets: Vec<i64> = (0..ROWS).map(|row| (row * seed % CLASSES) as i64).collect();
         Ok(Self {
             workspace: Workspace::new(&stream, ROWS)?,
             logits: stream.clone_htod(&logits)?,

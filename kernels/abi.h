@@ -143,7 +143,7 @@ struct XentWorkspace {
     struct XentStatus status;
     /* Rows counted so far by the normalizer kernel; 0 between launches. */
     uint64_t counted_rows;
-    /* Blocks of the normalizer kernel that are done; 0 between launches. */
+    /* Chunks of rows that the normalizer kernel has counted; 0 between launches. */
     uint32_t normalizer_ticket;
     /* Chunks of rows that are done; 0 between launches. */
     uint32_t chunk_ticket;

@@ -83,7 +83,7 @@ struct BinaryTerms {
     uint32_t target;            // where there are no probabilities
     float scale;                // of the gradient
     bool targets_aligned;
-    bool weights_aligned;       // both kinds: they start where buffers do
+    bool weights_aligned;       // both kinds
 
     __device__ __forceinline__ BinaryTerms(const XentBinary &argument, uint64_t row,
                                            const RowLayout<T> &layout, uint32_t class_index,
@@ -93,7 +93,8 @@ struct BinaryTerms {
           target(class_index),
           scale(gradient_scale),
           targets_aligned(true),
-          weights_aligned(aligned_with_packs(static_cast<const float *>(nullptr), layout)) {
+          weights_aligned(aligned_with_packs(p.class_weights, layout) &&
+                          aligned_with_packs(p.positive_weights, layout)) {
         if (p.targets.kind == XENT_TARGET_F32) {
             find_row<float>(row, layout);
         } else if (p.targets.kind == XENT_TARGET_F16) {
@@ -226,7 +227,7 @@ __device__ __forceinline__ float binary_of_packs(Row &row, const BinaryTerms<T> 
         if (gradient != nullptr) store_run(gradient + start, gradient_aligned, x);
     });
     row.for_each_single([&](uint32_t i) {
-        const BinaryElement result = terms.element(row.single[i], row.single_position[i]);
+        const BinaryElement result = terms.element(row.single_value(i), row.single_position[i]);
         loss = add_rn(loss, result.loss);
         if (gradient != nullptr) store_one(gradient + row.single_position[i], result.gradient);
     });
@@ -270,7 +271,9 @@ __device__ __forceinline__ void report_binary(const XentBinary &p, const BinaryS
                 weighted(inverse_divisor, loss) + share_of_nothing(inverse_divisor);
         }
     }
-    if (p.sums.loss != nullptr) count_rows(p.sums, speakers.first, speakers.rows);
+    if (speakers.rows != 0 && p.sums.loss != nullptr) {
+        count_rows(p.sums, speakers.first, speakers.rows);
+    }
 }
 
 template <class Strategy>
@@ -280,9 +283,10 @@ __device__ __forceinline__ void binary(const XentBinary &p) {
     __shared__ typename Strategy::Storage storage;
 
     Strategy strategy(storage, shared, p.geometry, p.classes);
-    wait_for_launch_before();
-    const float inverse =
-        p.device_divided != nullptr ? p.device_divided->inverse_divisors.nll : p.inverse_divisor;
+    // What the launch before this one found, once it is there.
+    const auto inverse_divisor = [&] {
+        return p.device_divided != nullptr ? p.device_divided->inverse_divisors.nll : p.inverse_divisor;
+    };
     const auto body = [&](uint64_t index, const auto &tell) {
         Target target{TargetKind::kClass, 0};
         if (p.targets.kind <= XENT_TARGET_I64) target = load_target(p.targets, index, p.classes);
@@ -291,12 +295,14 @@ __device__ __forceinline__ void binary(const XentBinary &p) {
         // Of a row that is not read, nothing.
         const RowLayout<T> layout(logits, reads ? p.classes : 0);
         auto row = strategy.row(logits, layout, NoTerms(), identity(), kNoPosition);
+        // The first row is on its way.
+        wait_for_launch_before();
         T *const gradient = p.gradient == nullptr
                                 ? nullptr
                                 : static_cast<T *>(p.gradient) + index * p.gradient_row_stride;
         const float upstream = p.upstream == nullptr ? 1.0f : p.upstream[index * p.upstream_stride];
         const BinaryTerms<T> terms(p, index, layout, uint32_t(target.value),
-                                   upstream * (inverse * p.over_classes));
+                                   upstream * (inverse_divisor() * p.over_classes));
         if (gradient != nullptr) strategy.open_output(gradient);
         float loss = 0.0f;
         if (reads) {
@@ -314,7 +320,7 @@ __device__ __forceinline__ void binary(const XentBinary &p) {
     };
     strategy.template for_each_row<BinarySummary>(
         p.sums.rows, body, [&](const BinarySummary &summary, const Speakers &speakers) {
-            report_binary(p, summary, speakers, inverse);
+            report_binary(p, summary, speakers, inverse_divisor());
         });
 }
 

@@ -109,8 +109,13 @@ __device__ __forceinline__ uint4 pack(const float (&x)[4]) {
 }
 
 template <typename T>
+__device__ __forceinline__ float widen(T x) {
+    return Dtype<T>::widen(x);
+}
+
+template <typename T>
 __device__ __forceinline__ float load_one(const T *from) {
-    return Dtype<T>::widen(*from);
+    return widen(*from);
 }
 
 // Aligned to the two.

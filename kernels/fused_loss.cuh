@@ -135,7 +135,7 @@ __device__ __forceinline__ void report_rows(const XentFused &p, const XentDivide
         }
         if (index == 0 && p.save_divided != nullptr) *p.save_divided = by;
     }
-    if (p.sums.loss != nullptr || p.sums.correct != nullptr) {
+    if (speakers.rows != 0 && (p.sums.loss != nullptr || p.sums.correct != nullptr)) {
         count_rows(p.sums, speakers.first, speakers.rows);
     }
 }
@@ -350,13 +350,14 @@ __device__ __forceinline__ void fused(const XentFused &p) {
         const RowLayout<T> layout(logits, reads ? p.classes : 0);
         const uint32_t position = Terms::kHasTarget && reads ? uint32_t(target.value) : kNoPosition;
         auto row = strategy.row(logits, layout, Terms(p, index, layout), p.transform, position);
-        find_divided();
         if constexpr (Strategy::kHasTwoLaunches) {
+            // Which divides nothing yet.
             if (p.phase == XENT_PHASE_PARTIALS) {
                 if (reads) row.leave_partial(p, index);
                 return;
             }
         }
+        find_divided();
         [[maybe_unused]] bool knows_after = false;
         [[maybe_unused]] int64_t value_after = 0;
         if constexpr (Strategy::kLooksAhead) {

@@ -156,7 +156,7 @@ struct LogSoftmaxBackwardRow {
             sum = add_rn(sum, sum_of(g));
         });
         row.for_each_single([&](uint32_t i) {
-            if (row.single_position[i] != apart) sum = add_rn(sum, row.single[i]);
+            if (row.single_position[i] != apart) sum = add_rn(sum, row.single_value(i));
         });
         return sum;
     }
@@ -182,7 +182,7 @@ struct LogSoftmaxBackwardRow {
             });
         row.for_each_single([&](uint32_t i) {
             const float x = load_one(values + row.single_position[i]);
-            store_one(gradient + row.single_position[i], gradient_of(x, row.single[i]));
+            store_one(gradient + row.single_position[i], gradient_of(x, row.single_value(i)));
         });
     }
 

@@ -3,8 +3,8 @@
 // and how many predictions are correct.
 //
 // Parallelism: rows form chunks of XENT_CHUNK_ROWS. Whoever finishes a chunk's last row sums the
-// chunk with one warp; whoever finishes the last chunk sums the chunks. Tickets count who is done
-// and wrap to 0 by themselves, so that the same launch can be replayed.
+// chunk with one warp; whoever finishes the last chunk sums the chunks. Tickets count who is done;
+// whoever comes last sets them back to 0, so that the same launch can be replayed.
 #pragma once
 
 #include <stdint.h>
@@ -53,8 +53,8 @@ __device__ __forceinline__ bool is_last_warp(uint32_t *ticket, uint32_t mine, ui
     return true;
 }
 
-// Called by all lanes of one warp, after they have written the shares of `mine` rows from `row` on, all of
-// one chunk, or counted them among the correct ones.
+// Called by all lanes of one warp, after they have written the shares of `mine` rows of the chunk that has
+// `row`, or counted them among the correct ones.
 __device__ __forceinline__ void count_rows(const XentRowSums &sums, uint64_t row, uint32_t mine) {
     const bool first_lane = threadIdx.x % kWarpSize == 0;
     const uint64_t chunk = row / XENT_CHUNK_ROWS;

@@ -49,8 +49,8 @@ struct LaneGroup {
     __device__ __forceinline__ uint32_t mask() const { return bits; }
 };
 
-// The value of the lane whose number differs in `bits`. One instruction: __shfl_xor_sync takes several in
-// PTX, and so in the emulated driver's counts.
+// The value of the lane whose number differs in `bits`. One instruction of PTX, where __shfl_xor_sync takes
+// several; in machine code five more where the mask is not a constant.
 __device__ __forceinline__ float shuffle_xor(uint32_t mask, float x, uint32_t bits) {
     float other;
     asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, %3;"

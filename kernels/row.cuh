@@ -53,7 +53,7 @@ struct Row {
     uint32_t target_position;  // or kNoPosition
     uint32_t target_pack;      // or kNoPack
     uint32_t single_position[kSingles];  // of this thread's single elements, or kNoPosition
-    float single[kSingles];              // their values
+    T single[kSingles];                  // as they lie in memory: on their way until they are used
     float single_weight[kSingles];
     LogitTransform<Terms::kKnowsCap> transform;
     Terms terms;
@@ -74,12 +74,12 @@ struct Row {
           team(row_team),
           packs(layout.body(row), layout.packs, target_pack, place) {}
 
-    // Before anything else: packs are on their way.
+    // Before anything else: packs are on their way, and so are these.
     __device__ __forceinline__ void load_singles() {
 #pragma unroll
         for (uint32_t i = 0; i < kSingles; ++i) {
             single_position[i] = kNoPosition;
-            single[i] = 0.0f;
+            single[i] = T(0.0f);
             single_weight[i] = 1.0f;
         }
 #pragma unroll
@@ -108,9 +108,12 @@ struct Row {
         } else {
             return;
         }
-        single[i] = transform.value(load_one(input + single_position[i]));
+        single[i] = input[single_position[i]];
         single_weight[i] = terms.at(single_position[i]);
-        if (is_target(single_position[i])) team.share_target(single[i]);
+    }
+
+    __device__ __forceinline__ float single_value(uint32_t i) const {
+        return transform.value(widen(single[i]));
     }
 
     // do_with(i) for this thread's single elements.
@@ -132,12 +135,12 @@ struct Row {
         const uint32_t in_edges =
             target_position < layout.head ? target_position : target_position - layout.packs * kSize;
         const uint32_t at = target_pack == kNoPack ? in_edges : layout.edges() + in_pack;
-        float mine = single[0];
+        float mine = single_value(0);
         uint32_t owner = at;
 #pragma unroll
         for (uint32_t i = 1; i < kSingles; ++i) {
             if (at >= i * team.size()) {
-                mine = single[i];
+                mine = single_value(i);
                 owner = at - i * team.size();
             }
         }
@@ -166,6 +169,12 @@ struct Row {
         packs.template forward<pass>([&](uint32_t index, uint4 bits) {
             add_pack<pass>(state, index, bits, excluded);
         });
+        // For whoever merges it.
+        if (pass == Pass::kFirst && Terms::kHasTarget) {
+            for_each_single([&](uint32_t i) {
+                if (is_target(single_position[i])) team.share_target(single_value(i));
+            });
+        }
         add_singles<pass>(state, excluded);
     }
 
@@ -174,7 +183,7 @@ struct Row {
         for_each_single([&](uint32_t i) {
             const uint32_t position = single_position[i];
             if (is_target(position) || (pass == Pass::kLater && position == excluded)) return;
-            const float one[1] = {single[i]};
+            const float one[1] = {single_value(i)};
             if constexpr (Terms::kWeights == Weights::kGiven) {
                 const float weight[1] = {single_weight[i]};
                 state.add(one, weight, position);
@@ -255,7 +264,7 @@ struct Row {
         bool place_is_single = false;
         for_each_single([&](uint32_t i) {
             place_is_single |= state.place == single_position[i];
-            if (single[i] == row_max && !is_target(single_position[i])) {
+            if (single_value(i) == row_max && !is_target(single_position[i])) {
                 lowest = min(lowest, single_position[i]);
             }
         });
@@ -273,7 +282,7 @@ struct Row {
     __device__ __forceinline__ uint32_t lowest_nan() const {
         uint32_t lowest = kNoPosition;
         for_each_single([&](uint32_t i) {
-            if (single[i] != single[i]) lowest = min(lowest, single_position[i]);
+            if (single_value(i) != single_value(i)) lowest = min(lowest, single_position[i]);
         });
         for_each_element([&](uint32_t position) {
             const float x = load_one(input + position);
@@ -342,7 +351,7 @@ struct Row {
         for_each_single([&](uint32_t i) {
             const uint32_t position = single_position[i];
             store_one(to + position,
-                      output_of(position, single[i], single_weight[i], output, shift));
+                      output_of(position, single_value(i), single_weight[i], output, shift));
         });
     }
 

@@ -154,6 +154,9 @@ class SliceCache {
         const uint32_t begin = min(chunk * chunk_, count), end = min((chunk + 1) * chunk_, count);
 #if __CUDA_ARCH__ >= 900
         const uint32_t bytes = (end - begin) * XENT_PACK_BYTES;
+        // Bulk copies reach shared memory another way than threads do: they overwrite what threads have read
+        // after that only behind a proxy fence.
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         expect(storage_.arrived + chunk, bytes);
         if (bytes != 0) copy(packs + begin, from + begin, bytes, storage_.arrived + chunk);
 #elif __CUDA_ARCH__ >= 800

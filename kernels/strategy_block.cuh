@@ -54,7 +54,9 @@ struct BlockStrategy {
             const uint64_t index = blockIdx.x + uint64_t(turn) * gridDim.x;
             if (index >= rows) return;
             body(index, [&](const Summary &summary) {
-                if (threadIdx.x < kWarpSize) report(summary, Speakers::first_lane(index));
+                if (threadIdx.x < kWarpSize) {
+                    report(summary, Speakers::first_lane(index, gridDim.x, rows));
+                }
             });
             // All warps have read the team's storage and the cache; the next row writes both.
             team.separate();

@@ -58,7 +58,7 @@ struct ClusterStrategy {
             if (index >= rows) break;
             body(index, [&](const Summary &summary) {
                 if (threadIdx.x < kWarpSize && cluster_rank() == 0) {
-                    report(summary, Speakers::first_lane(index));
+                    report(summary, Speakers::first_lane(index, clusters, rows));
                 }
             });
             // All warps have read the block's storage and the cache; the next row writes both.

@@ -218,7 +218,7 @@ struct SplitRowStrategy {
             team.partials = partials + index * team.slices;
             body(index, [&](const Summary &summary) {
                 if (threadIdx.x < kWarpSize && place.slice.has_edges()) {
-                    report(summary, Speakers::first_lane(index));
+                    report(summary, Speakers::first_lane(index, step, rows));
                 }
             });
             // All warps have read the team's storage; the next row writes it.

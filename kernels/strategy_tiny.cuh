@@ -23,10 +23,6 @@ namespace xent {
 
 // Lanes that know the row's maximum before they begin: their states have it in common.
 struct TinyTeam : GroupTeam {
-    // Their number is a power of two; divisions would cost more than all else here.
-    __device__ __forceinline__ uint32_t rank() const { return threadIdx.x & (size() - 1); }
-    __device__ __forceinline__ bool speaks() const { return rank() == 0; }
-
     template <class Shift, Weights kWeights>
     __device__ __forceinline__ SoftmaxState<Shift, kWeights> merge(
         SoftmaxState<Shift, kWeights> state, const XentTransform &) const {
@@ -59,12 +55,7 @@ class Tile {
     __device__ __forceinline__ void load(const T *from, uint32_t rows) const {
         const RowLayout<T> layout(from, rows * classes_);
         T *const to = first(from);
-        const uint32_t lane = threadIdx.x % kWarpSize;
-#pragma unroll 4
-        for (uint32_t i = lane; i < layout.packs; i += kWarpSize) {
-            layout.body(to)[i] = layout.body(from)[i];
-        }
-        if (lane < layout.edges()) to[layout.edge(lane)] = from[layout.edge(lane)];
+        copy(to, from, layout);
         // Each lane wrote a part; below each reads its row's.
         __syncwarp();
     }
@@ -75,12 +66,7 @@ class Tile {
         __syncwarp();
         const RowLayout<T> layout(to, rows * classes_);
         const T *const from = first(to);
-        const uint32_t lane = threadIdx.x % kWarpSize;
-#pragma unroll 4
-        for (uint32_t i = lane; i < layout.packs; i += kWarpSize) {
-            layout.body(to)[i] = layout.body(from)[i];
-        }
-        if (lane < layout.edges()) to[layout.edge(lane)] = from[layout.edge(lane)];
+        copy(to, from, layout);
     }
 
     // The same for rows with gaps between, by each row's lanes: row `group` where it `is_one`.
@@ -105,6 +91,24 @@ class Tile {
   private:
     uint4 *packs_;
     uint32_t classes_;
+
+    // A lane's packs are all on their way before one is written. With the edges there are none beyond.
+    __device__ __forceinline__ static void copy(T *to, const T *from, const RowLayout<T> &layout) {
+        constexpr uint32_t kLanePacks = XENT_TINY_LANE_ELEMENTS / kPackSize<T>;
+        const uint32_t lane = threadIdx.x % kWarpSize;
+        uint4 packs[kLanePacks];
+#pragma unroll
+        for (uint32_t i = 0; i < kLanePacks; ++i) {
+            const uint32_t pack = i * kWarpSize + lane;
+            packs[i] = pack < layout.packs ? layout.body(from)[pack] : make_uint4(0, 0, 0, 0);
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kLanePacks; ++i) {
+            const uint32_t pack = i * kWarpSize + lane;
+            if (pack < layout.packs) layout.body(to)[pack] = packs[i];
+        }
+        if (lane < layout.edges()) to[layout.edge(lane)] = from[layout.edge(lane)];
+    }
 };
 
 // What a lane knows of where its rows are, and its part of them: consecutive elements, of which slot i has

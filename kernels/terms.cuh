@@ -92,7 +92,7 @@ struct ProbabilityTerms {
     float smoothing;
     uint32_t kind;
     bool aligned;          // the probabilities
-    bool weights_aligned;  // both kinds: they start where buffers do
+    bool weights_aligned;  // both kinds
 
     template <typename T>
     __device__ __forceinline__ ProbabilityTerms(const XentFused &p, uint64_t row,
@@ -102,7 +102,8 @@ struct ProbabilityTerms {
           nll(p.term_weights.nll),
           smoothing(p.term_weights.smoothing),
           kind(p.targets.kind),
-          weights_aligned(aligned_with_packs(static_cast<const float *>(nullptr), layout)) {
+          weights_aligned(aligned_with_packs(p.nll_weights, layout) &&
+                          aligned_with_packs(p.smoothing_weights, layout)) {
         if (kind == XENT_TARGET_F32) {
             find_row<float>(p.targets, row, layout);
         } else if (kind == XENT_TARGET_F16) {

@@ -186,7 +186,7 @@ pub struct XentWorkspace {
     pub status: XentStatus,
     /// Rows counted so far by the normalizer kernel; 0 between launches.
     pub counted_rows: u64,
-    /// Blocks of the normalizer kernel that are done; 0 between launches.
+    /// Chunks of rows that the normalizer kernel has counted; 0 between launches.
     pub normalizer_ticket: u32,
     /// Chunks of rows that are done; 0 between launches.
     pub chunk_ticket: u32,

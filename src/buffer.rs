@@ -220,7 +220,8 @@ impl Workspace {
 
 /// Weights of the classes, on the device, that are known to be finite and not negative.
 ///
-/// They are checked once, here, so that no call has to: the device could only say so afterwards.
+/// They are checked once, here, so that no call has to: the device could only say so afterwards. Calls on several
+/// streams may read the same ones at a time; dropping them waits for all work of their context.
 #[derive(Debug)]
 pub struct ClassWeights {
     weights: CudaSlice<f32>,
@@ -275,6 +276,14 @@ impl ClassWeights {
     }
 }
 
+impl Drop for ClassWeights {
+    fn drop(&mut self) {
+        // cudarc remembers one reader of a buffer, the last, and frees behind that one. Nothing can be done about
+        // a failure here; the context reports it at its next use.
+        let _ = self.weights.context().synchronize();
+    }
+}
+
 impl From<Option<&ClassWeights>> for ClassWeighting {
     fn from(weights: Option<&ClassWeights>) -> Self {
         weights.map_or(Self::Absent, |_| Self::Given)
@@ -286,7 +295,10 @@ impl From<Option<&ClassWeights>> for ClassWeighting {
 ///
 /// That is the log-sum-exp in two parts: in one f32 it could not tell 1 - p from 0 for a confident
 /// row. 16 bytes a row; made once and reused. The backward pass has to be of the same problem, which
-/// is checked, and of the same logits, targets and class weights, which nobody can check.
+/// is checked, and of the same logits, targets and class weights, which nobody can check. Where a gradient has
+/// taken the logits' place nothing saved of them is of use any more: a fused call in place leaves nothing that
+/// a backward pass would accept. Backward passes on two streams at a time have to be joined before it is written
+/// or dropped.
 #[derive(Debug)]
 pub struct SavedSoftmax {
     words: CudaSlice<u32>,

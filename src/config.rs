@@ -90,13 +90,14 @@ pub enum EmptyMean {
 /// class weights w, smoothing e and C classes, the loss of row i is
 ///
 /// ```text
-/// a w_y -log p_y / D1 + b sum_k w_k -log p_k / D2 + L lse^2 / D3
+/// a w_y (-log p_y) / D1 + b sum_k w_k (-log p_k) / D2 + L lse^2 / D3
 /// ```
 ///
 /// where `a = 1 - e, b = e/C` (Szegedy et al. 2016, <https://arxiv.org/abs/1512.00567>) or
-/// `a = 1 - e - e/(C-1), b = e/(C-1)`, and the D are 1 but in a mean. For target probabilities q the
-/// first two terms are `sum_k w_k (a q_k + b) -log p_k / D1`. The default is PyTorch's
-/// `CrossEntropyLoss()`, but that nothing is ignored.
+/// `a = 1 - e - e/(C-1), b = e/(C-1)` ([`Smoothing`]), `lse = log sum_k exp z_k`, w is 1 in a term that
+/// `weighted_terms` leaves out, and the D are 1 but in a mean. For target probabilities q the first two terms
+/// are `sum_k w_k (a q_k + b) (-log p_k) / D1`. The default is PyTorch's `CrossEntropyLoss()`, but that nothing
+/// is ignored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossConfig {
     /// e, within 0..=1.
@@ -105,8 +106,9 @@ pub struct LossConfig {
     pub smoothing: Smoothing,
     /// What class weights multiply, if [`LossInputs`](crate::LossInputs) has any.
     pub weighted_terms: WeightedTerms,
-    /// Rows with this target have loss 0, gradient 0 and no part in the mean. Any value, also one
-    /// that is a class. Means nothing for target probabilities, as in PyTorch.
+    /// Rows with this target have loss 0, gradient 0 and no part in a mean over `CountedRows` or
+    /// `TargetWeights`; `AllRows` and `Given` divide by what they divide by. Any value, also one that is a class,
+    /// compared as i64: of `u32` targets none is negative. Means nothing for target probabilities, as in PyTorch.
     pub ignore_index: Option<i64>,
     /// How row losses are reduced.
     pub reduction: Reduction,
@@ -114,7 +116,8 @@ pub struct LossConfig {
     pub divisors: Divisors,
     /// What a mean is that would divide by 0.
     pub empty_mean: EmptyMean,
-    /// L, the weight of lse^2; 0 for none. The square is formed in f32: where |lse| is beyond 1e19 the loss
+    /// L, the weight of lse^2; 0 for none. Its divisor is by default that of the other terms, which class weights
+    /// change. The square is formed in f32: where |lse| is beyond 1e19 the loss
     /// is infinite, and the gradient can be NaN.
     pub z_loss: f64,
     /// t, more than 0. Where |logit| times it is beyond f32's range the loss is infinite, also where class
@@ -346,7 +349,7 @@ pub enum OverClasses {
 /// class weights w, positive weights r and C classes, the loss of row i is
 ///
 /// ```text
-/// 1/C sum_k w_k (r_k t_k -log sigmoid(x_k) + (1 - t_k) -log sigmoid(-x_k)) / D
+/// -1/C sum_k w_k (r_k t_k log sigmoid(x_k) + (1 - t_k) log sigmoid(-x_k)) / D
 /// ```
 ///
 /// where 1/C is 1 for [`OverClasses::Sum`], and D is 1 but in a mean. The default is PyTorch's

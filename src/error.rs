@@ -41,7 +41,7 @@ pub enum Error {
     /// The crate was built without its kernels.
     #[error(
         "smoothxent was built without kernels: {reason}. Install the CUDA toolkit or point NVCC at \
-         an nvcc, then build again"
+         an nvcc, leave SMOOTHXENT_CUDA_ARCHS unset or name this GPU in it, then build again"
     )]
     NoKernels {
         /// Why there are none.
@@ -51,7 +51,8 @@ pub enum Error {
     /// The crate holds kernels, but none that this device can run.
     #[error(
         "no kernel image fits this device of compute capability {major}.{minor}: the build holds \
-         {images}. Build again with SMOOTHXENT_CUDA_ARCHS={major}{minor} (or all, or native)"
+         {images}. Build again with SMOOTHXENT_CUDA_ARCHS={major}{minor} (or all, or native), or, if they \
+         are for it, update the driver: it is older than the CUDA toolkit that compiled them"
     )]
     NoImage {
         /// Major compute capability of the device.
@@ -63,12 +64,14 @@ pub enum Error {
     },
 
     /// A driver call failed.
-    #[error("the CUDA driver refused to {action}: {code}")]
+    #[error(
+        "the CUDA driver could not {action}: {code:?} (which can be of work that was enqueued before)"
+    )]
     Driver {
         /// What was being done.
         action: &'static str,
-        /// The driver's name for the error, such as `CUDA_ERROR_OUT_OF_MEMORY`.
-        code: String,
+        /// The driver's error, such as `CUDA_ERROR_OUT_OF_MEMORY`.
+        code: CUresult,
     },
 
     /// `label_smoothing` is NaN or outside 0..=1.
@@ -173,7 +176,9 @@ pub enum Error {
     },
 
     /// A strategy was pinned that cannot take the problem.
-    #[error("the strategy {strategy} was pinned, but {obstacle}")]
+    #[error(
+        "the strategy {strategy} was pinned, but {obstacle}; Selection::Preferred takes another where it cannot"
+    )]
     Strategy {
         /// The strategy.
         strategy: Strategy,
@@ -193,7 +198,10 @@ pub enum Error {
     },
 
     /// A buffer is shorter than its shape says, or longer where it must match.
-    #[error("the {buffer} buffer holds {len} elements; the problem needs {needed}")]
+    #[error(
+        "the {buffer} buffer holds {len} elements; the problem needs {needed} (of a vector exactly so many: \
+         pass a view)"
+    )]
     Length {
         /// Which buffer.
         buffer: &'static str,
@@ -370,7 +378,7 @@ pub enum Obstacle {
     },
 
     /// Split-row: a block would overwrite the target's logit before others have read it.
-    #[error("a gradient alone in place of the logits cannot be cut for blocks that do not wait")]
+    #[error("split_row has no pass for a gradient alone in place of the logits")]
     InPlace,
 
     /// Split-row: the workspace has room for the partial results of so many rows.
@@ -391,6 +399,6 @@ impl Error {
     }
 
     pub(crate) fn from_code(action: &'static str, code: CUresult) -> Self {
-        Self::Driver { action, code: format!("{code:?}") }
+        Self::Driver { action, code }
     }
 }

@@ -1,10 +1,11 @@
 //! Fused CUDA kernels for row-wise log-softmax with a label-smoothing cross-entropy loss and its
-//! gradient: one read of the logits, one write of the gradient, nothing else of that size.
+//! gradient: one write of the gradient, one read of the logits as far as a row fits a block's shared memory
+//! ([`guide::memory`]), nothing else of that size.
 //!
 //! Row i has logits x of C classes and a target y. With `p = softmax(x)` and smoothing e,
 //!
 //! ```text
-//! loss_i        = (1 - e) * -log p_y + e/C * sum_k -log p_k
+//! loss_i        = -((1 - e) log p_y + e/C sum_k log p_k)
 //! gradient_i[k] = upstream_i / D * (p_k - e/C - (1 - e) * [k = y])
 //! ```
 //!

@@ -17,7 +17,7 @@
 //! let weights = ClassWeights::new(&stream, &vec![1.0; classes])?;
 //!
 //! let logits = stream.alloc_zeros::<bf16>(rows * classes)?;
-//! let targets = stream.alloc_zeros::<u32>(rows)?;
+//! let targets = stream.alloc_zeros::<i64>(rows)?;
 //! let mut loss = stream.alloc_zeros::<f32>(1)?;
 //! let mut correct = stream.alloc_zeros::<i64>(1)?;
 //! let config = LossConfig { label_smoothing: 0.1, ..LossConfig::pytorch() };
@@ -132,7 +132,7 @@ pub struct LossOutputs<'a> {
     /// `[rows]`: each row's loss, not divided by anything; 0 for ignored rows, NaN for targets that
     /// name no class.
     pub row_losses: Option<&'a mut dyn DeviceWrite<f32>>,
-    /// `[rows]`: each row's log-sum-exp; 0 for ignored rows, whose logits count for nothing, and
+    /// `[rows]`: each row's log-sum-exp, of the transformed logits; 0 for ignored rows, whose logits count for nothing, and
     /// NaN for targets that name no class.
     pub row_lse: Option<&'a mut dyn DeviceWrite<f32>>,
     /// `[rows]`: the class of each row's largest (transformed) logit, the lowest of several that are
@@ -167,11 +167,13 @@ pub fn forward<T: Logit, Y: Target>(
 
 /// Enqueues loss and gradient on `stream`; allocates nothing, waits for nothing.
 ///
-/// Reads each logit once and writes each gradient once where a row fits the shared memory of a block, or
-/// of a cluster of blocks where the device has clusters: up to about 925,000 classes in half precision on
-/// an H200, and 40,000 on an A100; half of it in f32, a third with target probabilities, which are read
-/// once as well. A part of longer rows is read a second time, and so are a few long rows that would leave
-/// most of a device without clusters idle. [`Kernels::plan`] shows what a problem gets.
+/// Writes each gradient once, and reads each logit once where a row fits the shared memory of a block: up to
+/// about 57,000 classes in half precision on an H200, and 40,000 on an A100; half of it in f32, a third with
+/// target probabilities, which are read once as well. A part of longer rows is read a second time, on an H200
+/// mostly from the L2 cache, unless they are so few that clusters of blocks keep them; and so are a few long
+/// rows that would leave most of a device without clusters idle. [`Kernels::plan`] shows what a problem gets.
+///
+/// One launch; two where a mean has to count more than 256 rows first, or blocks share rows without a cluster.
 ///
 /// All arithmetic is f32. The same call twice gives the same bits, and so do [`forward`] and [`backward`]
 /// with the same [`Selection`].
@@ -181,10 +183,10 @@ pub fn forward<T: Logit, Y: Target>(
 ///
 /// # Streams, threads and graphs
 /// Buffers may be used on several streams: cudarc's events order this call behind what was enqueued
-/// with them before, as long as event tracking is on and at least one stream beside the default one
-/// is alive; where it is off, ordering is the caller's. cudarc remembers one reader of a buffer, the
-/// last, so after reading one buffer on two streams, join them before it is written or dropped. What
-/// a captured graph uses, `kernels` and buffers, has to live until its last replay.
+/// with them before, as long as event tracking is on and a stream of `new_stream` or `fork` is alive;
+/// else ordering is the caller's ([`guide::graphs_and_streams`](crate::guide::graphs_and_streams)). cudarc
+/// remembers one reader of a buffer, the last, so after reading one buffer on two streams, join them before it
+/// is written or dropped. What a captured graph uses, `kernels` and buffers, has to live until its last replay.
 ///
 /// # Errors
 /// Before anything is enqueued: those of [`Problem::new`]; [`Error::Length`] (matrices may be
@@ -215,6 +217,7 @@ fn enqueue<T: Logit, Y: Target>(
     workspace: &mut Workspace,
 ) -> Result<(), Error> {
     let shape = inputs.shape;
+    let in_place = matches!(inputs.logits, Logits::InGradient);
     check_outputs(kernels, problem, &outputs)?;
     check_inputs(kernels, &inputs, problem.lengths())?;
     if let Some(gradient) = &gradient {
@@ -249,7 +252,8 @@ fn enqueue<T: Logit, Y: Target>(
     // for logits in the gradient's buffer; the plan was made from the same problem; guards order
     // other streams.
     unsafe { raw::loss::enqueue(kernels, stream.cu_stream(), problem, plan, &at, &workspace)? };
-    if let Some(note) = note {
+    // In place the logits are gone: no backward pass can be of them.
+    if let (Some(note), false) = (note, in_place) {
         *note = Some(problem.softmax());
     }
     Ok(())

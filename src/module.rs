@@ -165,8 +165,8 @@ impl Kernels {
     /// Loads all kernels. Later calls allocate nothing and never wait.
     ///
     /// # Errors
-    /// [`Error::NoKernels`] if the crate was built without nvcc; [`Error::NoImage`] if it was built
-    /// for other GPUs; [`Error::Driver`].
+    /// [`Error::NoKernels`] if the build has none ([`images`] says why); [`Error::NoImage`] if it has them
+    /// for other GPUs, or newer ones than the driver; [`Error::Driver`].
     pub fn load(context: &Arc<CudaContext>) -> Result<Self, Error> {
         if IMAGES.iter().any(|image| image.is_empty()) {
             return Err(Error::NoKernels { reason: IMAGE_ORIGIN });

@@ -171,7 +171,7 @@ pub struct Geometry {
     pub cached_packs: u32,
     /// Warp: consecutive rows of a warp, a power of two. 1 elsewhere.
     pub rows_per_warp: u32,
-    /// Tiny: lanes of a row, a power of two. 0 elsewhere.
+    /// Tiny, warp: lanes of a row, a power of two. 0 elsewhere.
     pub lanes_per_row: u32,
 }
 

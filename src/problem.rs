@@ -70,6 +70,10 @@ impl TargetType {
 }
 
 /// Sizes of the matrices, in elements.
+///
+/// Between the `classes` of a row and the next row, as in a vocabulary that is padded for a GEMM, nothing is
+/// read and nothing written: a gradient of its own keeps there what it had, and in place the padding's logits
+/// stay. Whatever uses the full width after needs zeros there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
     /// Rows: samples, or tokens.
@@ -659,7 +663,8 @@ fn check_positive(option: &'static str, value: f64, formed: f64) -> Result<(), E
     if in_range(value) && in_range(formed) {
         Ok(())
     } else {
-        let range = "more than 0 and within f32's range, with what the kernels form of it";
+        let range = "more than 0 and within f32's range, as what is formed of it has to be (1/divisor, \
+                     log2(e) logit_scale, logit_scale/logit_softcap)";
         Err(Error::Option { option, value, range })
     }
 }

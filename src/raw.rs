@@ -14,7 +14,7 @@
 //! - The stream belongs to the context of `kernels`, or is a default stream (null).
 //! - Each address that is not 0 is that of device memory of that context for as many elements as the call
 //!   names, from now until all that the call enqueued has run, and during every replay of a graph that
-//!   captured it.
+//!   captured it. So long a clone of `kernels` lives, too: the last one that is dropped unloads them.
 //! - Nothing that is written overlaps anything else of the call. In place, the logits are the gradient's
 //!   matrix ([`Logits::InGradient`]).
 //! - Work of other streams on the same memory is ordered by the caller, with events; nothing here knows of

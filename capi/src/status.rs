@@ -209,7 +209,10 @@ mod tests {
 
     #[test]
     fn every_failure_has_its_status() {
-        let driver = Error::Driver { action: "test", code: "CUDA_ERROR_UNKNOWN".to_owned() };
+        let driver = Error::Driver {
+            action: "test",
+            code: smoothxent::cudarc::driver::sys::CUresult::CUDA_ERROR_UNKNOWN,
+        };
         let bad = Error::BadTargets { count: 1, row: 0, target: 9, classes: 3 };
         for (error, status) in [
             (Error::NoDriver { reason: "none".to_owned() }, SX_NO_DRIVER),

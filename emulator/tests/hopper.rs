@@ -90,6 +90,34 @@ fn a_bulk_copy_tells_an_mbarrier() {
 }
 
 #[test]
+fn a_bulk_copy_overwrites_what_was_read_behind_a_proxy_fence() {
+    // The thread that comes last brings the same once more.
+    let again = |before: &str, after: &str| {
+        let bring = format!(
+            "{before} atom.add.acq_rel.cta.shared.u32 %r6, [count], 1; setp.eq.u32 %p3, %r6, 63; {after}\
+             @%p3 mbarrier.arrive.expect_tx.shared.b64 %rd3, [%r3], 256;\
+             @%p3 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r2], [%rd1], 256, [%r3];\
+             AGAIN: mbarrier.try_wait.parity.shared.b64 %p2, [%r3], 1; @!%p2 bra AGAIN; mad.wide.u32"
+        );
+        BULK.replace("mad.wide.u32", &bring).replace(
+            "bar.sync 0;",
+            ".shared .align 4 .b32 count; mov.u32 %r6, 0; @%p1 st.shared.u32 [count], %r6; bar.sync 0;",
+        )
+    };
+    let one = LaunchConfig::linear(1, 64);
+    let fence = "fence.proxy.async.shared::cta;";
+    // By whoever has read, or by whoever copies.
+    gives(&again(fence, ""), &one, bulk_result);
+    gives(&again("", fence), &one, bulk_result);
+    faults(
+        &again("", ""),
+        &one,
+        &[FaultKind::Race],
+        "no fence.proxy.async orders bulk copies after the read",
+    );
+}
+
+#[test]
 fn what_goes_wrong_with_a_bulk_copy() {
     let one = LaunchConfig::linear(1, 64);
     let early = [FaultKind::CopyUnderWay, FaultKind::Race, FaultKind::UninitialisedShared];
@@ -128,7 +156,7 @@ fn what_goes_wrong_with_a_bulk_copy() {
         "nothing orders it after the write",
     );
     let no_fence = BULK.replace("@%p1 fence.mbarrier_init.release.cluster;", "");
-    faults(&no_fence, &one, &[FaultKind::Race], "no fence.proxy.async makes visible");
+    faults(&no_fence, &one, &[FaultKind::Race], "no fence.proxy.async orders");
     // Sizes, places.
     let odd = BULK.replace("[%rd1], 256, [%r3]", "[%rd1], 250, [%r3]");
     faults(&odd, &one, &[FaultKind::MisalignedAddress], "multiple of 16");
@@ -358,7 +386,7 @@ fn a_bulk_store_reads_what_a_proxy_fence_made_visible() {
         &BULK_STORE.replace("fence.proxy.async.shared::cta;", ""),
         &one,
         &[FaultKind::Race],
-        "no fence.proxy.async makes visible",
+        "no fence.proxy.async orders",
     );
     faults(
         &BULK_STORE.replace("bar.sync 0;", ""),
@@ -416,7 +444,7 @@ fn a_fence_of_initialisations_covers_nothing_else() {
         &BULK_STORE.replace("fence.proxy.async.shared::cta", "fence.mbarrier_init.release.cluster"),
         &LaunchConfig::linear(1, 32),
         &[FaultKind::Race],
-        "no fence.proxy.async makes visible",
+        "no fence.proxy.async orders",
     );
 }
 

@@ -142,7 +142,8 @@ fn label_smoothing() -> Result<(), String> {
 fn options() -> Result<(), String> {
     let mut buffers = Buffers::new();
     let fine = LossConfig::default();
-    let positive = "more than 0 and within f32's range, with what the kernels form of it";
+    let positive = "more than 0 and within f32's range, as what is formed of it has to be (1/divisor, log2(e) logit_scale, \
+         logit_scale/logit_softcap)";
     for value in [0.0, -2.0, f64::INFINITY] {
         for (option, config) in [
             ("logit_scale", LossConfig { logit_scale: value, ..fine }),
@@ -429,7 +430,8 @@ fn binary_buffers() -> Result<(), String> {
     let config = BinaryConfig { label_smoothing: 1.5, ..fine };
     expect("smoothing", call(config, None, false), Error::LabelSmoothing { value: 1.5 })?;
     let config = BinaryConfig { divisor: Divisor::Given(0.0), ..fine };
-    let range = "more than 0 and within f32's range, with what the kernels form of it";
+    let range = "more than 0 and within f32's range, as what is formed of it has to be (1/divisor, log2(e) logit_scale, \
+         logit_scale/logit_softcap)";
     let refused = Error::Option { option: "divisor", value: 0.0, range };
     expect("divisor", call(config, None, false), refused)?;
     let config = BinaryConfig { reduction: Reduction::None, ..fine };

@@ -37,6 +37,7 @@ pub fn trials() -> Vec<Trial> {
         trial("raw::no_rows", no_rows),
         trial("raw::null", null),
         trial("raw::alignment", alignment),
+        trial("raw::weights_anywhere", weights_anywhere),
         trial("raw::memory", memory),
         trial("raw::same_address", same_address),
         trial("raw::requests", requests),
@@ -457,6 +458,70 @@ fn alignment() -> Result<(), String> {
     let mut call = small.call;
     call.saved.address += 16;
     expect("saved", call.backward(), refused("saved", call.saved.address, 32))
+}
+
+/// A part of somebody's buffer, which need not begin at a pack as an allocation does.
+fn weights_anywhere() -> Result<(), String> {
+    const CLASSES: usize = 64;
+    let shape = Shape::contiguous(ROWS, CLASSES);
+    let rig = Rig::here();
+    let stream = &rig.stream;
+    let logits: Vec<f16> =
+        inputs::logits(Dtype::F16, ROWS, CLASSES, 98).into_iter().map(f16::from_f32).collect();
+    let logits = upload(stream, &logits);
+    let targets = upload(stream, &inputs::probabilities(Dtype::F32, ROWS, CLASSES, 99));
+    let workspace =
+        RawMemory::zeroed(stream, raw::workspace_bytes(ROWS).map_err(|error| error.to_string())?);
+    let weights = class_weights(CLASSES, 100);
+    let run = |offset: usize, binary: bool| {
+        let gradient = upload(stream, &[f16::ZERO; ROWS * CLASSES]);
+        let row_losses = upload(stream, &[0f32; ROWS]);
+        let weights = upload(stream, &[vec![f32::NAN; offset], weights.clone()].concat());
+        let class_weights = address(stream, &weights) + 4 * offset as u64;
+        let (logits, targets) = (Logits::At(address(stream, &logits)), address(stream, &targets));
+        let to = Gradient::new(address(stream, &gradient));
+        let losses = address(stream, &row_losses);
+        let (kernels, cu_stream, workspace) =
+            (&rig.kernels, stream.cu_stream(), workspace.memory());
+        let of = (Dtype::F16, TargetType::Probabilities(Dtype::F32), shape, logits, targets);
+        // SAFETY: all of these are as long as the shape says, and are waited for.
+        unsafe {
+            if binary {
+                let outputs = raw::BinaryOutputs { row_losses: losses, ..Default::default() };
+                let inputs = raw::BinaryInputs {
+                    class_weights,
+                    positive_weights: class_weights,
+                    ..raw::BinaryInputs::new(of.0, of.1, of.2, of.3, of.4)
+                };
+                let config = BinaryConfig::default();
+                raw::binary::forward_backward(
+                    kernels, cu_stream, config, inputs, outputs, to, workspace,
+                )
+            } else {
+                let outputs = LossOutputs { row_losses: losses, ..Default::default() };
+                let inputs = LossInputs::new(of.0, of.1, of.2, of.3, of.4);
+                let inputs = LossInputs { class_weights, ..inputs };
+                let config = LossConfig { label_smoothing: 0.1, ..LossConfig::pytorch() };
+                raw::loss::forward_backward(
+                    kernels, cu_stream, config, inputs, outputs, to, workspace,
+                )
+            }
+        }
+        .map_err(|error| error.to_string())?;
+        Ok::<_, String>((
+            stream.clone_dtoh(&gradient).map_err(|error| format!("{error:?}"))?,
+            stream.clone_dtoh(&row_losses).map_err(|error| format!("{error:?}"))?,
+        ))
+    };
+    for binary in [false, true] {
+        let aligned = run(0, binary)?;
+        for offset in 1..4 {
+            if run(offset, binary)? != aligned {
+                return Err(format!("weights {offset} elements into a pack differ"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn memory() -> Result<(), String> {

@@ -41,6 +41,14 @@ pub(crate) struct Losses {
     workspaces: Mutex<HashMap<ThreadId, Vec<Workspace>>>,
 }
 
+impl Drop for Losses {
+    fn drop(&mut self) {
+        // Workspaces of other threads' streams may be in use, which cudarc does not count. A failure shows at the
+        // next use of the context.
+        let _ = self.kernels.context().synchronize();
+    }
+}
+
 impl fmt::Debug for Losses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Losses").field("class_weights", &self.class_weights).finish_non_exhaustive()

@@ -233,7 +233,7 @@ impl Cluster<'_> {
         let who = self.actor(earlier);
         let origin = self.launch.describe(earlier.pc);
         let why = if proxy {
-            "no fence.proxy.async makes visible to bulk copies"
+            "no fence.proxy.async orders bulk copies after"
         } else {
             "nothing orders it after"
         };

@@ -10,8 +10,8 @@
 //! this one shows a wrong result (Flanagan and Freund, FastTrack, 2009).
 //!
 //! Asynchronous copies are threads of their own ([`Agent`]): what they read and wrote is known to whom
-//! their completion reached. Bulk copies work through another proxy, so that they see a thread's writes
-//! only when a proxy fence stands between.
+//! their completion reached. Bulk copies work through another proxy: what a thread wrote, and what it read that
+//! they overwrite, comes before them only when a proxy fence stands between.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,8 +44,13 @@ struct Knowledge {
     sequenced: [World; 3],
 }
 
-/// Clocks by cluster.
+/// Clocks by cluster; in what is released at a location also what the cluster's proxy fences covered.
 type World = Option<Arc<HashMap<u32, Clocks>>>;
+
+/// The key of the latter: grids have fewer than 2^31 clusters.
+fn proxied_of(cluster: u32) -> u32 {
+    !cluster
+}
 
 fn at(clocks: &Clocks, actor: u32) -> u32 {
     clocks.get(actor as usize).copied().unwrap_or(0)
@@ -120,9 +125,13 @@ impl Knowledge {
         if let Some(own) = released.get(&own_cluster) {
             join(&mut self.own, own);
         }
-        if released.keys().any(|cluster| *cluster != own_cluster) {
+        if let Some(proxied) = released.get(&proxied_of(own_cluster)) {
+            join(&mut self.proxied, proxied);
+        }
+        if released.keys().any(|&key| key != own_cluster && key != proxied_of(own_cluster)) {
             let mut foreign = HashMap::clone(released);
             foreign.remove(&own_cluster);
+            foreign.remove(&proxied_of(own_cluster));
             join_world(&mut self.others, &Some(Arc::new(foreign)));
         }
     }
@@ -252,7 +261,7 @@ impl Claim {
     }
 }
 
-/// What an access goes through: the asynchronous proxy sees threads' writes only behind a proxy fence.
+/// What an access goes through: the asynchronous proxy comes after threads' accesses only behind a proxy fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Proxy {
     Generic,
@@ -516,8 +525,8 @@ impl<'l> Races<'l> {
             self.check(cell.writes[1], now, thread, Touch::Write, proxy)?;
             match touch {
                 Touch::Write => {
-                    self.check(cell.reads[0], now, thread, Touch::Read, Proxy::Generic)?;
-                    self.check(cell.reads[1], now, thread, Touch::Read, Proxy::Generic)?;
+                    self.check(cell.reads[0], now, thread, Touch::Read, proxy)?;
+                    self.check(cell.reads[1], now, thread, Touch::Read, proxy)?;
                     let mut writes = [now.or_weaker(cell.writes[0]), Event::default()];
                     if now.strength() > 0 {
                         let unknown = |event: &Event| {
@@ -802,6 +811,9 @@ impl<'l> Races<'l> {
         let all = self.all_of(thread);
         let mut world = all.others.as_deref().cloned().unwrap_or_default();
         world.insert(self.cluster, all.own);
+        if !all.proxied.is_empty() {
+            world.insert(proxied_of(self.cluster), all.proxied);
+        }
         Some(Arc::new(world))
     }
 

@@ -60,6 +60,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
             x = make_float4(x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w);
             *reinterpret_cast<float4 *>(output + at) = x;
         }
+        async_proxy_fence();
         // All threads have read the tile; block 0 overwrites it after the last block's arrival.
         __syncthreads();
         if (threadIdx.x == 0) mbarrier_arrive_at(&empty[stage], 0);

@@ -83,6 +83,7 @@ extern "C" __global__ void __launch_bounds__(kConsumers + 32)
                 values = *reinterpret_cast<const float4 *>(&tiles[at.stage][4 * thread]);
             }
             // All lanes have read the tile; the producer may overwrite it after the last arrival.
+            async_proxy_fence();
             __syncwarp();
             if (lane == 0) mbarrier_arrive(&empty[at.stage]);
             sum += values.x + values.y + values.z + values.w;

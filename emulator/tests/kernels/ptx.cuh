@@ -127,7 +127,8 @@ __device__ __forceinline__ void mbarrier_wait_cluster(uint64_t *barrier, uint32_
 
 // ---------------------------------------------------------------- bulk copies, from sm_90
 
-// The engine that does bulk copies sees what this thread has written to shared memory.
+// The engine that does bulk copies sees what this thread has written to shared memory, and overwrites nothing
+// that it is still to read.
 __device__ __forceinline__ void async_proxy_fence() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

@@ -164,7 +164,8 @@ fn conditions(record: &Record) -> String {
             _ if right + wrong == 0 => "Whether results were right was not looked at. ".to_owned(),
             (0, 0) => format!("All {right} results of smoothxent's were right. "),
             _ => format!(
-                "Of smoothxent's results {right} were right, {wrong} **wrong**, {unknown} not looked at. "
+                "Of smoothxent's results that were compared {right} were right, {wrong} **wrong**; {unknown} were \
+                 only timed. "
             ),
         });
     }
