@@ -135,8 +135,9 @@ __device__ __forceinline__ void report_rows(const XentFused &p, const XentDivide
         }
         if (index == 0 && p.save_divided != nullptr) *p.save_divided = by;
     }
-    if (speakers.rows != 0 && (p.sums.loss != nullptr || p.sums.correct != nullptr)) {
-        count_rows(p.sums, speakers.first, speakers.rows);
+    if (p.sums.loss != nullptr || p.sums.correct != nullptr) {
+        const uint32_t rows = speakers.counted();
+        if (rows != 0) count_rows(p.sums, speakers.first, rows);
     }
 }
 

@@ -15,6 +15,8 @@
 
 #include <stdint.h>
 
+#include <type_traits>
+
 #include "abi.h"
 #include "dtype.cuh"
 #include "softmax_state.cuh"
@@ -47,13 +49,16 @@ struct Row {
 
     template <class Shift>
     using State = SoftmaxState<Shift, Terms::kWeights>;
+    // A single element as it lies in memory, which is on its way until it is used; where it may have to be
+    // transformed, its value, so that this is done once.
+    using Single = std::conditional_t<Terms::kKnowsCap, float, T>;
 
     const T *input;
     RowLayout<T> layout;
     uint32_t target_position;  // or kNoPosition
     uint32_t target_pack;      // or kNoPack
     uint32_t single_position[kSingles];  // of this thread's single elements, or kNoPosition
-    T single[kSingles];                  // as they lie in memory: on their way until they are used
+    Single single[kSingles];
     float single_weight[kSingles];
     LogitTransform<Terms::kKnowsCap> transform;
     Terms terms;
@@ -79,7 +84,7 @@ struct Row {
 #pragma unroll
         for (uint32_t i = 0; i < kSingles; ++i) {
             single_position[i] = kNoPosition;
-            single[i] = T(0.0f);
+            single[i] = Single(0.0f);
             single_weight[i] = 1.0f;
         }
 #pragma unroll
@@ -108,12 +113,21 @@ struct Row {
         } else {
             return;
         }
-        single[i] = input[single_position[i]];
         single_weight[i] = terms.at(single_position[i]);
+        if constexpr (Terms::kKnowsCap) {
+            single[i] = transform.value(load_one(input + single_position[i]));
+            if (is_target(single_position[i])) team.share_target(single[i]);
+        } else {
+            single[i] = input[single_position[i]];
+        }
     }
 
     __device__ __forceinline__ float single_value(uint32_t i) const {
-        return transform.value(widen(single[i]));
+        if constexpr (Terms::kKnowsCap) {
+            return single[i];
+        } else {
+            return widen(single[i]);
+        }
     }
 
     // do_with(i) for this thread's single elements.
@@ -169,12 +183,6 @@ struct Row {
         packs.template forward<pass>([&](uint32_t index, uint4 bits) {
             add_pack<pass>(state, index, bits, excluded);
         });
-        // For whoever merges it.
-        if (pass == Pass::kFirst && Terms::kHasTarget) {
-            for_each_single([&](uint32_t i) {
-                if (is_target(single_position[i])) team.share_target(single_value(i));
-            });
-        }
         add_singles<pass>(state, excluded);
     }
 
@@ -182,6 +190,10 @@ struct Row {
     __device__ __forceinline__ void add_singles(AnyState &state, uint32_t excluded) const {
         for_each_single([&](uint32_t i) {
             const uint32_t position = single_position[i];
+            if constexpr (!Terms::kKnowsCap) {
+                // For whoever merges it.
+                if (pass == Pass::kFirst && is_target(position)) team.share_target(single_value(i));
+            }
             if (is_target(position) || (pass == Pass::kLater && position == excluded)) return;
             const float one[1] = {single_value(i)};
             if constexpr (Terms::kWeights == Weights::kGiven) {

@@ -213,7 +213,7 @@ struct SplitRowStrategy {
     template <class Summary, class Body, class Report>
     __device__ __forceinline__ void for_each_row(uint64_t rows, const Body &body,
                                                  const Report &report) {
-        const uint64_t step = gridDim.x / team.slices;
+        const uint32_t step = gridDim.x / team.slices;
         for (uint64_t index = blockIdx.x / team.slices; index < rows; index += step) {
             team.partials = partials + index * team.slices;
             body(index, [&](const Summary &summary) {
