@@ -199,8 +199,7 @@ pub enum Error {
 
     /// A buffer is shorter than its shape says, or longer where it must match.
     #[error(
-        "the {buffer} buffer holds {len} elements; the problem needs {needed} (of a vector exactly so many: \
-         pass a view)"
+        "the {buffer} buffer holds {len} elements; the problem needs {needed} (exactly, if it is a vector: pass a view)"
     )]
     Length {
         /// Which buffer.

@@ -791,7 +791,8 @@ fn pins_hold_far_outside_of_the_tuned_range() {
     let error = Error::Strategy { strategy: S::Tiny, obstacle: cases[0].4 };
     assert_eq!(
         error.to_string(),
-        "the strategy tiny was pinned, but a row has 513 classes, and its lanes take 512 at most"
+        "the strategy tiny was pinned, but a row has 513 classes, and its lanes take 512 at most; \
+         Selection::Preferred takes another where it cannot"
     );
 }
 

@@ -84,7 +84,8 @@ fn options_and_weights() -> Result<()> {
         CrossEntropy::with_class_weights(LossConfig::default(), &weights, &device)
     };
     let error = refused(&weighted(&[1.0; 6])?, &x, &y);
-    let expected = "the class_weights buffer holds 6 elements; the problem needs 7";
+    let expected = "the class_weights buffer holds 6 elements; the problem needs 7 (exactly, if it is a vector: \
+                    pass a view)";
     assert_eq!(error.to_string(), expected);
     let error = bare(weighted(&[1.0, 2.0, -0.5]).unwrap_err());
     assert_eq!(
