@@ -619,10 +619,10 @@ fn many_rows(dtype: Dtype) -> Result<(), String> {
         let config = LossConfig { ignore_index: Some(1), ..smoothed(0.1) };
         check(&Case { config, class_weights, ..Case::new(dtype, rows, 3, 10) })?;
     }
-    // A warp with all the rows that it can have, and not at a pack.
-    for rows in [32, 128] {
+    // A warp with all the rows that it can have, also of as many classes as a lane takes, and not at a pack.
+    for (rows, classes) in [(32, 3), (128, 3), (32, 16)] {
         let placement = Placement { logits_offset: 1, gradient_offset: 1, ..Placement::PACKED };
-        check(&Case { placement, config: smoothed(0.1), ..Case::new(dtype, rows, 3, 9) })?;
+        check(&Case { placement, config: smoothed(0.1), ..Case::new(dtype, rows, classes, 9) })?;
     }
     Ok(())
 }
