@@ -380,12 +380,12 @@ fn prerequisites(rule: &Path) -> io::Result<Vec<String>> {
         .collect())
 }
 
-/// Runs `command` and returns what it printed, or the command line and its complaint.
 /// Whether this is the repository, not the published package.
 fn is_checkout() -> bool {
     Path::new("xtask").is_dir()
 }
 
+/// Runs `command` and returns what it printed, or the command line and its complaint.
 fn output_of(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("cannot run {command:?}: {error}"))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -92,7 +92,8 @@ class Tile {
     uint4 *packs_;
     uint32_t classes_;
 
-    // A lane's packs are all on their way before one is written. With the edges there are none beyond.
+    // A lane's packs are all on their way before one is written. They are no more than its elements take, since
+    // a warp has no more rows than its lanes have elements for.
     __device__ __forceinline__ static void copy(T *to, const T *from, const RowLayout<T> &layout) {
         constexpr uint32_t kLanePacks = XENT_TINY_LANE_ELEMENTS / kPackSize<T>;
         const uint32_t lane = threadIdx.x % kWarpSize;

@@ -221,7 +221,8 @@ impl Workspace {
 /// Weights of the classes, on the device, that are known to be finite and not negative.
 ///
 /// They are checked once, here, so that no call has to: the device could only say so afterwards. Calls on several
-/// streams may read the same ones at a time; dropping them waits for all work of their context.
+/// streams may read the same ones at a time; dropping them waits for all work of their context, so not while one
+/// of its streams is being captured.
 #[derive(Debug)]
 pub struct ClassWeights {
     weights: CudaSlice<f32>,

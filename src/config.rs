@@ -116,9 +116,8 @@ pub struct LossConfig {
     pub divisors: Divisors,
     /// What a mean is that would divide by 0.
     pub empty_mean: EmptyMean,
-    /// L, the weight of lse^2; 0 for none. Its divisor is by default that of the other terms, which class weights
-    /// change. The square is formed in f32: where |lse| is beyond 1e19 the loss
-    /// is infinite, and the gradient can be NaN.
+    /// L, the weight of lse^2; 0 for none. Its divisor is by default the target weights, as the other terms' is.
+    /// The square is formed in f32: where |lse| is beyond 1e19 the loss is infinite, and the gradient can be NaN.
     pub z_loss: f64,
     /// t, more than 0. Where |logit| times it is beyond f32's range the loss is infinite, also where class
     /// weights below 1 would bring it back.

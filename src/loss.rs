@@ -132,8 +132,8 @@ pub struct LossOutputs<'a> {
     /// `[rows]`: each row's loss, not divided by anything; 0 for ignored rows, NaN for targets that
     /// name no class.
     pub row_losses: Option<&'a mut dyn DeviceWrite<f32>>,
-    /// `[rows]`: each row's log-sum-exp, of the transformed logits; 0 for ignored rows, whose logits count for nothing, and
-    /// NaN for targets that name no class.
+    /// `[rows]`: each row's log-sum-exp, of the transformed logits; 0 for ignored rows, whose logits count for
+    /// nothing, and NaN for targets that name no class.
     pub row_lse: Option<&'a mut dyn DeviceWrite<f32>>,
     /// `[rows]`: the class of each row's largest (transformed) logit, the lowest of several that are
     /// equal, and of NaN where there is one, as in PyTorch; -1 for ignored rows, whose logits
@@ -169,9 +169,9 @@ pub fn forward<T: Logit, Y: Target>(
 ///
 /// Writes each gradient once, and reads each logit once where a row fits the shared memory of a block: up to
 /// about 57,000 classes in half precision on an H200, and 40,000 on an A100; half of it in f32, a third with
-/// target probabilities, which are read once as well. A part of longer rows is read a second time, on an H200
-/// mostly from the L2 cache, unless they are so few that clusters of blocks keep them; and so are a few long
-/// rows that would leave most of a device without clusters idle. [`Kernels::plan`] shows what a problem gets.
+/// target probabilities, which are read once as well. A part of longer rows is read a second time, from
+/// the L2 cache as far as that holds it, unless they are so few that clusters of blocks keep them; and so are a
+/// few long rows that would leave most of a device without clusters idle. [`Kernels::plan`] shows what a problem gets.
 ///
 /// One launch; two where a mean has to count more than 256 rows first, or blocks share rows without a cluster.
 ///

@@ -235,7 +235,17 @@ fn main() -> ExitCode {
         let output = child("failed_forward", "launch:2")?;
         check(output.status.success(), "launch:2", &output).map(|()| Completion::Completed)
     });
-    libtest_mimic::run(&Arguments::from_args(), kinds.chain([forward]).collect()).exit_code()
+    let weights = Trial::ignorable_test("faults::class_weights_wait_for_all_their_readers", || {
+        if !is_emulated()? {
+            return Ok(Completion::ignored_with("a real driver works when it likes"));
+        }
+        // Nothing is done before something waits for it.
+        let output =
+            command("shared_weights", "")?.env("CUDA_EMULATOR_STREAMS", "late").output()?;
+        check(output.status.success(), "late streams", &output).map(|()| Completion::Completed)
+    });
+    let trials = kinds.chain([forward, weights]).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
 fn real_driver() -> Completion {
@@ -247,10 +257,14 @@ fn is_emulated() -> Result<bool, Failed> {
     Ok(child("is_emulated", "")?.status.success())
 }
 
-fn child(task: &str, refusal: &str) -> Result<Output, Failed> {
+fn command(task: &str, refusal: &str) -> Result<Command, Failed> {
     let mut command = Command::new(env::current_exe()?);
     command.env(CHILD, task).env("CUDA_EMULATOR_FAIL", refusal).env("CUDA_EMULATOR_LEAKS", "1");
-    Ok(command.output()?)
+    Ok(command)
+}
+
+fn child(task: &str, refusal: &str) -> Result<Output, Failed> {
+    Ok(command(task, refusal)?.output()?)
 }
 
 fn check(is_fine: bool, refusal: &str, output: &Output) -> Result<(), Failed> {
@@ -284,6 +298,7 @@ fn run(kind: &str) -> Result<u8, String> {
     match kind {
         "is_emulated" => return Ok(u8::from(!is_emulated)),
         "failed_forward" => return failed_forward(&context).map(|()| 0),
+        "shared_weights" => return shared_weights(&context).map(|()| 0),
         _ => {}
     }
     // Refusals strike within operations: each begins to count anew.
@@ -315,6 +330,38 @@ fn run(kind: &str) -> Result<u8, String> {
         scene.works().and_then(|()| scene.settle()).map_err(about)?;
     }
     Ok(if refused == 0 { NOTHING as u8 } else { 0 })
+}
+
+/// Dropped while two streams are still to read them. cudarc by itself waits for the second alone.
+fn shared_weights(context: &Arc<CudaContext>) -> Result<(), String> {
+    let failed = |error: Error| error.to_string();
+    let of_driver = |error: DriverError| format!("{:?}", error.0);
+    let kernels = Kernels::load(context).map_err(failed)?;
+    let owner = context.new_stream().map_err(of_driver)?;
+    let weights = ClassWeights::new(&owner, &[0.5, 1.0, 2.0]).map_err(failed)?;
+    let mut under_way = Vec::new();
+    for _ in 0..2 {
+        let stream = context.new_stream().map_err(of_driver)?;
+        let logits = stream.clone_htod(&[0.5f32, 2.0, -1.0]).map_err(of_driver)?;
+        let targets = stream.clone_htod(&[1i32]).map_err(of_driver)?;
+        let mut gradient = stream.alloc_zeros::<f32>(3).map_err(of_driver)?;
+        let mut workspace = Workspace::new(&stream, 1).map_err(failed)?;
+        let inputs = LossInputs {
+            class_weights: Some(&weights),
+            ..LossInputs::new(Shape::contiguous(1, 3), &logits, &targets)
+        };
+        let (outputs, to) = (LossOutputs::default(), Gradient::new(&mut gradient));
+        let config = LossConfig::default();
+        loss::forward_backward(&kernels, &stream, config, inputs, outputs, to, &mut workspace)
+            .map_err(failed)?;
+        under_way.push((stream, logits, targets, gradient, workspace));
+    }
+    drop(weights);
+    owner.synchronize().map_err(of_driver)?;
+    for (stream, ..) in &under_way {
+        stream.synchronize().map_err(of_driver)?;
+    }
+    Ok(())
 }
 
 fn failed_forward(context: &Arc<CudaContext>) -> Result<(), String> {

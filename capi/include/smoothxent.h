@@ -83,7 +83,7 @@ typedef uint32_t sx_empty_mean;
  * t, class weights w, positive weights r and C classes, the loss of a row is
  *
  * ```text
- * 1/C sum_k w_k (r_k t_k -log sigmoid(x_k) + (1 - t_k) -log sigmoid(-x_k)) / D
+ * -1/C sum_k w_k (r_k t_k log sigmoid(x_k) + (1 - t_k) log sigmoid(-x_k)) / D
  * ```
  */
 typedef struct sx_binary_config {
@@ -270,7 +270,7 @@ typedef uint32_t sx_weighted_terms;
  * classes, the loss of a row is
  *
  * ```text
- * (1 - e) w_y -log p_y / D1 + e/C sum_k w_k -log p_k / D2 + L lse^2 / D3
+ * (1 - e) w_y (-log p_y) / D1 + e/C sum_k w_k (-log p_k) / D2 + L lse^2 / D3
  * ```
  */
 typedef struct sx_loss_config {
@@ -295,7 +295,8 @@ typedef struct sx_loss_config {
    */
   sx_flag has_ignore_index;
   /**
-   * Rows with this target have loss 0, gradient 0 and no part in a mean; any value.
+   * Rows with this target have loss 0, gradient 0 and no part in a mean over counted rows or target weights;
+   * any value, compared as an int64_t: of uint32_t targets none is negative.
    */
   int64_t ignore_index;
   /**

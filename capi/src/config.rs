@@ -89,7 +89,7 @@ pub struct sx_divisor {
 /// classes, the loss of a row is
 ///
 /// ```text
-/// (1 - e) w_y -log p_y / D1 + e/C sum_k w_k -log p_k / D2 + L lse^2 / D3
+/// (1 - e) w_y (-log p_y) / D1 + e/C sum_k w_k (-log p_k) / D2 + L lse^2 / D3
 /// ```
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +104,8 @@ pub struct sx_loss_config {
     pub weighted_terms: sx_weighted_terms,
     /// Whether there is an `ignore_index`.
     pub has_ignore_index: sx_flag,
-    /// Rows with this target have loss 0, gradient 0 and no part in a mean; any value.
+    /// Rows with this target have loss 0, gradient 0 and no part in a mean over counted rows or target weights;
+    /// any value, compared as an int64_t: of uint32_t targets none is negative.
     pub ignore_index: i64,
     /// How row losses are reduced.
     pub reduction: sx_reduction,
@@ -128,7 +129,7 @@ pub struct sx_loss_config {
 /// t, class weights w, positive weights r and C classes, the loss of a row is
 ///
 /// ```text
-/// 1/C sum_k w_k (r_k t_k -log sigmoid(x_k) + (1 - t_k) -log sigmoid(-x_k)) / D
+/// -1/C sum_k w_k (r_k t_k log sigmoid(x_k) + (1 - t_k) log sigmoid(-x_k)) / D
 /// ```
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -139,18 +139,20 @@ fn label_smoothing() -> Result<(), String> {
     }
 }
 
+/// What options that multiply or divide have to be.
+const POSITIVE: &str = "more than 0 and within f32's range, as what is formed of it has to be (1/divisor, \
+                        log2(e) logit_scale, logit_scale/logit_softcap)";
+
 fn options() -> Result<(), String> {
     let mut buffers = Buffers::new();
     let fine = LossConfig::default();
-    let positive = "more than 0 and within f32's range, as what is formed of it has to be (1/divisor, log2(e) logit_scale, \
-         logit_scale/logit_softcap)";
     for value in [0.0, -2.0, f64::INFINITY] {
         for (option, config) in [
             ("logit_scale", LossConfig { logit_scale: value, ..fine }),
             ("logit_softcap", LossConfig { logit_softcap: Some(value), ..fine }),
             ("divisor", LossConfig { divisors: Divisors::all(Divisor::Given(value)), ..fine }),
         ] {
-            let refused = Error::Option { option, value, range: positive };
+            let refused = Error::Option { option, value, range: POSITIVE };
             expect(option, buffers.call(config, SHAPE), refused)?;
         }
     }
@@ -444,9 +446,7 @@ fn binary_buffers() -> Result<(), String> {
     let config = BinaryConfig { label_smoothing: 1.5, ..fine };
     expect("smoothing", call(config, None, false), Error::LabelSmoothing { value: 1.5 })?;
     let config = BinaryConfig { divisor: Divisor::Given(0.0), ..fine };
-    let range = "more than 0 and within f32's range, as what is formed of it has to be (1/divisor, log2(e) logit_scale, \
-         logit_scale/logit_softcap)";
-    let refused = Error::Option { option: "divisor", value: 0.0, range };
+    let refused = Error::Option { option: "divisor", value: 0.0, range: POSITIVE };
     expect("divisor", call(config, None, false), refused)?;
     let config = BinaryConfig { reduction: Reduction::None, ..fine };
     expect("reduction", call(config, None, false), Error::LossWithoutReduction)?;

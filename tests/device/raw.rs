@@ -484,7 +484,7 @@ fn weights_anywhere() -> Result<(), String> {
         let losses = address(stream, &row_losses);
         let (kernels, cu_stream, workspace) =
             (&rig.kernels, stream.cu_stream(), workspace.memory());
-        let of = (Dtype::F16, TargetType::Probabilities(Dtype::F32), shape, logits, targets);
+        let (dtype, target_type) = (Dtype::F16, TargetType::Probabilities(Dtype::F32));
         // SAFETY: all of these are as long as the shape says, and are waited for.
         unsafe {
             if binary {
@@ -492,7 +492,7 @@ fn weights_anywhere() -> Result<(), String> {
                 let inputs = raw::BinaryInputs {
                     class_weights,
                     positive_weights: class_weights,
-                    ..raw::BinaryInputs::new(of.0, of.1, of.2, of.3, of.4)
+                    ..raw::BinaryInputs::new(dtype, target_type, shape, logits, targets)
                 };
                 let config = BinaryConfig::default();
                 raw::binary::forward_backward(
@@ -500,8 +500,10 @@ fn weights_anywhere() -> Result<(), String> {
                 )
             } else {
                 let outputs = LossOutputs { row_losses: losses, ..Default::default() };
-                let inputs = LossInputs::new(of.0, of.1, of.2, of.3, of.4);
-                let inputs = LossInputs { class_weights, ..inputs };
+                let inputs = LossInputs {
+                    class_weights,
+                    ..LossInputs::new(dtype, target_type, shape, logits, targets)
+                };
                 let config = LossConfig { label_smoothing: 0.1, ..LossConfig::pytorch() };
                 raw::loss::forward_backward(
                     kernels, cu_stream, config, inputs, outputs, to, workspace,
