@@ -10,10 +10,9 @@
     }
 
 #define XENT_BINARY_OF(DTYPE, T)                                                                 \
-    XENT_BINARY(tiny_##DTYPE, XENT_WARP_BLOCK_THREADS, 8, TinyStrategy<T, xent::NoTerms>)        \
-    XENT_BINARY(warp_##DTYPE, XENT_WARP_BLOCK_THREADS, 3,                                        \
-                WarpStrategy<T, xent::NoTerms>)                            \
-    XENT_BINARY(block_##DTYPE, XENT_MAX_BLOCK_THREADS, 1, BlockStrategy<T, xent::NoTerms>)
+    XENT_BINARY(tiny_##DTYPE, XENT_WARP_BLOCK_THREADS, 8, TinyStrategy<T, xent::ElementTerms>)   \
+    XENT_BINARY(warp_##DTYPE, XENT_WARP_BLOCK_THREADS, 5, WarpStrategy<T, xent::ElementTerms>)   \
+    XENT_BINARY(block_##DTYPE, XENT_MAX_BLOCK_THREADS, 2, BlockStrategy<T, xent::ElementTerms>)
 
 XENT_BINARY_OF(f32, float)
 XENT_BINARY_OF(f16, __half)

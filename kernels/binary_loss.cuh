@@ -124,17 +124,59 @@ struct BinaryTerms {
                    : load_one(probabilities_as<Bfloat16>() + position);
     }
 
-    __device__ __forceinline__ void targets_of(uint32_t start, float (&q)[kSize]) const {
+    // The targets of a pack as they are stored, where they can be loaded at once.
+    struct TargetBits {
+        uint4 first;
+        uint4 second;  // of f32 beside halves
+    };
+    __device__ __forceinline__ TargetBits target_bits(uint32_t start) const {
+        TargetBits bits = {};
+        if (probabilities == nullptr || !targets_aligned) return bits;
+        if (p.targets.kind == XENT_TARGET_F32) {
+            const uint4 *const from = reinterpret_cast<const uint4 *>(probabilities_as<float>() + start);
+            bits.first = from[0];
+            if constexpr (kSize > kPackSize<float>) bits.second = from[1];
+        } else {
+            // Of either half type.
+            const uint16_t *const from = probabilities_as<uint16_t>() + start;
+            if constexpr (kSize == kPackSize<uint16_t>) {
+                bits.first = *reinterpret_cast<const uint4 *>(from);
+            } else {
+                const uint2 two = *reinterpret_cast<const uint2 *>(from);
+                bits.first.x = two.x;
+                bits.first.y = two.y;
+            }
+        }
+        return bits;
+    }
+
+    __device__ __forceinline__ void targets_of(uint32_t start, const TargetBits &bits,
+                                               float (&q)[kSize]) const {
         if (probabilities == nullptr) {
 #pragma unroll
             for (uint32_t i = 0; i < kSize; ++i) q[i] = start + i == target ? 1.0f : 0.0f;
         } else if (p.targets.kind == XENT_TARGET_F32) {
-            load_run(probabilities_as<float>() + start, targets_aligned, q);
+            targets_as<float>(start, bits, q);
         } else if (p.targets.kind == XENT_TARGET_F16) {
-            load_run(probabilities_as<Half>() + start, targets_aligned, q);
+            targets_as<Half>(start, bits, q);
         } else {
-            load_run(probabilities_as<Bfloat16>() + start, targets_aligned, q);
+            targets_as<Bfloat16>(start, bits, q);
         }
+    }
+
+    template <typename Q>
+    __device__ __forceinline__ void targets_as(uint32_t start, const TargetBits &bits,
+                                               float (&q)[kSize]) const {
+        if (!targets_aligned) {
+            load_run(probabilities_as<Q>() + start, false, q);
+            return;
+        }
+        constexpr uint32_t kInPack = kPackSize<Q>;
+        float first[kInPack], second[kInPack];
+        unpack<Q>(bits.first, first);
+        unpack<Q>(bits.second, second);
+#pragma unroll
+        for (uint32_t i = 0; i < kSize; ++i) q[i] = i < kInPack ? first[i] : second[i - kInPack];
     }
 
     // Of elements without weights.
@@ -158,44 +200,52 @@ struct BinaryTerms {
     __device__ __forceinline__ static float weight_at(const float *weights, uint32_t position) {
         return weights == nullptr ? 1.0f : weights[position];
     }
+    template <int N>
     __device__ __forceinline__ void weights_of(const float *weights, uint32_t start,
-                                               float (&w)[kSize]) const {
+                                               float (&w)[N]) const {
         if (weights != nullptr) {
             load_run(weights + start, weights_aligned, w);
         } else {
 #pragma unroll
-            for (uint32_t i = 0; i < kSize; ++i) w[i] = 1.0f;
+            for (int i = 0; i < N; ++i) w[i] = 1.0f;
         }
     }
 
     // From logits to their gradients; the sum of their losses, or NaN (see BinaryElement).
     template <bool kWeighs>
-    __device__ __forceinline__ float pass_pack(uint32_t start, float (&x)[kSize]) const {
-        float q[kSize], w[kSize], r[kSize], losses[kSize];
-        targets_of(start, q);
-        if (kWeighs) {
-            weights_of(p.class_weights, start, w);
-            weights_of(p.positive_weights, start, r);
-        }
+    __device__ __forceinline__ float pass_pack(uint32_t start, const TargetBits &target_bits,
+                                               float (&x)[kSize]) const {
+        float q[kSize], losses[kSize];
+        targets_of(start, target_bits, q);
+        // Weights a few at a time: two kinds of a whole pack would take a quarter of the registers.
+        constexpr uint32_t kFew = kPackSize<float>;
 #pragma unroll
-        for (uint32_t i = 0; i < kSize; ++i) {
-            const BinaryCoefficients by =
-                kWeighs ? coefficients(q[i], w[i], r[i]) : coefficients(q[i]);
-            const BinaryElement element(x[i], by, scale);
-            losses[i] = element.loss;
-            x[i] = element.gradient;
+        for (uint32_t first = 0; first < kSize; first += kFew) {
+            float w[kFew], r[kFew];
+            if (kWeighs) {
+                weights_of(p.class_weights, start + first, w);
+                weights_of(p.positive_weights, start + first, r);
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < kFew; ++i) {
+                const uint32_t k = first + i;
+                const BinaryCoefficients by =
+                    kWeighs ? coefficients(q[k], w[i], r[i]) : coefficients(q[k]);
+                const BinaryElement element(x[k], by, scale);
+                losses[k] = element.loss;
+                x[k] = element.gradient;
+            }
         }
         return sum_of(losses);
     }
 
-    // The sum of a pack's losses, whatever they are. Cold.
-    __device__ __forceinline__ float loss_slowly(uint4 bits, uint32_t start) const {
-        float x[kSize];
-        unpack<T>(bits, x);
+    // The sum of the losses of a pack's elements, whatever they are, from where they are in memory. Cold.
+    __device__ __forceinline__ float loss_slowly(const T *logits, uint32_t start) const {
         float loss = 0.0f;
-#pragma unroll
-        for (uint32_t i = 0; i < kSize; ++i) {
-            loss = add_rn(loss, BinaryElement::loss_of(x[i], coefficients_at(start + i)));
+#pragma unroll 1
+        for (uint32_t position = start; position < start + kSize; ++position) {
+            const float x = load_one(logits + position);
+            loss = add_rn(loss, BinaryElement::loss_of(x, coefficients_at(position)));
         }
         return loss;
     }
@@ -215,14 +265,18 @@ __device__ __forceinline__ float binary_of_packs(Row &row, const BinaryTerms<T> 
     constexpr uint32_t kSize = kPackSize<T>;
     const bool gradient_aligned = same_alignment<T>(row.input, gradient);
     float loss = 0.0f;
-    row.packs.template forward<Pass::kFirst>([&](uint32_t index, uint4 bits) {
+    const auto prefetch = [&](uint32_t index) {
+        return terms.target_bits(row.layout.start_of(index));
+    };
+    row.packs.forward(prefetch, [&](uint32_t index, uint4 bits, const auto &target_bits) {
         const uint32_t start = row.layout.start_of(index);
         float x[kSize];
         unpack<T>(bits, x);
         // The same branch for the whole grid.
-        float losses = terms.weighs() ? terms.template pass_pack<true>(start, x)
-                                      : terms.template pass_pack<false>(start, x);
-        if (losses != losses) losses = terms.loss_slowly(bits, start);
+        float losses = terms.weighs() ? terms.template pass_pack<true>(start, target_bits, x)
+                                      : terms.template pass_pack<false>(start, target_bits, x);
+        // What is in memory is not overwritten yet.
+        if (losses != losses) losses = terms.loss_slowly(row.input, start);
         loss = add_rn(loss, losses);
         if (gradient != nullptr) store_run(gradient + start, gradient_aligned, x);
     });
@@ -295,7 +349,7 @@ __device__ __forceinline__ void binary(const XentBinary &p) {
         const T *logits = static_cast<const T *>(p.logits) + index * p.logits_row_stride;
         // Of a row that is not read, nothing.
         const RowLayout<T> layout(logits, reads ? p.classes : 0);
-        auto row = strategy.row(logits, layout, NoTerms(), identity(), kNoPosition);
+        auto row = strategy.row(logits, layout, ElementTerms(), identity(), kNoPosition);
         // The first row is on its way.
         wait_for_launch_before();
         T *const gradient = p.gradient == nullptr

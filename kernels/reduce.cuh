@@ -4,6 +4,8 @@
 // A team offers
 //     rank(), size()      this thread's place among its threads, which are kFewestThreads at least
 //     speaks()            whether it is the thread that speaks for the row
+//     first_pack()        where the whole row is the team's: the first pack that is this thread's, size() before its
+//                         second one; wraps where that is before the row's first
 //     merge(state)        the state of all elements that its threads took in; all get it, but for its place,
 //                         and for its mass where all weights are 1: the caller knows how many there were
 //     lowest(x), sum(x)   of all threads' values; all get it
@@ -172,6 +174,7 @@ struct ShiftedTeam : GroupTeam {
     uint32_t shift;
 
     __device__ __forceinline__ uint32_t lane() const { return GroupTeam::rank(); }
+    __device__ __forceinline__ uint32_t first_pack() const { return lane() - shift; }
     __device__ __forceinline__ uint32_t rank() const { return (lane() - shift) & (lanes.width() - 1); }
     __device__ __forceinline__ bool speaks() const { return rank() == 0; }
 
@@ -236,6 +239,7 @@ struct BlockTeam {
     BlockStorage &storage;
 
     __device__ __forceinline__ uint32_t rank() const { return threadIdx.x; }
+    __device__ __forceinline__ uint32_t first_pack() const { return threadIdx.x; }
     __device__ __forceinline__ uint32_t size() const { return blockDim.x; }
     __device__ __forceinline__ bool speaks() const { return threadIdx.x == 0; }
     // All warps have read the storage; it is written again.

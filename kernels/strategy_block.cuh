@@ -7,7 +7,10 @@
 
 #include <stdint.h>
 
+#include <type_traits>
+
 #include "abi.h"
+#include "passing_packs.cuh"
 #include "reduce.cuh"
 #include "row.cuh"
 #include "slice_cache.cuh"
@@ -21,10 +24,11 @@ template <typename T, class Terms>
 struct BlockStrategy {
     using Element = T;
     using TermsOfRow = Terms;
-    using Row = xent::Row<T, Terms, BlockTeam, SlicePacks<Terms>>;
+    using Packs = std::conditional_t<Terms::kOnePass, PassingPacks, SlicePacks<Terms>>;
+    using Row = xent::Row<T, Terms, BlockTeam, Packs>;
     static constexpr bool kSharesWarps = false;
     static constexpr bool kHasTwoLaunches = false;
-    static constexpr bool kLooksAhead = SlicePacks<Terms>::kLooksAhead;
+    static constexpr bool kLooksAhead = Packs::kLooksAhead;
     static constexpr uint32_t kDividedSlots = 1;
 
     struct Storage {
@@ -72,7 +76,7 @@ struct BlockStrategy {
     __device__ __forceinline__ Row row(const T *input, const RowLayout<T> &layout,
                                        const Terms &terms, const XentTransform &by,
                                        uint32_t target) {
-        Row row(input, layout, terms, by, target, team, place);
+        Row row(input, layout, terms, by, target, team, place_of_packs());
         row.load_singles();
         return row;
     }
@@ -88,6 +92,16 @@ struct BlockStrategy {
     // Whether this thread's warp finds what all need, and in which slot it leaves it.
     __device__ __forceinline__ bool finds() const { return threadIdx.x < kWarpSize; }
     __device__ __forceinline__ uint32_t slot() const { return 0; }
+
+  private:
+    // What packs are made of beside the row.
+    __device__ __forceinline__ auto &place_of_packs() {
+        if constexpr (Terms::kOnePass) {
+            return team;
+        } else {
+            return place;
+        }
+    }
 };
 
 }  // namespace xent

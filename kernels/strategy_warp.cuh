@@ -13,8 +13,11 @@
 
 #include <stdint.h>
 
+#include <type_traits>
+
 #include "abi.h"
 #include "dtype.cuh"
+#include "passing_packs.cuh"
 #include "reduce.cuh"
 #include "row.cuh"
 #include "speakers.cuh"
@@ -101,7 +104,8 @@ struct WarpStrategy {
     using Element = T;
     using TermsOfRow = Terms;
     static_assert(!Terms::kStreamed, "weights of elements are not kept in registers");
-    using Row = xent::Row<T, Terms, ShiftedTeam, LanePacks<Terms::kLanePacks>>;
+    using Packs = std::conditional_t<Terms::kOnePass, PassingPacks, LanePacks<Terms::kLanePacks>>;
+    using Row = xent::Row<T, Terms, ShiftedTeam, Packs>;
     static constexpr uint32_t kWarps = XENT_WARP_BLOCK_THREADS / kWarpSize;
     static constexpr bool kSharesWarps = true;
     static constexpr bool kHasTwoLaunches = false;
@@ -156,7 +160,7 @@ struct WarpStrategy {
         // As far as a lane has room for another pack.
         const uint32_t shift = packs_before_sector(layout.body(input));
         team.shift = layout.packs + shift <= lane_packs ? shift : 0;
-        Row row(input, layout, terms, by, target, team, *this);
+        Row row(input, layout, terms, by, target, team, place_of_packs());
         row.load_singles();
         return row;
     }
@@ -177,6 +181,16 @@ struct WarpStrategy {
     // Every warp finds what it needs.
     __device__ __forceinline__ bool finds() const { return true; }
     __device__ __forceinline__ uint32_t slot() const { return threadIdx.x / kWarpSize; }
+
+  private:
+    // As BlockStrategy's.
+    __device__ __forceinline__ const auto &place_of_packs() const {
+        if constexpr (Terms::kOnePass) {
+            return team;
+        } else {
+            return *this;
+        }
+    }
 };
 
 }  // namespace xent

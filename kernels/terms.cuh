@@ -6,6 +6,7 @@
 //     kHasTarget   whether a class is kept out of the sums
 //     kKnowsCap    whether logits can be capped
 //     kStreamed    whether weights come from memory as the logits do, and are cached with them
+//     kOnePass     whether outputs need nothing of the row but their own elements, so that it is kept nowhere
 //     kLanePacks   packs of a row that a lane keeps in registers under warp, at most
 //     kPacksInFlight  packs that a thread has in flight at once, to cover the latency of memory; fewer
 //                  where the code for a pack is long
@@ -27,6 +28,7 @@ struct NoTerms {
     static constexpr bool kHasTarget = false;
     static constexpr bool kKnowsCap = false;
     static constexpr bool kStreamed = false;
+    static constexpr bool kOnePass = false;
     static constexpr uint32_t kLanePacks = XENT_WARP_PACKS;
     static constexpr uint32_t kPacksInFlight = 4;
 
@@ -40,6 +42,11 @@ struct NoTerms {
 struct UpstreamTerms : NoTerms {
     static constexpr uint32_t kLanePacks = XENT_WARP_PACKS_OF_TWO;
     static constexpr uint32_t kPacksInFlight = 2;
+};
+
+// Not even a softmax: binary losses.
+struct ElementTerms : NoTerms {
+    static constexpr bool kOnePass = true;
 };
 
 // A class index, and no class weights in the smoothing term.
@@ -57,6 +64,7 @@ struct ClassTerms {
     static constexpr bool kHasTarget = true;
     static constexpr bool kKnowsCap = true;
     static constexpr bool kStreamed = false;
+    static constexpr bool kOnePass = false;
     static constexpr uint32_t kLanePacks = XENT_WARP_PACKS;
     static constexpr uint32_t kPacksInFlight = 2;
 
@@ -83,6 +91,7 @@ struct ProbabilityTerms {
     static constexpr bool kHasTarget = false;
     static constexpr bool kKnowsCap = true;
     static constexpr bool kStreamed = true;
+    static constexpr bool kOnePass = false;
     static constexpr uint32_t kPacksInFlight = 2;
 
     const void *probabilities;  // of this row

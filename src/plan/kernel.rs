@@ -88,9 +88,9 @@ families! {
     /// Binary cross-entropy and its gradient, or one of them; many short rows a block.
     BinaryTiny = "binary_tiny", XENT_WARP_BLOCK_THREADS, 8;
     /// A row a warp, or a part of one.
-    BinaryWarp = "binary_warp", XENT_WARP_BLOCK_THREADS, 3;
+    BinaryWarp = "binary_warp", XENT_WARP_BLOCK_THREADS, 5;
     /// A row a block.
-    BinaryBlock = "binary_block", XENT_MAX_BLOCK_THREADS, 1;
+    BinaryBlock = "binary_block", XENT_MAX_BLOCK_THREADS, 2;
 }
 
 /// A loaded kernel's name. [`Kernel::symbol`] is the only place that spells the symbols.

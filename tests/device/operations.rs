@@ -59,6 +59,8 @@ pub fn trials() -> Vec<Trial> {
         }));
         trials.push(trial(format!("log_softmax::confident::{dtype:?}"), move || confident(dtype)));
         trials.push(trial(format!("binary::values::{dtype:?}"), move || binary_values(dtype)));
+        trials
+            .push(trial(format!("binary::placement::{dtype:?}"), move || binary_placement(dtype)));
         trials.push(trial(format!("binary::indices::{dtype:?}"), move || binary_indices(dtype)));
         trials.push(trial(format!("binary::options::{dtype:?}"), move || binary_options(dtype)));
     }
@@ -202,12 +204,23 @@ pub const TARGET_TYPES: [TargetType; 6] = [
 fn binary_shapes(dtype: Dtype, classes: usize) -> Result<(), String> {
     for rows in ROWS {
         for (turn, target_type) in TARGET_TYPES.into_iter().enumerate() {
-            BinaryCase {
-                placement: PLACEMENTS[turn % 4],
-                config: BinaryConfig { label_smoothing: 0.1, ..BinaryConfig::default() },
-                ..binary(dtype, target_type, rows, classes, 80 + turn as u64)
+            let seed = 80 + turn as u64;
+            for (placement, weighted) in
+                [(PLACEMENTS[turn % 4], false), (PLACEMENTS[(turn + 2) % 4], true)]
+            {
+                if weighted && rows < 4 {
+                    continue;
+                }
+                let weights = |seed| weighted.then(|| class_weights(classes, seed));
+                BinaryCase {
+                    placement,
+                    class_weights: weights(seed),
+                    positive_weights: weights(seed ^ 0xff),
+                    config: BinaryConfig { label_smoothing: 0.1, ..BinaryConfig::default() },
+                    ..binary(dtype, target_type, rows, classes, seed)
+                }
+                .check()?;
             }
-            .check()?;
         }
     }
     Ok(())
@@ -248,6 +261,22 @@ fn binary_values(dtype: Dtype) -> Result<(), String> {
             {
                 return Err(format!("{case}: NaN is hidden, or left its row"));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Where in a sector of memory rows lie decides which lane has which packs, and changes no bit.
+fn binary_placement(dtype: Dtype) -> Result<(), String> {
+    let pack = 16 / dtype.bytes();
+    for packs in [1, 8, 9, 31, 33, 256] {
+        let case = binary(dtype, TARGET_TYPES[0], 5, packs * pack, 85);
+        let there = BinaryCase {
+            placement: Placement { logits_offset: pack, gradient_offset: 1, ..case.placement },
+            ..case.clone()
+        };
+        if case.check()?.bits() != there.check()?.bits() {
+            return Err(format!("{case}: other bits half a sector further"));
         }
     }
     Ok(())
