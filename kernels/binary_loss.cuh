@@ -37,39 +37,43 @@ struct BinaryCoefficients {
     float negative;
 };
 
-// One element's loss and gradient.
+// One element, as its loss and its gradient have it in common.
 struct BinaryElement {
-    float loss;
-    float gradient;
+    float x;
+    float e;      // exp(-|x|)
+    float small;  // what multiplies softplus(-|x|), and -sigmoid(-|x|),
+    float large;  // and the same of |x|
 
-    // `scale` multiplies the gradient. The loss is NaN for an infinite logit whose coefficient is 0: see
-    // `loss_of`.
-    __device__ __forceinline__ BinaryElement(float x, const BinaryCoefficients &by, float scale) {
-        const float e = exp_below(x);
-        const bool above = x >= 0.0f;
-        // Of softplus(-|x|) and sigmoid(-|x|), and of those of |x|.
-        const float small = above ? by.positive : by.negative;
-        const float large = above ? by.negative : by.positive;
+    __device__ __forceinline__ BinaryElement() {}
+    __device__ __forceinline__ BinaryElement(float logit, const BinaryCoefficients &by)
+        : x(logit),
+          e(exp2_approx(mul_rn(fabsf(x), -kLog2E))),
+          small(above() ? by.positive : by.negative),
+          large(above() ? by.negative : by.positive) {}
+
+    // NaN for an infinite logit whose coefficient is 0: see `loss_of_any`.
+    __device__ __forceinline__ float loss() const {
         const float tail = log1p_of_unit(e);
-        loss = fma_rn(small, tail, mul_rn(large, add_rn(fabsf(x), tail)));
+        return fma_rn(small, tail, mul_rn(large, add_rn(fabsf(x), tail)));
+    }
+    // Whatever the logit.
+    __device__ __forceinline__ float loss_of_any() const {
+        const float tail = log1p_of_unit(e);
+        return fma_rn(small, tail, weighted(large, add_rn(fabsf(x), tail)));
+    }
+
+    __device__ __forceinline__ float gradient(float scale) const {
         // sigmoid(|x|) is 1 / (1 + e), sigmoid(-|x|) e times that.
         const float sigmoid = reciprocal_approx(add_rn(1.0f, e));
         const float difference = mul_rn(fma_rn(-small, e, large), sigmoid);
-        gradient = mul_rn(difference, above ? scale : -scale);
-    }
-
-    // The loss, whatever the logit.
-    __device__ __forceinline__ static float loss_of(float x, const BinaryCoefficients &by) {
-        const bool above = x >= 0.0f;
-        const float tail = log1p_of_unit(exp_below(x));
-        const float large = weighted(above ? by.negative : by.positive, add_rn(fabsf(x), tail));
-        return fma_rn(above ? by.positive : by.negative, tail, large);
+        return with_sign_of_x(mul_rn(difference, scale));
     }
 
   private:
-    // exp(-|x|).
-    __device__ __forceinline__ static float exp_below(float x) {
-        return exp2_approx(mul_rn(fabsf(x), -kLog2E));
+    // By its sign alone, also of a zero, for which both are the same.
+    __device__ __forceinline__ bool above() const { return __float_as_int(x) >= 0; }
+    __device__ __forceinline__ float with_sign_of_x(float value) const {
+        return __uint_as_float(__float_as_uint(value) ^ (__float_as_uint(x) & 0x80000000u));
     }
 };
 
@@ -82,6 +86,8 @@ struct BinaryTerms {
     const void *probabilities;  // of this row, or null
     uint32_t target;            // where there are no probabilities
     float scale;                // of the gradient
+    bool wants_loss;
+    bool wants_gradient;
     bool targets_aligned;
     bool weights_aligned;       // both kinds
 
@@ -92,6 +98,8 @@ struct BinaryTerms {
           probabilities(nullptr),
           target(class_index),
           scale(gradient_scale),
+          wants_loss(p.row_losses != nullptr || p.sums.loss != nullptr),
+          wants_gradient(p.gradient != nullptr),
           targets_aligned(true),
           weights_aligned(aligned_with_packs(p.class_weights, layout) &&
                           aligned_with_packs(p.positive_weights, layout)) {
@@ -150,12 +158,10 @@ struct BinaryTerms {
         return bits;
     }
 
+    // Where there are probabilities.
     __device__ __forceinline__ void targets_of(uint32_t start, const TargetBits &bits,
                                                float (&q)[kSize]) const {
-        if (probabilities == nullptr) {
-#pragma unroll
-            for (uint32_t i = 0; i < kSize; ++i) q[i] = start + i == target ? 1.0f : 0.0f;
-        } else if (p.targets.kind == XENT_TARGET_F32) {
+        if (p.targets.kind == XENT_TARGET_F32) {
             targets_as<float>(start, bits, q);
         } else if (p.targets.kind == XENT_TARGET_F16) {
             targets_as<Half>(start, bits, q);
@@ -185,13 +191,18 @@ struct BinaryTerms {
         return {fma_rn(p.on, q, p.off), fma_rn(p.on, sub_rn(1.0f, q), p.rest)};
     }
     // A weight that is large beside a coefficient of 0 overflows nothing.
-    __device__ __forceinline__ BinaryCoefficients coefficients(float q, float w, float r) const {
-        const BinaryCoefficients by = coefficients(q);
+    __device__ __forceinline__ static BinaryCoefficients times(const BinaryCoefficients &by, float w,
+                                                               float r) {
         return {mul_rn(w, mul_rn(r, by.positive)), mul_rn(w, by.negative)};
     }
-    __device__ __forceinline__ BinaryCoefficients coefficients_at(uint32_t position) const {
-        return coefficients(target_of(position), weight_at(p.class_weights, position),
-                            weight_at(p.positive_weights, position));
+    __device__ __forceinline__ BinaryElement element(float x, uint32_t position) const {
+        return BinaryElement(x, times(coefficients(target_of(position)),
+                                      weight_at(p.class_weights, position),
+                                      weight_at(p.positive_weights, position)));
+    }
+    // Of an element that is not one of a pack.
+    __device__ __forceinline__ float loss_of(const BinaryElement &element) const {
+        return wants_loss ? element.loss_of_any() : 0.0f;
     }
 
     __device__ __forceinline__ bool weighs() const {
@@ -211,50 +222,78 @@ struct BinaryTerms {
         }
     }
 
-    // From logits to their gradients; the sum of their losses, or NaN (see BinaryElement).
-    template <bool kWeighs>
-    __device__ __forceinline__ float pass_pack(uint32_t start, const TargetBits &target_bits,
+    // From a pack's logits, which are still in memory too, to their gradients; the sum of their losses. The
+    // branches are the same for the whole grid.
+    __device__ __forceinline__ float pass_pack(const T *logits, uint32_t start,
+                                               const TargetBits &target_bits,
+                                               float (&x)[kSize]) const {
+        float losses;
+        if (probabilities != nullptr) {
+            losses = weighs() ? pass_pack<true, true>(logits, start, target_bits, x)
+                              : pass_pack<true, false>(logits, start, target_bits, x);
+        } else {
+            losses = weighs() ? pass_pack<false, true>(logits, start, target_bits, x)
+                              : pass_pack<false, false>(logits, start, target_bits, x);
+        }
+        return losses == losses ? losses : loss_slowly(logits, start);
+    }
+
+  private:
+    template <bool kDense, bool kWeighs>
+    __device__ __forceinline__ float pass_pack(const T *logits, uint32_t start,
+                                               const TargetBits &target_bits,
                                                float (&x)[kSize]) const {
         float q[kSize], losses[kSize];
-        targets_of(start, target_bits, q);
-        // Weights a few at a time: two kinds of a whole pack would take a quarter of the registers.
+        if constexpr (kDense) targets_of(start, target_bits, q);
+        // A few at a time: two kinds of weights of a whole pack would take a quarter of the registers.
         constexpr uint32_t kFew = kPackSize<float>;
 #pragma unroll
         for (uint32_t first = 0; first < kSize; first += kFew) {
             float w[kFew], r[kFew];
-            if (kWeighs) {
+            if constexpr (kWeighs) {
                 weights_of(p.class_weights, start + first, w);
                 weights_of(p.positive_weights, start + first, r);
             }
+            BinaryElement elements[kFew];
 #pragma unroll
             for (uint32_t i = 0; i < kFew; ++i) {
-                const uint32_t k = first + i;
-                const BinaryCoefficients by =
-                    kWeighs ? coefficients(q[k], w[i], r[i]) : coefficients(q[k]);
-                const BinaryElement element(x[k], by, scale);
-                losses[k] = element.loss;
-                x[k] = element.gradient;
+                BinaryCoefficients by = coefficients(kDense ? q[first + i] : 0.0f);
+                if constexpr (kWeighs) by = times(by, w[i], r[i]);
+                elements[i] = BinaryElement(x[first + i], by);
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < kFew; ++i) losses[first + i] = 0.0f;
+            if (wants_loss) {
+#pragma unroll
+                for (uint32_t i = 0; i < kFew; ++i) losses[first + i] = elements[i].loss();
+            }
+            if (wants_gradient) {
+#pragma unroll
+                for (uint32_t i = 0; i < kFew; ++i) x[first + i] = elements[i].gradient(scale);
+            }
+        }
+        // Of a class index all but one are 0, and that one is put right.
+        const uint32_t at = target - start;
+        if (!kDense && at < kSize) {
+            const BinaryElement one = element(load_one(logits + target), target);
+            const float its_loss = loss_of(one), its_gradient = one.gradient(scale);
+#pragma unroll
+            for (uint32_t i = 0; i < kSize; ++i) {
+                losses[i] = i == at ? its_loss : losses[i];
+                x[i] = i == at ? its_gradient : x[i];
             }
         }
         return sum_of(losses);
     }
 
-    // The sum of the losses of a pack's elements, whatever they are, from where they are in memory. Cold.
+    // The sum of the losses of a pack's elements, whatever they are. Cold.
     __device__ __forceinline__ float loss_slowly(const T *logits, uint32_t start) const {
         float loss = 0.0f;
 #pragma unroll 1
         for (uint32_t position = start; position < start + kSize; ++position) {
-            const float x = load_one(logits + position);
-            loss = add_rn(loss, BinaryElement::loss_of(x, coefficients_at(position)));
+            loss = add_rn(loss, element(load_one(logits + position), position).loss_of_any());
         }
         return loss;
-    }
-
-    __device__ __forceinline__ BinaryElement element(float x, uint32_t position) const {
-        const BinaryCoefficients by = coefficients_at(position);
-        BinaryElement result(x, by, scale);
-        if (result.loss != result.loss) result.loss = BinaryElement::loss_of(x, by);
-        return result;
     }
 };
 
@@ -272,18 +311,14 @@ __device__ __forceinline__ float binary_of_packs(Row &row, const BinaryTerms<T> 
         const uint32_t start = row.layout.start_of(index);
         float x[kSize];
         unpack<T>(bits, x);
-        // The same branch for the whole grid.
-        float losses = terms.weighs() ? terms.template pass_pack<true>(start, target_bits, x)
-                                      : terms.template pass_pack<false>(start, target_bits, x);
-        // What is in memory is not overwritten yet.
-        if (losses != losses) losses = terms.loss_slowly(row.input, start);
-        loss = add_rn(loss, losses);
+        loss = add_rn(loss, terms.pass_pack(row.input, start, target_bits, x));
         if (gradient != nullptr) store_run(gradient + start, gradient_aligned, x);
     });
     row.for_each_single([&](uint32_t i) {
-        const BinaryElement result = terms.element(row.single_value(i), row.single_position[i]);
-        loss = add_rn(loss, result.loss);
-        if (gradient != nullptr) store_one(gradient + row.single_position[i], result.gradient);
+        const uint32_t position = row.single_position[i];
+        const BinaryElement element = terms.element(row.single_value(i), position);
+        loss = add_rn(loss, terms.loss_of(element));
+        if (gradient != nullptr) store_one(gradient + position, element.gradient(terms.scale));
     });
     return loss;
 }
@@ -294,9 +329,9 @@ __device__ __forceinline__ float binary_of_elements(Row &row, const BinaryTerms<
                                                     T *gradient) {
     float loss = 0.0f;
     row.for_each_other([&](float x, uint32_t position) {
-        const BinaryElement result = terms.element(x, position);
-        loss = add_rn(loss, result.loss);
-        if (gradient != nullptr) row.put(position, result.gradient);
+        const BinaryElement element = terms.element(x, position);
+        loss = add_rn(loss, terms.loss_of(element));
+        if (gradient != nullptr) row.put(position, element.gradient(terms.scale));
     });
     return loss;
 }

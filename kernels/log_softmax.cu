@@ -13,9 +13,8 @@
 #define XENT_LOG_SOFTMAX_OF(DTYPE, T)                                                            \
     XENT_LOG_SOFTMAX(tiny_##DTYPE, XENT_WARP_BLOCK_THREADS, 8,                                   \
                      xent::log_softmax<xent::TinyStrategy<T, xent::NoTerms>>(p))                 \
-    XENT_LOG_SOFTMAX(                                                                            \
-        warp_##DTYPE, XENT_WARP_BLOCK_THREADS, 4,                                                \
-        xent::log_softmax<xent::WarpStrategy<T, xent::NoTerms>>(p))        \
+    XENT_LOG_SOFTMAX(warp_##DTYPE, XENT_WARP_BLOCK_THREADS, 4,                                   \
+                     xent::log_softmax<xent::WarpStrategy<T, xent::NoTerms>>(p))                 \
     XENT_LOG_SOFTMAX(block_##DTYPE, XENT_MAX_BLOCK_THREADS, 2,                                   \
                      xent::log_softmax<xent::BlockStrategy<T, xent::NoTerms>>(p))                \
     XENT_LOG_SOFTMAX(cluster_##DTYPE, XENT_MAX_BLOCK_THREADS, 2,                                 \

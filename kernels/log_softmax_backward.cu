@@ -13,8 +13,7 @@
 #define XENT_LOG_SOFTMAX_BACKWARD_OF(DTYPE, T)                                                   \
     XENT_LOG_SOFTMAX_BACKWARD(                                                                   \
         warp_##DTYPE, XENT_WARP_BLOCK_THREADS, 4,                                                \
-        xent::log_softmax_backward<                                                              \
-            xent::WarpStrategy<T, xent::UpstreamTerms>>(p))                \
+        xent::log_softmax_backward<xent::WarpStrategy<T, xent::UpstreamTerms>>(p))               \
     XENT_LOG_SOFTMAX_BACKWARD(                                                                   \
         block_##DTYPE, XENT_MAX_BLOCK_THREADS, 2,                                                \
         xent::log_softmax_backward<xent::BlockStrategy<T, xent::UpstreamTerms>>(p))              \

@@ -228,8 +228,9 @@ fn binary_shapes(dtype: Dtype, classes: usize) -> Result<(), String> {
 
 /// Saturated, huge and infinite logits against every kind of target; NaN stays in its row.
 fn binary_values(dtype: Dtype) -> Result<(), String> {
-    // The infinity lies in a pack, not among single elements, which go another way.
-    let values = [0.0, 5.0, 20.0, 50.0, 80.0, f32::INFINITY, 87.0, 88.0, 100.0, 6e4];
+    // The infinity lies in a pack, not among single elements, which go another way; beside an element that has
+    // a loss of its own.
+    let values = [0.0, 5.0, 20.0, 50.0, 80.0, f32::INFINITY, 0.5, 87.0, 88.0, 100.0, 6e4];
     let classes = values.len();
     for target in [0.0, 0.25, 1.0] {
         for label_smoothing in [0.0, 1e-4, 0.1] {
