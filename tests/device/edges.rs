@@ -126,6 +126,11 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
+/// A run of the tests on one strategy is one of many: it tries in pairs what the others try each with each.
+fn goes_in_pairs() -> bool {
+    matches!(selection(), Selection::Preferred(_))
+}
+
 /// Whether a run of the tests on one strategy brings such rows there, in any pass. Where it can take them in none,
 /// they go where the plan sends them, as in the runs on none, and nothing new would be tested.
 fn is_taken(dtype: Dtype, targets: TargetType, classes: usize) -> bool {
@@ -157,7 +162,7 @@ fn shapes(dtype: Dtype, classes: usize) -> Result<(), String> {
 }
 
 /// The kernels' other paths, weighted classes and capped logits, through the same shapes: each where rows lie
-/// in each way; of long rows, where they are packed and in one other way.
+/// in each way; of long rows, or on one strategy, where they are packed and in one other way.
 fn conventions(dtype: Dtype, classes: usize) -> Result<(), String> {
     let plain = smoothed(0.1);
     let others = if classes == 1 { Smoothing::AllClasses } else { Smoothing::OtherClasses };
@@ -181,7 +186,8 @@ fn conventions(dtype: Dtype, classes: usize) -> Result<(), String> {
         let case = Case { config, class_weights, ..Case::new(dtype, 3, classes, 30) };
         let odd = 1 + turn % (PLACEMENTS.len() - 1);
         for (at, placement) in PLACEMENTS.into_iter().enumerate() {
-            if classes < LONG || at == 0 || at == odd {
+            let all = classes < LONG && !goes_in_pairs();
+            if all || at == 0 || at == odd {
                 check(&Case { placement, ..case.clone() })?;
             }
         }
@@ -366,7 +372,12 @@ fn shared_memory_limit(dtype: Dtype) -> Result<(), String> {
 /// Target probabilities of every type through the same shapes, and beside masks.
 fn probabilities(dtype: Dtype, classes: usize) -> Result<(), String> {
     for targets in DTYPES {
-        if classes >= LONG && targets != dtype {
+        let is_left_out = if classes >= LONG {
+            targets != dtype
+        } else {
+            goes_in_pairs() && targets != DTYPES[classes % 3]
+        };
+        if is_left_out {
             continue;
         }
         for (turn, placement) in PLACEMENTS.into_iter().enumerate() {

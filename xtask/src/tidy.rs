@@ -57,7 +57,7 @@ const MODULE_IMPORTS: [(&str, &[&str]); 16] = [
 
 /// What each file of kernels/ may include of the others: a layer includes those above it. `*`
 /// stands for anything; the first line that fits a file is its own.
-const KERNEL_INCLUDES: [(&str, &[&str]); 18] = [
+const KERNEL_INCLUDES: [(&str, &[&str]); 19] = [
     ("abi.h", &[]),
     ("arithmetic.cuh", &[]),
     ("cluster.cuh", &[]),
@@ -77,12 +77,14 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 18] = [
     ("terms.cuh", &["abi.h", "arithmetic.cuh", "dtype.cuh", "softmax_state.cuh", "vector.cuh"]),
     // What strategies are made of, and they themselves: they know no loss.
     ("row.cuh", &["abi.h", "dtype.cuh", "softmax_state.cuh", "terms.cuh", "vector.cuh"]),
+    ("passing_packs.cuh", &["vector.cuh"]),
     (
         "s*.cuh",
         &[
             "abi.h",
             "cluster.cuh",
             "dtype.cuh",
+            "passing_packs.cuh",
             "reduce.cuh",
             "row.cuh",
             "slice_cache.cuh",
