@@ -30,7 +30,7 @@ use half::{bf16, f16};
 use libtest_mimic::{Arguments, Trial};
 use smoothxent::problem::{Dtype, Pass};
 
-use cases::{Case, Size};
+use cases::{Case, Variant};
 use machine::{Machine, Times};
 use measure::Calls;
 
@@ -54,18 +54,28 @@ fn main() -> ExitCode {
     }
 }
 
-/// Three minutes in all.
+/// Four minutes in all.
 fn benchmarks(machine: &Machine) {
     let mut criterion = Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
-    for (pass, dtype) in PASSES.into_iter().flat_map(|pass| DTYPES.map(|dtype| (pass, dtype))) {
-        let mut group = criterion.benchmark_group(group(pass, dtype));
-        for size in cases::GRID.into_iter().filter(|size| size.dtype == dtype) {
-            let Size { rows, classes, .. } = size;
-            let case = Case::of(size, pass);
+    let kinds = PASSES.into_iter().flat_map(|pass| DTYPES.map(|dtype| (pass, dtype)));
+    let kinds = kinds.flat_map(|(pass, dtype)| Variant::ALL.map(|variant| (variant, pass, dtype)));
+    for (variant, pass, dtype) in kinds {
+        let plain = match variant {
+            Variant::Plain => cases::of(&cases::GRID, &[pass]),
+            _ => cases::of(&cases::QUICK_GRID, &[pass]),
+        };
+        let plain: Vec<Case> = plain.into_iter().filter(|case| case.dtype == dtype).collect();
+        let cases = cases::varied(&plain, &[variant]);
+        if cases.is_empty() {
+            continue;
+        }
+        let mut group = criterion.benchmark_group(group(variant, pass, dtype));
+        for case in cases {
+            let Case { rows, classes, .. } = case;
             group.throughput(Throughput::Bytes(case.bytes() as u64));
             // Not before criterion has decided that the case is wanted.
             let mut timer = None;
@@ -81,8 +91,12 @@ fn benchmarks(machine: &Machine) {
 }
 
 /// As criterion's options name it.
-fn group(pass: Pass, dtype: Dtype) -> String {
-    format!("{} {}", cases::pass_name(pass), cases::dtype_name(dtype))
+fn group(variant: Variant, pass: Pass, dtype: Dtype) -> String {
+    let name = format!("{} {}", cases::pass_name(pass), cases::dtype_name(dtype));
+    match variant {
+        Variant::Plain => name,
+        variant => format!("{} {name}", variant.name()),
+    }
 }
 
 /// Every case a few times, as tests, so that nobody takes what they print for a time.
@@ -91,15 +105,17 @@ fn rehearsal(machine: Machine) -> ExitCode {
     let machine = Arc::new(Mutex::new(machine));
     let trial = |case: Case| {
         let machine = Arc::clone(&machine);
-        let Case { rows, classes, dtype, pass } = case;
-        let name = format!("{}/{rows} x {classes}", group(pass, dtype));
+        let Case { rows, classes, dtype, pass, variant } = case;
+        let name = format!("{}/{rows} x {classes}", group(variant, pass, dtype));
         Trial::test(name, move || {
             let machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
             Timer::new(&machine, case).and_then(|mut timer| timer.time(&machine, 3))?;
             Ok(())
         })
     };
-    let trials = cases::smoke(&PASSES).into_iter().map(trial).collect();
+    let cases = cases::varied(&cases::smoke(&PASSES), &Variant::ALL).into_iter();
+    let cases = cases.filter(|case| case.variant == Variant::Plain || case.dtype == Dtype::Bf16);
+    let trials = cases.map(trial).collect();
     // `cargo bench` says `--bench`, and then tests are left out.
     let arguments = Arguments { bench: false, test_threads: Some(1), ..Arguments::from_args() };
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -243,13 +243,22 @@ struct BinaryTerms {
     __device__ __forceinline__ float pass_pack(const T *logits, uint32_t start,
                                                const TargetBits &target_bits,
                                                float (&x)[kSize]) const {
-        float q[kSize], losses[kSize];
+        float q[kSize];
         if constexpr (kDense) targets_of(start, target_bits, q);
-        // A few at a time: two kinds of weights of a whole pack would take a quarter of the registers.
+        // Of a class index all but one are 0, and that one is put right.
+        const uint32_t at = kDense ? kSize : target - start;
+        float target_loss = 0.0f, target_gradient = 0.0f;
+        if (at < kSize) {
+            const BinaryElement one = element(load_one(logits + target), target);
+            target_loss = loss_of(one);
+            target_gradient = one.gradient(scale);
+        }
+        // A few at a time: what belongs to a whole pack would take half of the registers.
         constexpr uint32_t kFew = kPackSize<float>;
+        float loss = 0.0f;
 #pragma unroll
         for (uint32_t first = 0; first < kSize; first += kFew) {
-            float w[kFew], r[kFew];
+            float w[kFew], r[kFew], losses[kFew];
             if constexpr (kWeighs) {
                 weights_of(p.class_weights, start + first, w);
                 weights_of(p.positive_weights, start + first, r);
@@ -260,30 +269,26 @@ struct BinaryTerms {
                 BinaryCoefficients by = coefficients(kDense ? q[first + i] : 0.0f);
                 if constexpr (kWeighs) by = times(by, w[i], r[i]);
                 elements[i] = BinaryElement(x[first + i], by);
+                losses[i] = 0.0f;
             }
-#pragma unroll
-            for (uint32_t i = 0; i < kFew; ++i) losses[first + i] = 0.0f;
             if (wants_loss) {
 #pragma unroll
-                for (uint32_t i = 0; i < kFew; ++i) losses[first + i] = elements[i].loss();
+                for (uint32_t i = 0; i < kFew; ++i) losses[i] = elements[i].loss();
             }
             if (wants_gradient) {
 #pragma unroll
                 for (uint32_t i = 0; i < kFew; ++i) x[first + i] = elements[i].gradient(scale);
             }
-        }
-        // Of a class index all but one are 0, and that one is put right.
-        const uint32_t at = target - start;
-        if (!kDense && at < kSize) {
-            const BinaryElement one = element(load_one(logits + target), target);
-            const float its_loss = loss_of(one), its_gradient = one.gradient(scale);
+            if (!kDense && at - first < kFew) {
 #pragma unroll
-            for (uint32_t i = 0; i < kSize; ++i) {
-                losses[i] = i == at ? its_loss : losses[i];
-                x[i] = i == at ? its_gradient : x[i];
+                for (uint32_t i = 0; i < kFew; ++i) {
+                    losses[i] = first + i == at ? target_loss : losses[i];
+                    x[first + i] = first + i == at ? target_gradient : x[first + i];
+                }
             }
+            loss = first == 0 ? sum_of(losses) : add_rn(loss, sum_of(losses));
         }
-        return sum_of(losses);
+        return loss;
     }
 
     // The sum of the losses of a pack's elements, whatever they are. Cold.

@@ -1,11 +1,15 @@
-//! What is measured: shapes, dtypes and passes, and which of them matter most.
+//! What is measured: shapes, dtypes, passes and variants, and which of them matter most.
 
 use std::{fmt, str::FromStr};
 
 use clap::ValueEnum;
 use smoothxent::{
-    Error, LossConfig, Shape, Strategy,
-    problem::{ClassWeighting, Dtype, Pass, Place, Problem, TargetType, Types},
+    BinaryConfig, Error, Kernels, LogSoftmaxShape, LossConfig, Shape, Strategy,
+    plan::{Plan, RowsPlan},
+    problem::{
+        BinaryProblem, ClassWeighting, Dtype, LogSoftmaxProblem, Pass, Place, Problem, TargetType,
+        Types,
+    },
 };
 
 use crate::aims;
@@ -107,6 +111,53 @@ impl Size {
     }
 }
 
+/// What is computed, as `--variants` and a record name it.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Variant {
+    /// Softmax cross-entropy of class indices
+    Plain,
+    /// The same with class weights on every term
+    Weighted,
+    /// Softmax cross-entropy of target probabilities of the logits' type
+    Probabilities,
+    /// Log-softmax; its backward pass is from log-probabilities
+    LogSoftmax,
+    /// Binary cross-entropy of target probabilities of the logits' type
+    Binary,
+}
+
+impl Variant {
+    #[allow(dead_code, reason = "benches/device.rs has them all")]
+    pub const ALL: [Self; 5] =
+        [Self::Plain, Self::Weighted, Self::Probabilities, Self::LogSoftmax, Self::Binary];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Weighted => "weighted",
+            Self::Probabilities => "probabilities",
+            Self::LogSoftmax => "log_softmax",
+            Self::Binary => "binary",
+        }
+    }
+
+    /// Whether there is such a pass: log-softmax has no loss to be fused with its gradient.
+    fn has(self, pass: Pass) -> bool {
+        self != Self::LogSoftmax || pass != Pass::Fused
+    }
+
+    /// Whether a call reads a matrix beside the logits, and which passes do.
+    pub fn has_second_matrix(self, pass: Pass) -> bool {
+        match self {
+            Self::Plain | Self::Weighted => false,
+            Self::Probabilities | Self::Binary => true,
+            // The upstream gradient.
+            Self::LogSoftmax => pass == Pass::Backward,
+        }
+    }
+}
+
 /// One thing to measure.
 #[derive(Clone, Copy, PartialEq)]
 pub struct Case {
@@ -114,22 +165,50 @@ pub struct Case {
     pub classes: usize,
     pub dtype: Dtype,
     pub pass: Pass,
+    pub variant: Variant,
 }
 
 impl Case {
     pub fn of(size: Size, pass: Pass) -> Self {
         let Size { rows, classes, dtype } = size;
-        Self { rows, classes, dtype, pass }
+        Self { rows, classes, dtype, pass, variant: Variant::Plain }
     }
 
     pub fn shape(&self) -> Shape {
         Shape::contiguous(self.rows, self.classes)
     }
 
-    pub fn problem(&self) -> Result<Problem, Error> {
-        let targets = TargetType::I64;
-        let types = Types { dtype: self.dtype, targets, class_weights: ClassWeighting::Absent };
-        Problem::new(types, self.shape(), config(), self.pass, Place::Apart)
+    /// What goes over the rows under these kernels' selection; none if they cannot take the case.
+    pub fn plan(&self, kernels: &Kernels) -> Result<Option<RowsPlan>, Error> {
+        let &Self { rows, classes, dtype, pass, variant } = self;
+        let (targets, class_weights) = match variant {
+            Variant::Plain => (TargetType::I64, ClassWeighting::Absent),
+            Variant::Weighted => (TargetType::I64, ClassWeighting::Given),
+            Variant::Probabilities | Variant::Binary => {
+                (TargetType::Probabilities(dtype), ClassWeighting::Absent)
+            }
+            Variant::LogSoftmax => {
+                let shape = LogSoftmaxShape::contiguous(rows, classes);
+                let problem = LogSoftmaxProblem::new(dtype, shape)?;
+                return Ok(kernels.plan_log_softmax(&problem, pass).unwrap_or_default());
+            }
+        };
+        let types = Types { dtype, targets, class_weights };
+        let (shape, place) = (self.shape(), Place::Apart);
+        let plan = match variant {
+            Variant::Binary => kernels.plan_binary(&BinaryProblem::new(
+                types,
+                shape,
+                binary_config(),
+                pass,
+                place,
+            )?),
+            _ => kernels.plan(&Problem::new(types, shape, config(), pass, place)?),
+        };
+        Ok(match plan {
+            Ok(Plan::Launches { rows, .. }) => Some(rows),
+            Ok(Plan::Empty { .. }) | Err(_) => None,
+        })
     }
 
     pub fn matrix_bytes(&self) -> usize {
@@ -141,25 +220,40 @@ impl Case {
         const TARGET: usize = size_of::<i64>();
         const LOSS: usize = size_of::<f32>();
         const SAVED: usize = 4 * size_of::<f32>();
-        let (matrices, of_row) = match self.pass {
-            Pass::Fused => (2, TARGET + LOSS),
-            Pass::Forward => (1, TARGET + LOSS + SAVED),
-            Pass::Backward => (2, TARGET + SAVED),
+        let target = match self.variant {
+            Variant::Plain | Variant::Weighted => TARGET,
+            Variant::Probabilities | Variant::LogSoftmax | Variant::Binary => 0,
         };
-        matrices * self.matrix_bytes() + self.rows * of_row
+        let of_row = match (self.variant, self.pass) {
+            (Variant::LogSoftmax, _) => 0,
+            (Variant::Binary, Pass::Fused | Pass::Forward) => LOSS,
+            (Variant::Binary, Pass::Backward) => 0,
+            (_, Pass::Fused) => target + LOSS,
+            (_, Pass::Forward) => target + LOSS + SAVED,
+            (_, Pass::Backward) => target + SAVED,
+        };
+        self.matrices() * self.matrix_bytes() + self.rows * of_row
     }
 
-    /// Elements that a copy has to take so that it moves as much as the matrices.
+    /// How many are read and written. Class weights stay in the cache.
+    fn matrices(&self) -> usize {
+        let written =
+            usize::from(self.pass != Pass::Forward || self.variant == Variant::LogSoftmax);
+        1 + usize::from(self.variant.has_second_matrix(self.pass)) + written
+    }
+
+    /// Elements that a copy has to take so that it moves as much as the matrices; no more than there are.
     pub fn copied_elements(&self) -> usize {
         let all = self.rows * self.classes;
-        match self.pass {
-            Pass::Fused | Pass::Backward => all,
-            Pass::Forward => (all / 2).max(1),
-        }
+        if self.matrices() == 1 { (all / 2).max(1) } else { all }
     }
 
-    /// The share of a copy's bytes a second that it should reach at least; none where latency decides.
+    /// The share of a copy's bytes a second that it should reach at least; none where latency decides, or where
+    /// none was set.
     pub fn aim(&self) -> Option<f32> {
+        if self.variant != Variant::Plain {
+            return None;
+        }
         let of_pass = match self.pass {
             Pass::Fused => aims::FUSED_OF_COPY,
             Pass::Forward | Pass::Backward => aims::ONE_PASS_OF_COPY,
@@ -171,12 +265,17 @@ impl Case {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = format!("{} x {}", self.rows, self.classes);
-        write!(f, "{size:<16} {:<4} {:<8}", dtype_name(self.dtype), pass_name(self.pass))
+        let (dtype, pass) = (dtype_name(self.dtype), pass_name(self.pass));
+        write!(f, "{size:<16} {dtype:<4} {pass:<8} {:<13}", self.variant.name())
     }
 }
 
 pub fn config() -> LossConfig {
     LossConfig { label_smoothing: SMOOTHING, ..LossConfig::default() }
+}
+
+pub fn binary_config() -> BinaryConfig {
+    BinaryConfig { label_smoothing: SMOOTHING, ..BinaryConfig::default() }
 }
 
 pub fn dtype_name(dtype: Dtype) -> &'static str {
@@ -281,7 +380,16 @@ pub fn smoke(passes: &[Pass]) -> Vec<Case> {
 fn kinds(passes: &[Pass], sizes: &[(usize, usize)]) -> Vec<Case> {
     let kinds = TUNE_KINDS.into_iter().filter(|(pass, _)| passes.contains(pass));
     let of = |(pass, dtype)| {
-        sizes.iter().map(move |&(rows, classes)| Case { rows, classes, dtype, pass })
+        sizes.iter().map(move |&(rows, classes)| Case::of(Size { rows, classes, dtype }, pass))
     };
     kinds.flat_map(of).collect()
+}
+
+/// The same in each of `variants`, as far as they have the pass.
+pub fn varied(cases: &[Case], variants: &[Variant]) -> Vec<Case> {
+    let each = variants.iter().flat_map(|&variant| {
+        let there = cases.iter().filter(move |case| variant.has(case.pass));
+        there.map(move |&case| Case { variant, ..case })
+    });
+    each.collect()
 }

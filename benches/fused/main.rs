@@ -27,11 +27,10 @@ use criterion::Criterion;
 use half::{bf16, f16};
 use smoothxent::{
     Selection, Strategy,
-    plan::Plan,
     problem::{Dtype, Pass},
 };
 
-use cases::{Case, Named, PassName};
+use cases::{Case, Named, PassName, Variant};
 use machine::{EMULATED, Machine, Times};
 use record::{Asked, Csv, Row};
 use summary::Summary;
@@ -57,6 +56,9 @@ struct Arguments {
     /// Which passes; with --tune all of them, fused otherwise
     #[arg(long, value_enum, value_delimiter = ',')]
     pass: Vec<PassName>,
+    /// What is computed: operations and kinds of targets
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "plain")]
+    variants: Vec<Variant>,
     /// Instead of the grid, such as 8192x32000,64x128256:bf16
     #[arg(long, value_delimiter = ',')]
     shapes: Vec<Named>,
@@ -165,13 +167,14 @@ impl Arguments {
             [] => vec![Pass::Fused],
             ref some => some.iter().map(|&pass| pass.into()).collect(),
         };
-        match times {
+        let plain = match times {
             _ if !self.shapes.is_empty() => cases::named(&self.shapes, &passes),
             Times::NotTaken => cases::smoke(&passes),
             Times::Taken if self.tune => cases::tune(&passes),
             Times::Taken if self.quick => cases::of(&cases::QUICK_GRID, &passes),
             Times::Taken => cases::of(&cases::GRID, &passes),
-        }
+        };
+        cases::varied(&plain, &self.variants)
     }
 
     fn measure(
@@ -195,22 +198,18 @@ impl Arguments {
 
     /// The chosen strategy, and the others that can take the case and are wanted.
     fn asked(&self, machine: &Machine, case: Case) -> Result<Vec<Asked>, Box<dyn Error>> {
-        let problem = case.problem()?;
         let plan_of = |pinned| {
             let kernels = machine.kernels.clone().with_selection(selection(pinned));
-            match kernels.plan(&problem) {
-                Ok(Plan::Launches { rows, .. }) => Some(rows),
-                Ok(Plan::Empty { .. }) | Err(_) => None,
-            }
+            case.plan(&kernels)
         };
-        let chosen = plan_of(None).ok_or("there is no plan")?;
+        let chosen = plan_of(None)?.ok_or("there is no plan")?;
         let others = Strategy::ALL.into_iter().filter(|strategy| match self.strategy[..] {
             [] => self.tune,
             ref some => some.contains(strategy),
         });
         // A backward pass that cannot do as it is told does something else; that it is not.
         let others = others.filter_map(|strategy| {
-            let plan = plan_of(Some(strategy))?;
+            let plan = plan_of(Some(strategy)).ok()??;
             let is_other = plan.strategy == strategy && strategy != chosen.strategy;
             is_other.then_some(Asked { pinned: Some(strategy), plan })
         });

@@ -9,17 +9,20 @@ use std::{error::Error, ffi::c_void, time::Duration};
 
 use half::{bf16, f16};
 use smoothxent::{
-    Gradient, Kernels, Logit, LossInputs, LossOutputs, SavedSoftmax, Workspace,
+    ClassWeights, DeviceRead, Gradient, Kernels, LogSoftmaxShape, Logit, LossInputs, LossOutputs,
+    SavedSoftmax, Target, Workspace,
+    binary::{self, BinaryInputs, BinaryOutputs},
     cudarc::driver::{
-        CudaGraph, CudaSlice, DeviceRepr, ValidAsZeroBits,
+        CudaGraph, CudaSlice, CudaViewMut, DeviceRepr, ValidAsZeroBits,
         sys::{self, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode},
     },
+    log_softmax::{self, LogSoftmaxOutputs, Softmax},
     loss,
     problem::Pass,
 };
 
 use crate::{
-    cases::{self, Case},
+    cases::{self, Case, Variant},
     machine::{EMPTY_ARGUMENT_BYTES, Machine, Times},
 };
 
@@ -40,7 +43,7 @@ const MAX_SETS: usize = 256;
 /// So that every matrix starts at a multiple of 256 bytes.
 const SET_ALIGNMENT: usize = 128;
 
-pub trait Element: Logit + DeviceRepr + ValidAsZeroBits + Copy {
+pub trait Element: Logit + Target + DeviceRepr + ValidAsZeroBits + Copy {
     fn from_f32(value: f32) -> Self;
 }
 
@@ -181,6 +184,9 @@ struct Buffers<T> {
     logits: CudaSlice<T>,
     gradients: CudaSlice<T>,
     targets: CudaSlice<i64>,
+    /// Target probabilities, or an upstream gradient, where a call reads them.
+    second: CudaSlice<T>,
+    class_weights: Option<ClassWeights>,
     saved: Vec<SavedSoftmax>,
     loss: CudaSlice<f32>,
     workspace: Workspace,
@@ -212,14 +218,15 @@ impl<T: Element> Buffers<T> {
     fn new(machine: &Machine, case: Case) -> Result<Self, Box<dyn Error>> {
         let (stream, len) = (&machine.stream, case.rows * case.classes);
         let stride = len.next_multiple_of(SET_ALIGNMENT);
-        let set_bytes = 2 * case.matrix_bytes();
+        let has_second = case.variant.has_second_matrix(case.pass);
+        let set_bytes = (2 + usize::from(has_second)) * case.matrix_bytes();
         let most = if machine.times == Times::Taken { MAX_SETS } else { 2 };
         let sets = (L2_SIZES * machine.l2_bytes).div_ceil(set_bytes).clamp(1, most);
         let targets: Vec<i64> =
             (0..sets * case.rows).map(|row| (row * 7919 % case.classes) as i64).collect();
-        let saved = match case.pass {
-            Pass::Fused => 0,
-            Pass::Forward | Pass::Backward => sets,
+        let saved = match (case.variant, case.pass) {
+            (Variant::LogSoftmax | Variant::Binary, _) | (_, Pass::Fused) => 0,
+            (_, Pass::Forward | Pass::Backward) => sets,
         };
         let saved = (0..saved).map(|_| SavedSoftmax::new(stream, case.rows));
         Ok(Self {
@@ -228,9 +235,17 @@ impl<T: Element> Buffers<T> {
             turn: 0,
             stride,
             cold: sets < MAX_SETS || sets * set_bytes >= 2 * machine.l2_bytes,
-            logits: logits(machine, sets * stride)?,
+            logits: numbers(machine, sets * stride, -8.0, 8.0)?,
             gradients: stream.alloc_zeros(sets * stride)?,
             targets: stream.clone_htod(&targets)?,
+            second: match has_second {
+                true => numbers(machine, sets * stride, 0.0, 1.0)?,
+                false => stream.alloc_zeros(1)?,
+            },
+            class_weights: match case.variant {
+                Variant::Weighted => Some(ClassWeights::new(stream, &weights(case.classes))?),
+                _ => None,
+            },
             saved: saved.collect::<Result<_, _>>()?,
             loss: stream.alloc_zeros(1)?,
             workspace: Workspace::new(stream, case.rows)?,
@@ -241,9 +256,9 @@ impl<T: Element> Buffers<T> {
     fn ready(machine: &Machine, case: Case) -> Result<Self, Box<dyn Error>> {
         let mut buffers = Self::new(machine, case)?;
         // What the backward pass reads; all strategies save alike.
-        if case.pass == Pass::Backward {
-            for _ in 0..buffers.sets {
-                buffers.forward(machine, &machine.kernels)?;
+        if !buffers.saved.is_empty() && case.pass == Pass::Backward {
+            for set in 0..buffers.sets {
+                buffers.enqueue(machine, &machine.kernels, set, Pass::Forward)?;
             }
         }
         Ok(buffers)
@@ -266,11 +281,10 @@ impl<T: Element> Buffers<T> {
     /// Enqueues one call on the next set.
     fn call(&mut self, machine: &Machine, work: &Work) -> Result<(), Box<dyn Error>> {
         match work {
-            Work::Loss(kernels) => match self.case.pass {
-                Pass::Fused => self.fused(machine, kernels),
-                Pass::Forward => self.forward(machine, kernels),
-                Pass::Backward => self.backward(machine, kernels),
-            },
+            Work::Loss(kernels) => {
+                let set = self.next();
+                self.enqueue(machine, kernels, set, self.case.pass)
+            }
             Work::Copy => {
                 let at = self.next() * self.stride;
                 let range = at..at + self.case.copied_elements();
@@ -287,50 +301,42 @@ impl<T: Element> Buffers<T> {
         self.turn
     }
 
-    fn fused(&mut self, machine: &Machine, kernels: &Kernels) -> Result<(), Box<dyn Error>> {
-        let set = self.next();
-        let Self { case, stride, logits, gradients, targets, loss, workspace, .. } = self;
+    /// A pass on the buffers of one set.
+    fn enqueue(
+        &mut self,
+        machine: &Machine,
+        kernels: &Kernels,
+        set: usize,
+        pass: Pass,
+    ) -> Result<(), Box<dyn Error>> {
+        let Self { case, stride, logits, gradients, targets, second, .. } = self;
         let (at, rows) = (set * *stride, case.rows);
         let range = at..at + rows * case.classes;
-        let (logits, targets) =
-            (logits.slice(range.clone()), targets.slice(set * rows..(set + 1) * rows));
-        let mut gradient = gradients.slice_mut(range);
-        let inputs = LossInputs::new(case.shape(), &logits, &targets);
-        let outputs = LossOutputs { loss: Some(loss), ..LossOutputs::default() };
-        let (stream, to) = (&machine.stream, Gradient::new(&mut gradient));
-        let config = cases::config();
-        loss::forward_backward(kernels, stream, config, inputs, outputs, to, workspace)?;
-        Ok(())
-    }
-
-    fn forward(&mut self, machine: &Machine, kernels: &Kernels) -> Result<(), Box<dyn Error>> {
-        let set = self.next();
-        let Self { case, stride, logits, targets, saved, loss, workspace, .. } = self;
-        let (at, rows) = (set * *stride, case.rows);
-        let (logits, targets) = (
-            logits.slice(at..at + rows * case.classes),
-            targets.slice(set * rows..(set + 1) * rows),
-        );
-        let inputs = LossInputs::new(case.shape(), &logits, &targets);
-        let saved = Some(&mut saved[set]);
-        let outputs = LossOutputs { loss: Some(loss), saved, ..LossOutputs::default() };
-        let (stream, config) = (&machine.stream, cases::config());
-        loss::forward(kernels, stream, config, inputs, outputs, workspace)?;
-        Ok(())
-    }
-
-    fn backward(&mut self, machine: &Machine, kernels: &Kernels) -> Result<(), Box<dyn Error>> {
-        let set = self.next();
-        let Self { case, stride, logits, gradients, targets, saved, .. } = self;
-        let (at, rows) = (set * *stride, case.rows);
-        let range = at..at + rows * case.classes;
-        let (logits, targets) =
-            (logits.slice(range.clone()), targets.slice(set * rows..(set + 1) * rows));
-        let mut gradient = gradients.slice_mut(range);
-        let inputs = LossInputs::new(case.shape(), &logits, &targets);
-        let (stream, to) = (&machine.stream, Gradient::new(&mut gradient));
-        loss::backward(kernels, stream, cases::config(), inputs, &saved[set], to)?;
-        Ok(())
+        let (logits, mut gradient) =
+            (logits.slice(range.clone()), gradients.slice_mut(range.clone()));
+        let call = Call {
+            case: *case,
+            pass,
+            kernels,
+            machine,
+            logits: &logits,
+            gradient: &mut gradient,
+            class_weights: self.class_weights.as_ref(),
+            saved: self.saved.get_mut(set),
+            loss: &mut self.loss,
+            workspace: &mut self.workspace,
+        };
+        match case.variant {
+            Variant::Plain | Variant::Weighted => {
+                call.loss(&targets.slice(set * rows..(set + 1) * rows))
+            }
+            Variant::Probabilities => call.loss(&second.slice(range)),
+            Variant::Binary => call.binary(&second.slice(range)),
+            Variant::LogSoftmax if pass == Pass::Backward => {
+                call.log_softmax_backward(&second.slice(range))
+            }
+            Variant::LogSoftmax => call.log_softmax(),
+        }
     }
 
     /// Warms up; microseconds of a call whose enqueueing counts where it takes longer.
@@ -451,6 +457,82 @@ impl<T: Element> Buffers<T> {
     }
 }
 
+/// One call of the crate.
+struct Call<'a, 'b, T> {
+    case: Case,
+    pass: Pass,
+    kernels: &'a Kernels,
+    machine: &'a Machine,
+    logits: &'a dyn DeviceRead<T>,
+    gradient: &'a mut CudaViewMut<'b, T>,
+    class_weights: Option<&'a ClassWeights>,
+    saved: Option<&'a mut SavedSoftmax>,
+    loss: &'a mut CudaSlice<f32>,
+    workspace: &'a mut Workspace,
+}
+
+impl<T: Element> Call<'_, '_, T> {
+    fn loss<Y: Target>(self, targets: &dyn DeviceRead<Y>) -> Result<(), Box<dyn Error>> {
+        let Self { case, pass, kernels, machine, class_weights, saved, workspace, .. } = self;
+        let (stream, config) = (&machine.stream, cases::config());
+        let inputs = LossInputs::new(case.shape(), self.logits, targets);
+        let inputs = LossInputs { class_weights, ..inputs };
+        let to = Gradient::new(self.gradient);
+        match pass {
+            Pass::Fused => {
+                let outputs = LossOutputs { loss: Some(self.loss), ..LossOutputs::default() };
+                loss::forward_backward(kernels, stream, config, inputs, outputs, to, workspace)?;
+            }
+            Pass::Forward => {
+                let outputs =
+                    LossOutputs { loss: Some(self.loss), saved, ..LossOutputs::default() };
+                loss::forward(kernels, stream, config, inputs, outputs, workspace)?;
+            }
+            Pass::Backward => {
+                let saved = saved.ok_or("nothing was saved")?;
+                loss::backward(kernels, stream, config, inputs, saved, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn binary(self, targets: &dyn DeviceRead<T>) -> Result<(), Box<dyn Error>> {
+        let Self { case, pass, kernels, machine, workspace, .. } = self;
+        let (stream, config) = (&machine.stream, cases::binary_config());
+        let inputs = BinaryInputs::new(case.shape(), self.logits, targets);
+        let outputs = BinaryOutputs { loss: Some(self.loss), ..BinaryOutputs::default() };
+        let to = Gradient::new(self.gradient);
+        match pass {
+            Pass::Fused => {
+                binary::forward_backward(kernels, stream, config, inputs, outputs, to, workspace)?;
+            }
+            Pass::Forward => binary::forward(kernels, stream, config, inputs, outputs, workspace)?,
+            Pass::Backward => binary::backward(kernels, stream, config, inputs, to, workspace)?,
+        }
+        Ok(())
+    }
+
+    fn log_softmax(self) -> Result<(), Box<dyn Error>> {
+        let shape = LogSoftmaxShape::contiguous(self.case.rows, self.case.classes);
+        let outputs = LogSoftmaxOutputs::new(self.gradient);
+        log_softmax::forward(self.kernels, &self.machine.stream, shape, self.logits, outputs)?;
+        Ok(())
+    }
+
+    /// Logits take the place of log-probabilities: what is done with them is the same.
+    fn log_softmax_backward(self, upstream: &dyn DeviceRead<T>) -> Result<(), Box<dyn Error>> {
+        let shape = LogSoftmaxShape::contiguous(self.case.rows, self.case.classes);
+        let (stream, softmax) = (&self.machine.stream, Softmax::OfLogProbabilities(self.logits));
+        log_softmax::backward(self.kernels, stream, shape, softmax, upstream, self.gradient)?;
+        Ok(())
+    }
+}
+
+/// No two neighbours alike, none 0.
+fn weights(classes: usize) -> Vec<f32> {
+    (0..classes).map(|class| 0.5 + (class * 7919 % 1024) as f32 / 1024.0).collect()
+}
+
 fn launch_empty(machine: &Machine) -> Result<(), Box<dyn Error>> {
     let argument = [0u8; EMPTY_ARGUMENT_BYTES];
     let mut parameters = [argument.as_ptr().cast_mut().cast::<c_void>()];
@@ -463,26 +545,31 @@ fn launch_empty(machine: &Machine) -> Result<(), Box<dyn Error>> {
     Ok(result.result()?)
 }
 
-/// Logits of prime period, so that no two rows of a shape are alike.
-fn logits<T: Element>(machine: &Machine, len: usize) -> Result<CudaSlice<T>, Box<dyn Error>> {
+/// Numbers within a range, of prime period, so that no two rows of a shape are alike.
+fn numbers<T: Element>(
+    machine: &Machine,
+    len: usize,
+    from: f32,
+    to: f32,
+) -> Result<CudaSlice<T>, Box<dyn Error>> {
     const PERIOD: usize = 1_048_573;
     let mut state = 1u32;
     let block: Vec<T> = (0..PERIOD.min(len))
         .map(|_| {
             // Numerical Recipes' generator; its upper bits are even enough for logits.
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            T::from_f32((state >> 8) as f32 / (1 << 24) as f32 * 16.0 - 8.0)
+            T::from_f32((state >> 8) as f32 / (1 << 24) as f32 * (to - from) + from)
         })
         .collect();
-    let mut logits = machine.stream.alloc_zeros::<T>(len)?;
-    machine.stream.memcpy_htod(&block, &mut logits.slice_mut(..block.len()))?;
+    let mut numbers = machine.stream.alloc_zeros::<T>(len)?;
+    machine.stream.memcpy_htod(&block, &mut numbers.slice_mut(..block.len()))?;
     // The device repeats it, twice as much each time.
     let mut done = block.len();
     while done < len {
         let more = done.min(len - done);
-        let (from, mut to) = logits.split_at_mut(done);
+        let (from, mut to) = numbers.split_at_mut(done);
         machine.stream.memcpy_dtod(&from.slice(..more), &mut to.slice_mut(..more))?;
         done += more;
     }
-    Ok(logits)
+    Ok(numbers)
 }

@@ -72,7 +72,7 @@ impl Row {
         self.pinned.map_or("fastest".to_owned(), |strategy| strategy.to_string())
     }
 
-    pub const TABLE_HEADER: &str = "rows x classes   type pass     strategy        p20 us      p50 us  \
+    pub const TABLE_HEADER: &str = "rows x classes   type pass     variant       strategy        p20 us      p50 us  \
                                     \x20   p80 us     GB/s  of copy";
 
     pub fn table_line(&self) -> String {
@@ -115,7 +115,7 @@ impl Row {
             cases::dtype_name(case.dtype).to_owned(),
             cases::pass_name(case.pass).to_owned(),
             "apart".to_owned(),
-            "plain".to_owned(),
+            case.variant.name().to_owned(),
             SMOOTHING.to_string(),
             self.selection(),
             strategy.to_string(),

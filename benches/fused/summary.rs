@@ -47,7 +47,7 @@ impl Summary<'_> {
             (NOTABLE_GAIN - 1.0) * 100.0
         );
         println!(
-            "rows x classes   type pass     chosen       p50 us fastest      p50 us   gain  of copy"
+            "rows x classes   type pass     variant       chosen       p50 us fastest      p50 us   gain  of copy"
         );
         for rows in wrong {
             let (chosen, best) = (&rows[0], fastest(rows));
@@ -77,7 +77,9 @@ impl Summary<'_> {
             return;
         }
         println!("small problems, in graphs; the aim is {} of an empty launch:", aims::OF_EMPTY);
-        println!("rows x classes   type pass     chosen       p50 us  empty us  ratio");
+        println!(
+            "rows x classes   type pass     variant       chosen       p50 us  empty us  ratio"
+        );
         for (row, ratio) in small {
             let empty = row.empty.map_or(f32::NAN, |empty| empty.p50);
             println!(

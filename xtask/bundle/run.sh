@@ -10,7 +10,8 @@ usage: run.sh tests|sanitize|bench|tune|compare OUT_DIR
   tests     runs the device tests
   sanitize  runs some of them under compute-sanitizer's memcheck, racecheck, initcheck, synccheck
             (SANITIZE_FILTER: what their names contain; default "edges::")
-  bench     times the fused loss beside a copy of the same size, what a call costs the CPU, and, where
+  bench     times the fused loss beside a copy of the same size, the other operations and kinds of targets on
+            a few shapes, what a call costs the CPU, and, where
             PyTorch is, what else people use beside it: PyTorch eager and compiled, and each of the peers
             in peers/requirements.txt that is installed (BENCH_SECONDS: all of it; default 570.
             PEERS_OPTIONS: more options of peers.py, such as "--shapes 8192x32000 --head").
@@ -157,12 +158,15 @@ run_bench() {
     began=$(date +%s)
     worst=0
     # What an earlier call left must not pass for this one's.
-    rm -f -- "$out/fused.csv" "$out/peers.csv" "$out/accuracy.csv" "$out/head.csv"
+    rm -f -- "$out/fused.csv" "$out/variants.csv" "$out/peers.csv" "$out/accuracy.csv" "$out/head.csv"
     run_into "$out/fused.txt" 130 ./fused --csv "$out/fused.csv" --budget-seconds 110
     if [ "$status" -ne 0 ] || [ ! -f "$out/fused.csv" ]; then
         cat -- "$out/fused.txt"
         exit "$status"
     fi
+    # The other operations and kinds of targets, on a few shapes.
+    run_into "$out/variants.txt" 75 ./fused --quick --csv "$out/variants.csv" --budget-seconds 60 \
+        --pass fused,forward,backward --variants weighted,probabilities,log_softmax,binary
     run_host
     run_peers $((BENCH_SECONDS - $(date +%s) + began))
     echo "--- fused loss and gradient, label smoothing 0.1, on $(head -n 1 -- "$out/fused.txt")"
@@ -177,6 +181,10 @@ run_bench() {
             printf "%-22s %10.4f %8.0f %8.3f\n", key, time / 1000, $column["gb_per_s"], $column["share_of_copy"]
         }' "$out/fused.csv" | tee "$out/summary.txt"
     sed -n '/^left out/,$p' -- "$out/fused.txt" | tee -a "$out/summary.txt"
+    {
+        echo "--- other operations and kinds of targets"
+        sed 1d -- "$out/variants.txt"
+    } | tee -a "$out/summary.txt"
     {
         echo "--- beside other implementations; all times: $out/peers.csv, errors: $out/accuracy.csv"
         cat -- "$out/peers_summary.txt"

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
 use crate::driver::{self, Driver};
+use crate::test::IN_PAIRS;
 use crate::{cargo, emulator, process, toolchain, workspace};
 
 /// Seeds faults into kernels and host code, one at a time, and shows which test notices each
@@ -90,6 +91,12 @@ impl Suite {
 impl Mutation {
     fn device(&self) -> &str {
         self.device.as_deref().unwrap_or(emulator::DEFAULT_DEVICE)
+    }
+
+    /// Whether its run is not the first one of `cargo xtask test`, but one of the others.
+    fn is_beside_the_default(&self) -> bool {
+        let plain = self.strategy.is_none() && self.order.is_none() && self.max_grid.is_none();
+        !plain || self.device() != emulator::DEFAULT_DEVICE
     }
 
     /// Whether the same tests run in the same way.
@@ -299,6 +306,10 @@ impl Copy {
         test.env("CUDA_EMULATOR_DEVICE", device).env("CUDA_EMULATOR_RACES", "1");
         if let Some(strategy) = &mutation.strategy {
             test.env(STRATEGY_VARIABLE, strategy);
+        }
+        // As `cargo xtask test` runs it.
+        if mutation.is_beside_the_default() {
+            test.env(IN_PAIRS.0, IN_PAIRS.1);
         }
         if let Some(order) = &mutation.order {
             test.env("CUDA_EMULATOR_ORDER", order);

@@ -63,6 +63,9 @@ const LOOKS_AHEAD: &str = "block";
 const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
 const WITHOUT_STRATEGY: [&str; 4] = ["edges::far_apart", "fuzz::", "concurrency::", "sizes::"];
 
+/// Makes such runs try in pairs what the first one tries each with each: tests/device/edges.rs.
+pub const IN_PAIRS: (&str, &str) = ("SMOOTHXENT_TEST_IN_PAIRS", "1");
+
 /// What runs on the default device alone, since it is about the host, or slow.
 const WITHOUT_MODEL: [&str; 2] = ["concurrency::", "sizes::"];
 
@@ -161,7 +164,8 @@ impl Runner<'_> {
         let (device, guards) = (program(GOLDEN_SUITE)?, program(costs::SUITE)?);
         let run = |program: &Program, what: &str, settings: &[(&str, &str)], skipped: &[&str]| {
             let mut command = Command::new(&program.path);
-            command.current_dir(&program.folder).args(&self.filter).envs(settings.iter().copied());
+            let settings = settings.iter().copied().chain([IN_PAIRS]);
+            command.current_dir(&program.folder).args(&self.filter).envs(settings);
             for name in skipped {
                 command.args(["--skip", name]);
             }

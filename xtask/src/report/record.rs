@@ -187,6 +187,10 @@ pub enum Variant {
     Weighted,
     Misaligned,
     Padded,
+    Probabilities,
+    #[serde(rename = "log_softmax")]
+    LogSoftmax,
+    Binary,
 }
 
 impl Variant {
@@ -199,6 +203,9 @@ impl Variant {
             Self::Weighted => Some("class weights"),
             Self::Misaligned => Some("misaligned base"),
             Self::Padded => Some("padded rows"),
+            Self::Probabilities => Some("target probabilities"),
+            Self::LogSoftmax => Some("log-softmax"),
+            Self::Binary => Some("binary, target probabilities"),
         }
     }
 }

@@ -333,10 +333,18 @@ fn variants(speeds: &Speeds<'_>) -> Option<String> {
             case.smoothing.0.to_string(),
             marked(significant(ours.p50_us), ours.verdict),
             plain.map_or("-".into(), |plain| times(ours.p50_us / plain.p50_us)),
+            ours.share_of_copy().map_or("-".into(), |share| format!("{share:.2}")),
         ]);
     }
-    let header =
-        ["rows x classes", "pass", "variant", "label smoothing", "smoothxent, us", "of plain"];
+    let header = [
+        "rows x classes",
+        "pass",
+        "variant",
+        "label smoothing",
+        "smoothxent, us",
+        "of plain",
+        "of a copy",
+    ];
     let table = table(&header.map(str::to_owned), 3, &rows);
     (!rows.is_empty()).then(|| format!("## Variants\n\n{table}"))
 }
