@@ -22,6 +22,6 @@ pub mod report;
 pub mod settings;
 pub mod stream;
 
-pub use exec::approx;
+pub use exec::{approx, double};
 pub use ptx::PtxError;
 pub use ptx::ir::Kernel;

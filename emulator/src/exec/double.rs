@@ -1,7 +1,7 @@
 //! f64 arithmetic in every rounding, in integers: a result is an exact number, or one truncated
 //! with the knowledge that something was lost, and is rounded once.
 
-use crate::ptx::ir::{DoubleOp, Round};
+pub use crate::ptx::ir::{DoubleOp, Round};
 
 /// `mantissa * 2^exponent`, and whether a fraction of the mantissa's last place is missing.
 struct Exact {
@@ -208,81 +208,5 @@ pub fn double(op: DoubleOp, [a, b, c]: [f64; 3], rounding: Round) -> f64 {
         DoubleOp::Div => div(a, b, rounding),
         DoubleOp::Rcp => div(1.0, a, rounding),
         DoubleOp::Sqrt => sqrt(a, rounding),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::settings::split_mix;
-
-    /// Numbers near each other, far apart, subnormal, and with few or many bits.
-    fn number(state: &mut u64) -> f64 {
-        let bits = split_mix(state);
-        let mantissa = match bits >> 60 & 3 {
-            0 => bits & 0x8000_0000_0000_0003,
-            1 => bits & 0x800F_FFFF_FFFF_FFFF,
-            2 => bits & 0x800F_8000_0000_0001,
-            _ => bits & 0x8000_0000_0000_0000 | 0x000F_FFFF_FFFF_FFFF,
-        };
-        let exponent = match split_mix(state) % 8 {
-            0 => 0,
-            1 => 1,
-            2 => split_mix(state) % 0x7FF,
-            3 => 0x7FE,
-            _ => 0x3E0 + split_mix(state) % 64,
-        };
-        f64::from_bits(mantissa | exponent << 52)
-    }
-
-    #[test]
-    fn nearest_agrees_with_the_processor() {
-        let mut state = 1;
-        for _ in 0..400_000 {
-            let [a, b, c] = [(); 3].map(|()| number(&mut state));
-            let cases = [
-                (DoubleOp::Add, a + b),
-                (DoubleOp::Sub, a - b),
-                (DoubleOp::Mul, a * b),
-                (DoubleOp::Fma, a.mul_add(b, c)),
-                (DoubleOp::Div, a / b),
-                (DoubleOp::Rcp, 1.0 / a),
-                (DoubleOp::Sqrt, a.sqrt()),
-            ];
-            for (op, expected) in cases {
-                let found = double(op, [a, b, c], Round::Nearest);
-                assert!(
-                    found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
-                    "{op:?} of {a:e}, {b:e}, {c:e}: {found:e} != {expected:e}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn directed_results_enclose_the_nearest_one() {
-        let mut state = 2;
-        for _ in 0..200_000 {
-            let operands = [(); 3].map(|()| number(&mut state));
-            for op in [
-                DoubleOp::Add,
-                DoubleOp::Mul,
-                DoubleOp::Fma,
-                DoubleOp::Div,
-                DoubleOp::Rcp,
-                DoubleOp::Sqrt,
-            ] {
-                let of = |round| double(op, operands, round);
-                let (down, nearest, up) = (of(Round::Down), of(Round::Nearest), of(Round::Up));
-                if nearest.is_nan() {
-                    continue;
-                }
-                // Equal if the result is exact, else neighbours of which the nearest is one.
-                assert!(down == up || down.next_up() == up, "{op:?} of {operands:?}");
-                assert!(nearest == down || nearest == up, "{op:?} of {operands:?}");
-                let zero = if up <= 0.0 { up } else { down };
-                assert_eq!(of(Round::Zero).abs(), zero.abs(), "{op:?} of {operands:?}");
-            }
-        }
     }
 }

@@ -9,7 +9,7 @@ mod block;
 mod checks;
 mod collective;
 mod copy;
-mod double;
+pub mod double;
 pub mod float;
 pub mod launch;
 mod mbarrier;
