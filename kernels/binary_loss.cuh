@@ -7,7 +7,8 @@
 // Every term is formed from exp(-|x|) without a difference of near equals: sigmoid(-x) is never
 // 1 - sigmoid(x).
 // Shapes: logits, gradient and probabilities [rows, classes], any row strides and base alignment.
-// Traffic: each logit and each probability once, each gradient once.
+// Traffic: each logit and each probability once, each gradient once. The logit of a target, and packs with an
+//     infinity whose coefficient is 0, a second time, from the cache closest by.
 // Parallelism: the strategy's; rows are cut as the logits are. A thread goes once over its elements.
 // Invariants: an infinite logit gives an infinite loss only if its coefficient is not 0; NaN gives NaN.
 //     In place is safe: a thread overwrites only what it alone has read.
@@ -41,8 +42,8 @@ struct BinaryCoefficients {
 struct BinaryElement {
     float x;
     float e;      // exp(-|x|)
-    float small;  // what multiplies softplus(-|x|), and -sigmoid(-|x|),
-    float large;  // and the same of |x|
+    float small;  // what multiplies softplus(-|x|) in the loss, and -sigmoid(-|x|) in the gradient,
+    float large;  // and softplus(|x|) and sigmoid(|x|)
 
     __device__ __forceinline__ BinaryElement() {}
     __device__ __forceinline__ BinaryElement(float logit, const BinaryCoefficients &by)
@@ -70,7 +71,7 @@ struct BinaryElement {
     }
 
   private:
-    // By its sign alone, also of a zero, for which both are the same.
+    // By its sign alone: a zero may go either way.
     __device__ __forceinline__ bool above() const { return __float_as_int(x) >= 0; }
     __device__ __forceinline__ float with_sign_of_x(float value) const {
         return __uint_as_float(__float_as_uint(value) ^ (__float_as_uint(x) & 0x80000000u));
@@ -85,19 +86,18 @@ struct BinaryTerms {
     const XentBinary &p;
     const void *probabilities;  // of this row, or null
     uint32_t target;            // where there are no probabilities
-    float scale;                // of the gradient
+    float scale;                // of the gradient; set before elements are passed
     bool wants_loss;
     bool wants_gradient;
     bool targets_aligned;
     bool weights_aligned;       // both kinds
 
     __device__ __forceinline__ BinaryTerms(const XentBinary &argument, uint64_t row,
-                                           const RowLayout<T> &layout, uint32_t class_index,
-                                           float gradient_scale)
+                                           const RowLayout<T> &layout, uint32_t class_index)
         : p(argument),
           probabilities(nullptr),
           target(class_index),
-          scale(gradient_scale),
+          scale(0.0f),
           wants_loss(p.row_losses != nullptr || p.sums.loss != nullptr),
           wants_gradient(p.gradient != nullptr),
           targets_aligned(true),
@@ -200,7 +200,7 @@ struct BinaryTerms {
                                       weight_at(p.class_weights, position),
                                       weight_at(p.positive_weights, position)));
     }
-    // Of an element that is not one of a pack.
+    // Of an element that is not passed as one of many.
     __device__ __forceinline__ float loss_of(const BinaryElement &element) const {
         return wants_loss ? element.loss_of_any() : 0.0f;
     }
@@ -222,29 +222,13 @@ struct BinaryTerms {
         }
     }
 
-    // From a pack's logits, which are still in memory too, to their gradients; the sum of their losses. The
-    // branches are the same for the whole grid.
-    __device__ __forceinline__ float pass_pack(const T *logits, uint32_t start,
-                                               const TargetBits &target_bits,
-                                               float (&x)[kSize]) const {
-        float losses;
-        if (probabilities != nullptr) {
-            losses = weighs() ? pass_pack<true, true>(logits, start, target_bits, x)
-                              : pass_pack<true, false>(logits, start, target_bits, x);
-        } else {
-            losses = weighs() ? pass_pack<false, true>(logits, start, target_bits, x)
-                              : pass_pack<false, false>(logits, start, target_bits, x);
-        }
-        return losses == losses ? losses : loss_slowly(logits, start);
-    }
-
-  private:
+    // From a pack's logits, which are still in memory too, to their gradients; the sum of their losses.
+    // kDense: whether there are probabilities; kWeighs: whether there are weights.
     template <bool kDense, bool kWeighs>
-    __device__ __forceinline__ float pass_pack(const T *logits, uint32_t start,
-                                               const TargetBits &target_bits,
-                                               float (&x)[kSize]) const {
+    __device__ __forceinline__ float pass(const T *logits, uint32_t start, const TargetBits &bits,
+                                          float (&x)[kSize]) const {
         float q[kSize];
-        if constexpr (kDense) targets_of(start, target_bits, q);
+        if constexpr (kDense) targets_of(start, bits, q);
         // Of a class index all but one are 0, and that one is put right.
         const uint32_t at = kDense ? kSize : target - start;
         float target_loss = 0.0f, target_gradient = 0.0f;
@@ -288,8 +272,10 @@ struct BinaryTerms {
             }
             loss = first == 0 ? sum_of(losses) : add_rn(loss, sum_of(losses));
         }
-        return loss;
+        return loss == loss ? loss : loss_slowly(logits, start);
     }
+
+  private:
 
     // The sum of the losses of a pack's elements, whatever they are. Cold.
     __device__ __forceinline__ float loss_slowly(const T *logits, uint32_t start) const {
@@ -302,36 +288,57 @@ struct BinaryTerms {
     }
 };
 
-// Loss of a thread's elements; writes their gradients, if there is a place for them.
-template <class Row, typename T>
-__device__ __forceinline__ float binary_of_packs(Row &row, const BinaryTerms<T> &terms,
-                                                 T *gradient) {
+// Loss of a thread's elements; writes their gradients, if there is a place for them. `scale()` is that of the
+// gradient, which may be on its way, as the first targets are.
+template <bool kDense, bool kWeighs, class Row, typename T, class Scale>
+__device__ __forceinline__ float binary_of_packs(Row &row, BinaryTerms<T> &terms, T *gradient,
+                                                 const Scale &scale) {
     constexpr uint32_t kSize = kPackSize<T>;
     const bool gradient_aligned = same_alignment<T>(row.input, gradient);
-    float loss = 0.0f;
     const auto prefetch = [&](uint32_t index) {
-        return terms.target_bits(row.layout.start_of(index));
+        if constexpr (kDense) {
+            return terms.target_bits(row.layout.start_of(index));
+        } else {
+            return typename BinaryTerms<T>::TargetBits{};
+        }
     };
-    row.packs.forward(prefetch, [&](uint32_t index, uint4 bits, const auto &target_bits) {
-        const uint32_t start = row.layout.start_of(index);
-        float x[kSize];
-        unpack<T>(bits, x);
-        loss = add_rn(loss, terms.pass_pack(row.input, start, target_bits, x));
-        if (gradient != nullptr) store_run(gradient + start, gradient_aligned, x);
-    });
+    const auto first_bits = row.packs.prefetched(prefetch);
+    float loss = 0.0f;
+    // What they need is on its way beside the first packs. Others read none of them.
     row.for_each_single([&](uint32_t i) {
         const uint32_t position = row.single_position[i];
         const BinaryElement element = terms.element(row.single_value(i), position);
         loss = add_rn(loss, terms.loss_of(element));
-        if (gradient != nullptr) store_one(gradient + position, element.gradient(terms.scale));
+        if (gradient != nullptr) store_one(gradient + position, element.gradient(scale()));
+    });
+    terms.scale = scale();
+    row.packs.forward(first_bits, prefetch, [&](uint32_t index, uint4 bits, const auto &target_bits) {
+        const uint32_t start = row.layout.start_of(index);
+        float x[kSize];
+        unpack<T>(bits, x);
+        loss = add_rn(loss, terms.template pass<kDense, kWeighs>(row.input, start, target_bits, x));
+        if (gradient != nullptr) store_run(gradient + start, gradient_aligned, x);
     });
     return loss;
 }
 
+// The branches are the same for the whole grid.
+template <class Row, typename T, class Scale>
+__device__ __forceinline__ float binary_of_packs(Row &row, BinaryTerms<T> &terms, T *gradient,
+                                                 const Scale &scale) {
+    if (terms.probabilities != nullptr) {
+        return terms.weighs() ? binary_of_packs<true, true>(row, terms, gradient, scale)
+                              : binary_of_packs<true, false>(row, terms, gradient, scale);
+    }
+    return terms.weighs() ? binary_of_packs<false, true>(row, terms, gradient, scale)
+                          : binary_of_packs<false, false>(row, terms, gradient, scale);
+}
+
 // The same of a row that is not in packs.
-template <class Row, typename T>
-__device__ __forceinline__ float binary_of_elements(Row &row, const BinaryTerms<T> &terms,
-                                                    T *gradient) {
+template <class Row, typename T, class Scale>
+__device__ __forceinline__ float binary_of_elements(Row &row, BinaryTerms<T> &terms, T *gradient,
+                                                    const Scale &scale) {
+    terms.scale = scale();
     float loss = 0.0f;
     row.for_each_other([&](float x, uint32_t position) {
         const BinaryElement element = terms.element(x, position);
@@ -395,16 +402,20 @@ __device__ __forceinline__ void binary(const XentBinary &p) {
         T *const gradient = p.gradient == nullptr
                                 ? nullptr
                                 : static_cast<T *>(p.gradient) + index * p.gradient_row_stride;
-        const float upstream = p.upstream == nullptr ? 1.0f : p.upstream[index * p.upstream_stride];
-        const BinaryTerms<T> terms(p, index, layout, uint32_t(target.value),
-                                   upstream * (inverse_divisor() * p.over_classes));
+        const bool has_upstream = gradient != nullptr && p.upstream != nullptr;
+        const float upstream = has_upstream ? p.upstream[index * p.upstream_stride] : 1.0f;
+        // A pass without a gradient waits for none of it.
+        const auto scale = [&] {
+            return gradient == nullptr ? 0.0f : upstream * (inverse_divisor() * p.over_classes);
+        };
+        BinaryTerms<T> terms(p, index, layout, uint32_t(target.value));
         if (gradient != nullptr) strategy.open_output(gradient);
         float loss = 0.0f;
         if (reads) {
             if constexpr (Strategy::Row::kHasPacks) {
-                loss = binary_of_packs(row, terms, gradient);
+                loss = binary_of_packs(row, terms, gradient, scale);
             } else {
-                loss = binary_of_elements(row, terms, gradient);
+                loss = binary_of_elements(row, terms, gradient, scale);
             }
             loss = row.team.sum(loss);
         } else if (gradient != nullptr) {

@@ -4,7 +4,7 @@
 // Traffic: 16 bytes a pack, read once.
 // Parallelism: pack i of a row belongs to thread i % team.size(), which has the next one on its way while it
 //     works on one. What latency that leaves, other warps cover: with no row in registers or shared memory there
-//     are many on a multiprocessor, and the code of a pack is there once.
+//     are many on a multiprocessor. The loop is not unrolled: a pack takes hundreds of instructions.
 // Invariants: in place is safe, since a thread has read of what it overwrites all that it will read.
 #pragma once
 
@@ -13,6 +13,11 @@
 #include "vector.cuh"
 
 namespace xent {
+
+// All of a row is its team's.
+struct PassingPlace {
+    Slice slice;
+};
 
 class PassingPacks {
   public:
@@ -29,18 +34,27 @@ class PassingPacks {
     __device__ __forceinline__ bool has_edges() const { return true; }
     __device__ __forceinline__ bool takes(uint32_t pack) const { return pack < packs_; }
 
-    // do_with(index, bits, prefetch(index)) for this thread's packs, first ones first. Called once.
-    template <class Prefetch, class Do>
-    __device__ __forceinline__ void forward(const Prefetch &prefetch, const Do &do_with) const {
+    // prefetch(index) of this thread's first pack, if it has one there.
+    template <class Prefetch>
+    __device__ __forceinline__ auto prefetched(const Prefetch &prefetch) const {
+        decltype(prefetch(0)) beside;
+        if (first_ < packs_) beside = prefetch(first_);
+        return beside;
+    }
+
+    // do_with(index, bits, prefetch(index)) for this thread's packs, first ones first; `beside` is what
+    // `prefetched` gave. Called once.
+    template <class Beside, class Prefetch, class Do>
+    __device__ __forceinline__ void forward(Beside beside, const Prefetch &prefetch,
+                                            const Do &do_with) const {
         uint4 bits_after = bits_;
-        decltype(prefetch(0)) beside_after;
-        if (first_ < packs_) beside_after = prefetch(first_);
+        Beside beside_after = beside;
         uint32_t after = first_;
 #pragma unroll 1
         do {
             const uint32_t index = after;
             const uint4 bits = bits_after;
-            const auto beside = beside_after;
+            beside = beside_after;
             after += step_;
             if (after < packs_) {
                 bits_after = body_[after];

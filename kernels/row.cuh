@@ -1,4 +1,4 @@
-// A row that a team of threads goes over twice: from stored logits to values, into a state, and to outputs;
+// A row that a team of threads goes over twice, or once: from stored logits to values, into a state, and to outputs;
 // under all strategies but tiny. Knows no loss: what multiplies an element is `Terms` (terms.cuh), what is
 // stored is `Output` (row_loss.cuh). Where the row is between the passes is `Packs`, who takes part is
 // `Team` (reduce.cuh).
@@ -43,9 +43,11 @@ struct Row {
     using Packs = PacksOfRow;
     static constexpr bool kHasPacks = true;
     static constexpr uint32_t kSize = kPackSize<T>;
-    // Single elements of a thread, at most: of two edges and a pack.
+    // Elements of a pack around a target.
+    static constexpr uint32_t kTargetPack = Terms::kHasTarget ? kSize : 0;
+    // Single elements of a thread, at most: of two edges and that pack.
     static constexpr uint32_t kSingles =
-        (3 * kSize - 2 + Team::kFewestThreads - 1) / Team::kFewestThreads;
+        (2 * kSize - 2 + kTargetPack + Team::kFewestThreads - 1) / Team::kFewestThreads;
 
     template <class Shift>
     using State = SoftmaxState<Shift, Terms::kWeights>;
@@ -99,7 +101,7 @@ struct Row {
     // Whether no thread of the team has a single element i: nearly always where i > 0 and the row begins
     // at a pack.
     __device__ __forceinline__ bool ends(uint32_t i) const {
-        return i > 0 && i * team.size() >= edges() + kSize;
+        return i > 0 && i * team.size() >= edges() + kTargetPack;
     }
 
     // Single elements lie side by side: the edges, then the target's pack.

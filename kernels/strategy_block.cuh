@@ -1,7 +1,7 @@
 // block: one block a row. two_pass is the same with less shared memory than the row needs.
 //
 // Parallelism: block i takes rows i, i + grid, ...; its threads are the team, and have the row as
-//     slice_packs.cuh says. Where shared memory keeps rows, as many blocks are launched as stay resident: while
+//     slice_packs.cuh says, or passing_packs.cuh where it is visited once. Where shared memory keeps rows, as many blocks are launched as stay resident: while
 //     one row is written, the next one's packs arrive in the places of what has been written.
 #pragma once
 
@@ -36,16 +36,16 @@ struct BlockStrategy {
         SliceCacheStorage cache;
     };
 
+    using Place = std::conditional_t<Terms::kOnePass, PassingPlace, SlicePlace>;
+
     BlockTeam team;
-    SlicePlace place;
+    Place place;
 
     __device__ __forceinline__ BlockStrategy(Storage &storage, uint4 *shared,
                                              const XentGeometry &geometry, uint32_t classes)
-        : team{storage.block},
-          place{SliceCache(shared, storage.cache, geometry.cached_packs), Slice(0, 1, classes / kPackSize<T>),
-                geometry.cached_packs} {
+        : team{storage.block}, place(make_place(storage, shared, geometry, classes)) {
         // The cache's mbarriers are there for all.
-        __syncthreads();
+        if (!Terms::kOnePass) __syncthreads();
     }
 
     // body(index, tell) for each row, by all threads of its team: it calls tell(summary) once; and
@@ -94,6 +94,18 @@ struct BlockStrategy {
     __device__ __forceinline__ uint32_t slot() const { return 0; }
 
   private:
+    __device__ __forceinline__ static Place make_place(Storage &storage, uint4 *shared,
+                                                       const XentGeometry &geometry,
+                                                       uint32_t classes) {
+        const Slice whole(0, 1, classes / kPackSize<T>);
+        if constexpr (Terms::kOnePass) {
+            return {whole};
+        } else {
+            return {SliceCache(shared, storage.cache, geometry.cached_packs), whole,
+                    geometry.cached_packs};
+        }
+    }
+
     // What packs are made of beside the row.
     __device__ __forceinline__ auto &place_of_packs() {
         if constexpr (Terms::kOnePass) {

@@ -1,4 +1,5 @@
-// warp: a row in the registers of a warp, or of 8 or 16 lanes of one, Terms::kLanePacks packs a lane at most.
+// warp: a row in the registers of a warp, or of 8 or 16 lanes of one, Terms::kLanePacks packs a lane at most; a row
+// that is visited once is kept nowhere (passing_packs.cuh).
 //
 // Traffic: with b bytes an element, b * classes read and as many written. Weights of elements, and rows
 //     whose output is not cut as the input is, are read a second time, from the cache closest by.
@@ -157,9 +158,9 @@ struct WarpStrategy {
     __device__ __forceinline__ Row row(const T *input, const RowLayout<T> &layout,
                                        const Terms &terms, const XentTransform &by,
                                        uint32_t target) {
-        // As far as a lane has room for another pack.
+        // As far as a lane has room for another pack, if it keeps them.
         const uint32_t shift = packs_before_sector(layout.body(input));
-        team.shift = layout.packs + shift <= lane_packs ? shift : 0;
+        team.shift = Terms::kOnePass || layout.packs + shift <= lane_packs ? shift : 0;
         Row row(input, layout, terms, by, target, team, place_of_packs());
         row.load_singles();
         return row;

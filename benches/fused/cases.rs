@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use clap::ValueEnum;
 use smoothxent::{
     BinaryConfig, Error, Kernels, LogSoftmaxShape, LossConfig, Shape, Strategy,
-    plan::{Plan, RowsPlan},
+    plan::{Normalizer, Plan, RowsPlan},
     problem::{
         BinaryProblem, ClassWeighting, Dtype, LogSoftmaxProblem, Pass, Place, Problem, TargetType,
         Types,
@@ -178,8 +178,9 @@ impl Case {
         Shape::contiguous(self.rows, self.classes)
     }
 
-    /// What goes over the rows under these kernels' selection; none if they cannot take the case.
-    pub fn plan(&self, kernels: &Kernels) -> Result<Option<RowsPlan>, Error> {
+    /// What goes over the rows under these kernels' selection, and how many launches there are with the
+    /// normalizer; none if they cannot take the case.
+    pub fn plan(&self, kernels: &Kernels) -> Result<Option<(RowsPlan, usize)>, Error> {
         let &Self { rows, classes, dtype, pass, variant } = self;
         let (targets, class_weights) = match variant {
             Variant::Plain => (TargetType::I64, ClassWeighting::Absent),
@@ -190,7 +191,8 @@ impl Case {
             Variant::LogSoftmax => {
                 let shape = LogSoftmaxShape::contiguous(rows, classes);
                 let problem = LogSoftmaxProblem::new(dtype, shape)?;
-                return Ok(kernels.plan_log_softmax(&problem, pass).unwrap_or_default());
+                let plan = kernels.plan_log_softmax(&problem, pass).unwrap_or_default();
+                return Ok(plan.map(|rows| (rows, rows.steps().count())));
             }
         };
         let types = Types { dtype, targets, class_weights };
@@ -206,7 +208,10 @@ impl Case {
             _ => kernels.plan(&Problem::new(types, shape, config(), pass, place)?),
         };
         Ok(match plan {
-            Ok(Plan::Launches { rows, .. }) => Some(rows),
+            Ok(Plan::Launches { normalizer, rows }) => {
+                let first = usize::from(matches!(normalizer, Normalizer::Launch(_)));
+                Some((rows, first + rows.steps().count()))
+            }
             Ok(Plan::Empty { .. }) | Err(_) => None,
         })
     }

@@ -202,18 +202,19 @@ impl Arguments {
             let kernels = machine.kernels.clone().with_selection(selection(pinned));
             case.plan(&kernels)
         };
-        let chosen = plan_of(None)?.ok_or("there is no plan")?;
+        let (plan, launches) = plan_of(None)?.ok_or("there is no plan")?;
+        let chosen = Asked { pinned: None, plan, launches };
         let others = Strategy::ALL.into_iter().filter(|strategy| match self.strategy[..] {
             [] => self.tune,
             ref some => some.contains(strategy),
         });
         // A backward pass that cannot do as it is told does something else; that it is not.
         let others = others.filter_map(|strategy| {
-            let plan = plan_of(Some(strategy)).ok()??;
-            let is_other = plan.strategy == strategy && strategy != chosen.strategy;
-            is_other.then_some(Asked { pinned: Some(strategy), plan })
+            let (plan, launches) = plan_of(Some(strategy)).ok()??;
+            let is_other = plan.strategy == strategy && strategy != chosen.plan.strategy;
+            is_other.then_some(Asked { pinned: Some(strategy), plan, launches })
         });
-        Ok([Asked { pinned: None, plan: chosen }].into_iter().chain(others).collect())
+        Ok([chosen].into_iter().chain(others).collect())
     }
 }
 

@@ -5,7 +5,7 @@
 //! the sample, and an empty kernel takes turns with them: what no launch can be faster than. Successive
 //! calls use different buffers, four times the L2 cache in all, so that logits come from memory.
 
-use std::{error::Error, ffi::c_void, time::Duration};
+use std::{error::Error, ffi::c_void, ops::Range, time::Duration};
 
 use half::{bf16, f16};
 use smoothxent::{
@@ -235,11 +235,11 @@ impl<T: Element> Buffers<T> {
             turn: 0,
             stride,
             cold: sets < MAX_SETS || sets * set_bytes >= 2 * machine.l2_bytes,
-            logits: numbers(machine, sets * stride, -8.0, 8.0)?,
+            logits: numbers(machine, sets * stride, 1, -8.0..8.0)?,
             gradients: stream.alloc_zeros(sets * stride)?,
             targets: stream.clone_htod(&targets)?,
             second: match has_second {
-                true => numbers(machine, sets * stride, 0.0, 1.0)?,
+                true => numbers(machine, sets * stride, 2, 0.0..1.0)?,
                 false => stream.alloc_zeros(1)?,
             },
             class_weights: match case.variant {
@@ -549,16 +549,18 @@ fn launch_empty(machine: &Machine) -> Result<(), Box<dyn Error>> {
 fn numbers<T: Element>(
     machine: &Machine,
     len: usize,
-    from: f32,
-    to: f32,
+    seed: u32,
+    range: Range<f32>,
 ) -> Result<CudaSlice<T>, Box<dyn Error>> {
     const PERIOD: usize = 1_048_573;
-    let mut state = 1u32;
+    let mut state = seed;
     let block: Vec<T> = (0..PERIOD.min(len))
         .map(|_| {
             // Numerical Recipes' generator; its upper bits are even enough for logits.
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            T::from_f32((state >> 8) as f32 / (1 << 24) as f32 * (to - from) + from)
+            T::from_f32(
+                (state >> 8) as f32 / (1 << 24) as f32 * (range.end - range.start) + range.start,
+            )
         })
         .collect();
     let mut numbers = machine.stream.alloc_zeros::<T>(len)?;

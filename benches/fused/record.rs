@@ -24,6 +24,7 @@ pub struct Asked {
     /// None for what the tuning table chooses.
     pub pinned: Option<Strategy>,
     pub plan: RowsPlan,
+    pub launches: usize,
 }
 
 /// One way to solve one case, timed.
@@ -31,6 +32,7 @@ pub struct Row {
     pub case: Case,
     pub pinned: Option<Strategy>,
     pub plan: RowsPlan,
+    launches: usize,
     pub time: Quantiles,
     pub copy: Quantiles,
     pub empty: Option<Quantiles>,
@@ -46,6 +48,7 @@ impl Row {
             case,
             pinned: asked.pinned,
             plan: asked.plan,
+            launches: asked.launches,
             time,
             copy: measured.copy,
             empty: measured.empty,
@@ -120,7 +123,7 @@ impl Row {
             self.selection(),
             strategy.to_string(),
             kernel.symbol().to_owned(),
-            self.plan.steps().count().to_string(),
+            self.launches.to_string(),
             grid.to_string(),
             block.to_string(),
             cluster.to_string(),

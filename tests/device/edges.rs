@@ -186,7 +186,7 @@ fn conventions(dtype: Dtype, classes: usize) -> Result<(), String> {
         }
         let class_weights = weighted.then(|| inputs::class_weights(classes, 31));
         let case = Case { config, class_weights, ..Case::new(dtype, 3, classes, 30) };
-        let odd = 1 + turn % (PLACEMENTS.len() - 1);
+        let odd = 1 + (turn + classes) % (PLACEMENTS.len() - 1);
         for (at, placement) in PLACEMENTS.into_iter().enumerate() {
             let all = classes < LONG && !goes_in_pairs();
             if all || at == 0 || at == odd {

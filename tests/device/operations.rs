@@ -206,7 +206,7 @@ fn binary_shapes(dtype: Dtype, classes: usize) -> Result<(), String> {
         for (turn, target_type) in TARGET_TYPES.into_iter().enumerate() {
             let seed = 80 + turn as u64;
             for (placement, weighted) in
-                [(PLACEMENTS[turn % 4], false), (PLACEMENTS[(turn + 2) % 4], true)]
+                [(PLACEMENTS[turn % 4], false), (PLACEMENTS[(turn + 3) % 4], true)]
             {
                 if weighted && rows < 4 {
                     continue;
@@ -270,7 +270,7 @@ fn binary_values(dtype: Dtype) -> Result<(), String> {
 /// Where in a sector of memory rows lie decides which lane has which packs, and changes no bit.
 fn binary_placement(dtype: Dtype) -> Result<(), String> {
     let pack = 16 / dtype.bytes();
-    for packs in [1, 8, 9, 31, 33, 256] {
+    for packs in [1, 8, 9, 31, 33, 256, 512] {
         let case = binary(dtype, TARGET_TYPES[0], 5, packs * pack, 85);
         let there = BinaryCase {
             placement: Placement { logits_offset: pack, gradient_offset: 1, ..case.placement },

@@ -167,6 +167,7 @@ run_bench() {
     # The other operations and kinds of targets, on a few shapes.
     run_into "$out/variants.txt" 75 ./fused --quick --csv "$out/variants.csv" --budget-seconds 60 \
         --pass fused,forward,backward --variants weighted,probabilities,log_softmax,binary
+    variants=$status
     run_host
     run_peers $((BENCH_SECONDS - $(date +%s) + began))
     echo "--- fused loss and gradient, label smoothing 0.1, on $(head -n 1 -- "$out/fused.txt")"
@@ -183,7 +184,12 @@ run_bench() {
     sed -n '/^left out/,$p' -- "$out/fused.txt" | tee -a "$out/summary.txt"
     {
         echo "--- other operations and kinds of targets"
-        sed 1d -- "$out/variants.txt"
+        if [ "$variants" -eq 0 ]; then
+            sed 1d -- "$out/variants.txt"
+        else
+            echo "./fused ended with status $variants:"
+            tail -n 5 -- "$out/variants.txt"
+        fi
     } | tee -a "$out/summary.txt"
     {
         echo "--- beside other implementations; all times: $out/peers.csv, errors: $out/accuracy.csv"

@@ -266,7 +266,8 @@ fn against_launches(speeds: &Speeds<'_>) -> Aimed {
     let judged = speeds.ours().filter_map(|ours| {
         let ratio = ours.p50_us / ours.empty_p50_us?;
         let what = format!("{ratio:.2} times an empty launch");
-        Some((ours.case, what, ratio / f64::from(aims::OF_EMPTY)))
+        let plain = ours.case.variant == Variant::Plain;
+        plain.then_some((ours.case, what, ratio / f64::from(aims::OF_EMPTY)))
     });
     let aim = format!("{} of an empty launch, small problems", aims::OF_EMPTY);
     Aimed::new(aim, judged.collect())
