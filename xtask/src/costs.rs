@@ -11,8 +11,8 @@ use crate::{cargo, emulator, process, toolchain, workspace};
 
 /// Counts anew what launches cost on the emulated devices
 ///
-/// Writes tests/data/costs.csv, to which tests/guards.rs holds the kernels, and shows how the figures moved.
-/// The diff belongs to the change that made it.
+/// Writes tests/data/costs.csv, to which tests/guards.rs holds the kernels, and ARCHITECTURE.md's table of them,
+/// and shows how the figures moved. The diff belongs to the change that made it.
 #[derive(clap::Args)]
 pub struct Arguments {}
 
@@ -21,6 +21,39 @@ pub const SUITE: &str = "guards";
 
 const FILE: &str = "tests/data/costs.csv";
 const HEADER: &str = "device,operation,strategy,rows,classes,dtype,instructions";
+
+/// The document with the table, and what is around that.
+const DOCUMENT: &str = "ARCHITECTURE.md";
+const MARKERS: (&str, &str) =
+    ("<!-- costs: written by `cargo xtask costs` -->\n", "<!-- /costs -->\n");
+
+/// Of the table: strategies and classes, and below each other's names, operations and dtypes.
+const ROWS: [(&str, u32); 15] = [
+    ("tiny", 10),
+    ("tiny", 32),
+    ("warp", 100),
+    ("warp", 256),
+    ("warp", 1000),
+    ("warp", 2048),
+    ("block", 2049),
+    ("block", 4096),
+    ("block", 10_450),
+    ("block", 32_000),
+    ("two_pass", 32_000),
+    ("cluster", 32_000),
+    ("cluster", 50_257),
+    ("cluster", 128_256),
+    ("split_row", 128_256),
+];
+const COLUMNS: [(&str, &str, &str); 7] = [
+    ("fused f16", "Fused", "f16"),
+    ("forward f16", "Forward", "f16"),
+    ("fused f32", "Fused", "f32"),
+    ("weighted f16", "Weighted", "f16"),
+    ("probabilities f16", "Probabilities", "f16"),
+    ("log-softmax f16", "LogSoftmax", "f16"),
+    ("binary f16", "Binary", "f16"),
+];
 
 /// Differences beyond this, of the old figure, are shown, and so many of them.
 const SHOWN_FROM: f64 = 0.005;
@@ -63,7 +96,11 @@ pub fn run(_: &Arguments) -> Result<()> {
         println!("and {} more", moved.len() - SHOWN);
     }
     let text = format!("{HEADER}\n{}\n", counted.join("\n"));
-    fs::write(&file, text).with_context(|| format!("cannot write {FILE}"))?;
+    fs::write(&file, &text).with_context(|| format!("cannot write {FILE}"))?;
+    let document = workspace::root().join(DOCUMENT);
+    let old = fs::read_to_string(&document).with_context(|| format!("cannot read {DOCUMENT}"))?;
+    fs::write(&document, with_table(&old, &text)?)
+        .with_context(|| format!("cannot write {DOCUMENT}"))?;
     let new =
         counted.iter().filter_map(|row| figure(row)).filter(|(what, _)| !known.contains_key(what));
     println!(
@@ -79,6 +116,39 @@ pub fn run(_: &Arguments) -> Result<()> {
 fn row_of<'a>(device: &str, line: &'a str) -> Option<&'a str> {
     let row = &line[line.find(&format!("{device},"))?..];
     (row.split(',').count() == HEADER.split(',').count()).then_some(row)
+}
+
+/// The document with the table of these figures, those of the default device.
+fn with_table(document: &str, figures: &str) -> Result<String> {
+    let (start, end) = MARKERS;
+    let parts = document.split_once(start).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(end)?;
+        Some((before, after))
+    });
+    let (before, after) =
+        parts.with_context(|| format!("{DOCUMENT} has no place between {start}and {end}"))?;
+    let names: Vec<&str> = COLUMNS.iter().map(|(name, ..)| *name).collect();
+    let mut table = format!("| strategy | classes | {} |\n", names.join(" | "));
+    table += &format!("{}|\n", "|---".repeat(2 + COLUMNS.len()));
+    for (strategy, classes) in ROWS {
+        let cell = |(_, operation, dtype): &(&str, &str, &str)| {
+            let is_it = |line: &&str| {
+                let fields: Vec<&str> = line.split(',').collect();
+                matches!(fields[..], [device, of, by, _, count, ty, _]
+                    if (device, of, by, ty) == (emulator::DEFAULT_DEVICE, *operation, strategy, *dtype)
+                        && count == classes.to_string())
+            };
+            let number = figures.lines().find(is_it).and_then(figure);
+            number.map_or("-".into(), |(_, number)| format!("{number:.1}"))
+        };
+        let cells: Vec<String> = COLUMNS.iter().map(cell).collect();
+        let classes = match classes {
+            1000.. => format!("{},{:03}", classes / 1000, classes % 1000),
+            few => few.to_string(),
+        };
+        table += &format!("| {strategy} | {classes} | {} |\n", cells.join(" | "));
+    }
+    Ok(format!("{before}{start}{table}{end}{after}"))
 }
 
 /// A figure that changed.
@@ -122,6 +192,17 @@ mod tests {
         assert_eq!(row_of("sm_90", &format!("test guards::Fused    ... {row}")), Some(row));
         assert_eq!(row_of("sm_80", row), None);
         assert_eq!(row_of("sm_90", "sm_90, a device"), None);
+    }
+
+    #[test]
+    fn the_document_has_these_figures() {
+        let read = |name: &str| {
+            fs::read_to_string(workspace::root().join(name)).expect("it is in the repository")
+        };
+        let document = read(DOCUMENT);
+        let written = with_table(&document, &read(FILE)).expect("the document has a place for it");
+        assert_eq!(document, written, "run `cargo xtask costs`");
+        assert!(written.contains("| tiny | 10 | 7"), "there are figures");
     }
 
     #[test]
