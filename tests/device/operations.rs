@@ -12,7 +12,7 @@ use crate::{
         operations::{BinaryCase, BinaryForm, LogSoftmaxCase},
         run::{Placement, UpstreamCase},
     },
-    edges::DTYPES,
+    edges::{DTYPES, goes_in_pairs},
     trial,
 };
 
@@ -208,7 +208,7 @@ fn binary_shapes(dtype: Dtype, classes: usize) -> Result<(), String> {
             for (placement, weighted) in
                 [(PLACEMENTS[turn % 4], false), (PLACEMENTS[(turn + 3) % 4], true)]
             {
-                if weighted && rows < 4 {
+                if weighted && (rows < 4 || (goes_in_pairs() && turn % 3 != classes % 3)) {
                     continue;
                 }
                 let weights = |seed| weighted.then(|| class_weights(classes, seed));
