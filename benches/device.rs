@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Four minutes in all.
+/// 75 cases of two and a half seconds, and what criterion makes of them.
 fn benchmarks(machine: &Machine) {
     let mut criterion = Criterion::default()
         .sample_size(20)

@@ -86,7 +86,6 @@ struct BinaryTerms {
     const XentBinary &p;
     const void *probabilities;  // of this row, or null
     uint32_t target;            // where there are no probabilities
-    float scale;                // of the gradient; set before elements are passed
     bool wants_loss;
     bool wants_gradient;
     bool targets_aligned;
@@ -97,7 +96,6 @@ struct BinaryTerms {
         : p(argument),
           probabilities(nullptr),
           target(class_index),
-          scale(0.0f),
           wants_loss(p.row_losses != nullptr || p.sums.loss != nullptr),
           wants_gradient(p.gradient != nullptr),
           targets_aligned(true),
@@ -132,14 +130,14 @@ struct BinaryTerms {
                    : load_one(probabilities_as<Bfloat16>() + position);
     }
 
-    // The targets of a pack as they are stored, where they can be loaded at once.
+    // The targets of a pack as they are stored, where there are probabilities and they can be loaded at once.
     struct TargetBits {
         uint4 first;
         uint4 second;  // of f32 beside halves
     };
     __device__ __forceinline__ TargetBits target_bits(uint32_t start) const {
         TargetBits bits = {};
-        if (probabilities == nullptr || !targets_aligned) return bits;
+        if (!targets_aligned) return bits;
         if (p.targets.kind == XENT_TARGET_F32) {
             const uint4 *const from = reinterpret_cast<const uint4 *>(probabilities_as<float>() + start);
             bits.first = from[0];
@@ -223,10 +221,10 @@ struct BinaryTerms {
     }
 
     // From a pack's logits, which are still in memory too, to their gradients; the sum of their losses.
-    // kDense: whether there are probabilities; kWeighs: whether there are weights.
+    // kDense: whether there are probabilities; kWeighs: whether there are weights; `scale` is of the gradients.
     template <bool kDense, bool kWeighs>
     __device__ __forceinline__ float pass(const T *logits, uint32_t start, const TargetBits &bits,
-                                          float (&x)[kSize]) const {
+                                          float scale, float (&x)[kSize]) const {
         float q[kSize];
         if constexpr (kDense) targets_of(start, bits, q);
         // Of a class index all but one are 0, and that one is put right.
@@ -276,7 +274,6 @@ struct BinaryTerms {
     }
 
   private:
-
     // The sum of the losses of a pack's elements, whatever they are. Cold.
     __device__ __forceinline__ float loss_slowly(const T *logits, uint32_t start) const {
         float loss = 0.0f;
@@ -288,11 +285,11 @@ struct BinaryTerms {
     }
 };
 
-// Loss of a thread's elements; writes their gradients, if there is a place for them. `scale()` is that of the
-// gradient, which may be on its way, as the first targets are.
+// Loss of a thread's elements; writes their gradients, if there is a place for them. `scale_of_row()` is that of
+// the gradient: what it is made of may be on its way, as the first targets are.
 template <bool kDense, bool kWeighs, class Row, typename T, class Scale>
-__device__ __forceinline__ float binary_of_packs(Row &row, BinaryTerms<T> &terms, T *gradient,
-                                                 const Scale &scale) {
+__device__ __forceinline__ float pass_row(Row &row, const BinaryTerms<T> &terms, T *gradient,
+                                          const Scale &scale_of_row) {
     constexpr uint32_t kSize = kPackSize<T>;
     const bool gradient_aligned = same_alignment<T>(row.input, gradient);
     const auto prefetch = [&](uint32_t index) {
@@ -304,19 +301,21 @@ __device__ __forceinline__ float binary_of_packs(Row &row, BinaryTerms<T> &terms
     };
     const auto first_bits = row.packs.prefetched(prefetch);
     float loss = 0.0f;
+    const float scale = scale_of_row();
     // What they need is on its way beside the first packs. Others read none of them.
     row.for_each_single([&](uint32_t i) {
         const uint32_t position = row.single_position[i];
         const BinaryElement element = terms.element(row.single_value(i), position);
         loss = add_rn(loss, terms.loss_of(element));
-        if (gradient != nullptr) store_one(gradient + position, element.gradient(scale()));
+        if (gradient != nullptr) store_one(gradient + position, element.gradient(scale));
     });
-    terms.scale = scale();
     row.packs.forward(first_bits, prefetch, [&](uint32_t index, uint4 bits, const auto &target_bits) {
         const uint32_t start = row.layout.start_of(index);
         float x[kSize];
         unpack<T>(bits, x);
-        loss = add_rn(loss, terms.template pass<kDense, kWeighs>(row.input, start, target_bits, x));
+        const float losses =
+            terms.template pass<kDense, kWeighs>(row.input, start, target_bits, scale, x);
+        loss = add_rn(loss, losses);
         if (gradient != nullptr) store_run(gradient + start, gradient_aligned, x);
     });
     return loss;
@@ -324,26 +323,25 @@ __device__ __forceinline__ float binary_of_packs(Row &row, BinaryTerms<T> &terms
 
 // The branches are the same for the whole grid.
 template <class Row, typename T, class Scale>
-__device__ __forceinline__ float binary_of_packs(Row &row, BinaryTerms<T> &terms, T *gradient,
-                                                 const Scale &scale) {
+__device__ __forceinline__ float binary_of_packs(Row &row, const BinaryTerms<T> &terms, T *gradient,
+                                                 const Scale &scale_of_row) {
     if (terms.probabilities != nullptr) {
-        return terms.weighs() ? binary_of_packs<true, true>(row, terms, gradient, scale)
-                              : binary_of_packs<true, false>(row, terms, gradient, scale);
+        return terms.weighs() ? pass_row<true, true>(row, terms, gradient, scale_of_row)
+                              : pass_row<true, false>(row, terms, gradient, scale_of_row);
     }
-    return terms.weighs() ? binary_of_packs<false, true>(row, terms, gradient, scale)
-                          : binary_of_packs<false, false>(row, terms, gradient, scale);
+    return terms.weighs() ? pass_row<false, true>(row, terms, gradient, scale_of_row)
+                          : pass_row<false, false>(row, terms, gradient, scale_of_row);
 }
 
 // The same of a row that is not in packs.
-template <class Row, typename T, class Scale>
-__device__ __forceinline__ float binary_of_elements(Row &row, BinaryTerms<T> &terms, T *gradient,
-                                                    const Scale &scale) {
-    terms.scale = scale();
+template <class Row, typename T>
+__device__ __forceinline__ float binary_of_elements(Row &row, const BinaryTerms<T> &terms, T *gradient,
+                                                    float scale) {
     float loss = 0.0f;
     row.for_each_other([&](float x, uint32_t position) {
         const BinaryElement element = terms.element(x, position);
         loss = add_rn(loss, terms.loss_of(element));
-        if (gradient != nullptr) row.put(position, element.gradient(terms.scale));
+        if (gradient != nullptr) row.put(position, element.gradient(scale));
     });
     return loss;
 }
@@ -405,17 +403,17 @@ __device__ __forceinline__ void binary(const XentBinary &p) {
         const bool has_upstream = gradient != nullptr && p.upstream != nullptr;
         const float upstream = has_upstream ? p.upstream[index * p.upstream_stride] : 1.0f;
         // A pass without a gradient waits for none of it.
-        const auto scale = [&] {
+        const auto scale_of_row = [&] {
             return gradient == nullptr ? 0.0f : upstream * (inverse_divisor() * p.over_classes);
         };
-        BinaryTerms<T> terms(p, index, layout, uint32_t(target.value));
+        const BinaryTerms<T> terms(p, index, layout, uint32_t(target.value));
         if (gradient != nullptr) strategy.open_output(gradient);
         float loss = 0.0f;
         if (reads) {
             if constexpr (Strategy::Row::kHasPacks) {
-                loss = binary_of_packs(row, terms, gradient, scale);
+                loss = binary_of_packs(row, terms, gradient, scale_of_row);
             } else {
-                loss = binary_of_elements(row, terms, gradient, scale);
+                loss = binary_of_elements(row, terms, gradient, scale_of_row());
             }
             loss = row.team.sum(loss);
         } else if (gradient != nullptr) {

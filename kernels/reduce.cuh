@@ -4,8 +4,8 @@
 // A team offers
 //     rank(), size()      this thread's place among its threads, which are kFewestThreads at least
 //     speaks()            whether it is the thread that speaks for the row
-//     first_pack()        where the whole row is the team's: the first pack that is this thread's, size() before its
-//                         second one; wraps where that is before the row's first
+//     first_pack()        where the whole row is the team's: the first pack that is this thread's, size() before
+//                         its second one; wraps where that is before the row's first
 //     merge(state)        the state of all elements that its threads took in; all get it, but for its place,
 //                         and for its mass where all weights are 1: the caller knows how many there were
 //     lowest(x), sum(x)   of all threads' values; all get it

@@ -1,5 +1,5 @@
-// A row that a team of threads goes over twice, or once: from stored logits to values, into a state, and to outputs;
-// under all strategies but tiny. Knows no loss: what multiplies an element is `Terms` (terms.cuh), what is
+// A row that a team of threads goes over twice, or once: from stored logits to values, into a state, and to
+// outputs; under all strategies but tiny. Knows no loss: what multiplies an element is `Terms` (terms.cuh), what is
 // stored is `Output` (row_loss.cuh). Where the row is between the passes is `Packs`, who takes part is
 // `Team` (reduce.cuh).
 //

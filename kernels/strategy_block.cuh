@@ -1,8 +1,9 @@
 // block: one block a row. two_pass is the same with less shared memory than the row needs.
 //
 // Parallelism: block i takes rows i, i + grid, ...; its threads are the team, and have the row as
-//     slice_packs.cuh says, or passing_packs.cuh where it is visited once. Where shared memory keeps rows, as many blocks are launched as stay resident: while
-//     one row is written, the next one's packs arrive in the places of what has been written.
+//     slice_packs.cuh says, or passing_packs.cuh where it is visited once. Where shared memory keeps rows, as
+//     many blocks are launched as stay resident: while one row is written, the next one's packs arrive in the
+//     places of what has been written.
 #pragma once
 
 #include <stdint.h>

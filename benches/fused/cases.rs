@@ -147,7 +147,7 @@ impl Variant {
         self != Self::LogSoftmax || pass != Pass::Fused
     }
 
-    /// Whether a call reads a matrix beside the logits, and which passes do.
+    /// Whether such a pass reads a matrix beside the logits.
     pub fn has_second_matrix(self, pass: Pass) -> bool {
         match self {
             Self::Plain | Self::Weighted => false,
@@ -240,7 +240,7 @@ impl Case {
         self.matrices() * self.matrix_bytes() + self.rows * of_row
     }
 
-    /// How many are read and written. Class weights stay in the cache.
+    /// Matrices that are read and written. Class weights stay in the cache.
     fn matrices(&self) -> usize {
         let written =
             usize::from(self.pass != Pass::Forward || self.variant == Variant::LogSoftmax);

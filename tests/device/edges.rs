@@ -129,7 +129,8 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Set where a run is one of many, as on one strategy: it tries in pairs what the others try each with each.
+/// Set where a run of the tests is one of several, as on one strategy: it tries in pairs what the first one tries
+/// each with each.
 const IN_PAIRS_VARIABLE: &str = "SMOOTHXENT_TEST_IN_PAIRS";
 
 pub fn goes_in_pairs() -> bool {

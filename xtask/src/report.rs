@@ -122,13 +122,22 @@ fn write(path: &Path, content: &str) -> Result<()> {
 
 /// `text` with this between the markers of the section `name`.
 fn replaced(text: &str, name: &str, section: &str) -> Result<String> {
-    const END: &str = "<!-- /report -->";
     let start = format!("<!-- report:{name} -->");
+    between(README, text, (&start, "<!-- /report -->"), section)
+}
+
+/// The text of a document with `section` between its two markers.
+pub fn between(
+    document: &str,
+    text: &str,
+    (start, end): (&str, &str),
+    section: &str,
+) -> Result<String> {
     let (before, rest) =
-        text.split_once(&start).with_context(|| format!("{README} has no {start}"))?;
+        text.split_once(start).with_context(|| format!("{document} has no {start}"))?;
     let (_, after) =
-        rest.split_once(END).with_context(|| format!("{README} has no {END} after {start}"))?;
-    Ok(format!("{before}{start}\n{section}\n{END}{after}"))
+        rest.split_once(end).with_context(|| format!("{document} has no {end} after {start}"))?;
+    Ok(format!("{before}{start}\n{section}\n{end}{after}"))
 }
 
 #[cfg(test)]

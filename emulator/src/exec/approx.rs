@@ -237,18 +237,6 @@ fn fraction(choice: Choice, function: Function, format: Format, operands: [u32; 
     (split_mix(&mut state) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// The true value as it is rounded where nothing is perturbed: for a division the manual says more than that it
-/// is near.
-pub fn nearest(function: Function, format: Format, ftz: bool, operands: [u32; 2]) -> u32 {
-    let [a, b] = operands.map(|bits| format.value(format.flush(bits, ftz)));
-    let rounded = if function == Function::Div {
-        div_approx(a as f32, b as f32).to_bits()
-    } else {
-        format.round(truth(function, a, b), Round::Nearest)
-    };
-    if format.value(rounded).is_nan() { format.nan() } else { format.flush(rounded, ftz) }
-}
-
 /// A result within the documented error.
 pub fn perturbed(
     function: Function,
@@ -259,11 +247,16 @@ pub fn perturbed(
 ) -> u32 {
     let [a, b] = operands.map(|bits| format.value(format.flush(bits, ftz)));
     let divides = matches!(function, Function::Div | Function::DivFull);
-    let exact = nearest(function, format, ftz, operands);
+    let exact = if function == Function::Div {
+        div_approx(a as f32, b as f32).to_bits()
+    } else {
+        format.round(truth(function, a, b), Round::Nearest)
+    };
+    let exact = format.flush(exact, ftz);
     let is_special = |x: f64| x == 0.0 || !x.is_finite();
     let value = format.value(exact);
     if value.is_nan() {
-        return exact;
+        return format.nan();
     }
     let truth = truth(function, a, b);
     // A zero that is the true value of no special operand, such as lg2(1), has an error too.
