@@ -27,8 +27,12 @@
 #define XENT_WARP_PACKS_OF_TWO 8u
 #define XENT_FEWEST_WARP_LANES 8u
 
-/* Most elements of a row that a lane takes under tiny, where up to 32 lanes take a row. */
-#define XENT_TINY_LANE_ELEMENTS 16u
+/* Most elements of a row under tiny; most that a lane takes, where up to 32 lanes take a row; and the fewest
+   where rows are few. A tile is a whole number of XENT_TINY_TILE_PACKS. */
+#define XENT_TINY_CLASSES 512u
+#define XENT_TINY_LANE_ELEMENTS 64u
+#define XENT_TINY_FEWEST_ELEMENTS 8u
+#define XENT_TINY_TILE_PACKS 8u
 
 /* Most blocks of a cluster that every GPU with clusters can place. */
 #define XENT_MAX_CLUSTER 8u
@@ -188,19 +192,22 @@ struct XentPartial {
 
 /* How the strategy in a kernel's name cuts the work, as the plan decided. */
 struct XentGeometry {
+    /* Consecutive rows of a warp, at least 32 / lanes_per_row; 1 but under warp and tiny. warp: it reports
+       them together, a power of two up to 32, and takes further ones beyond the grid. tiny: all that it takes, a
+       multiple of 32 / lanes_per_row. */
+    uint64_t rows_per_warp;
     /* cluster, split_row: parts of a row, one a block. 1 elsewhere. */
     uint32_t slices;
     /* block, cluster: packs of a slice's aligned body that fit the launch's dynamic shared memory, with
        the weights of their elements for target probabilities: all, or a multiple of the block's threads.
        0 elsewhere. */
     uint32_t cached_packs;
-    /* warp: consecutive rows that a warp takes and then reports together: a power of two, at least
-       32 / lanes_per_row and at most 32. 1 elsewhere. */
-    uint32_t rows_per_warp;
     /* tiny, warp: lanes of a row, a power of two up to 32: of which each has XENT_TINY_LANE_ELEMENTS
        elements at most, or, from XENT_FEWEST_WARP_LANES lanes up, XENT_WARP_PACKS packs, or
        XENT_WARP_PACKS_OF_TWO. 0 elsewhere. */
     uint32_t lanes_per_row;
+    /* Keeps the size a multiple of 8; 0. */
+    uint32_t reserved;
 };
 
 /* Which launch of a strategy that takes two it is. */
@@ -470,12 +477,12 @@ static_assert(sizeof(XentWorkspace) == 88, "layout of XentWorkspace");
 static_assert(sizeof(XentSavedRow) == 16, "layout of XentSavedRow");
 static_assert(sizeof(XentRowSums) == 56, "layout of XentRowSums");
 static_assert(sizeof(XentNormalizer) == 120, "layout of XentNormalizer");
-static_assert(sizeof(XentFused) == 344, "layout of XentFused");
-static_assert(sizeof(XentLogSoftmax) == 80, "layout of XentLogSoftmax");
-static_assert(sizeof(XentLogSoftmaxBackward) == 88, "layout of XentLogSoftmaxBackward");
-static_assert(sizeof(XentBinary) == 208, "layout of XentBinary");
+static_assert(sizeof(XentFused) == 352, "layout of XentFused");
+static_assert(sizeof(XentLogSoftmax) == 88, "layout of XentLogSoftmax");
+static_assert(sizeof(XentLogSoftmaxBackward) == 96, "layout of XentLogSoftmaxBackward");
+static_assert(sizeof(XentBinary) == 216, "layout of XentBinary");
 static_assert(sizeof(XentPartial) == 32, "layout of XentPartial");
-static_assert(sizeof(XentGeometry) == 16, "layout of XentGeometry");
+static_assert(sizeof(XentGeometry) == 24, "layout of XentGeometry");
 static_assert(sizeof(XentDivisors) == 40, "layout of XentDivisors");
 #endif
 

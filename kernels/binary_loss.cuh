@@ -337,13 +337,11 @@ __device__ __forceinline__ float binary_of_packs(Row &row, const BinaryTerms<T> 
 template <class Row, typename T>
 __device__ __forceinline__ float binary_of_elements(Row &row, const BinaryTerms<T> &terms, T *gradient,
                                                     float scale) {
-    float loss = 0.0f;
-    row.for_each_other([&](float x, uint32_t position) {
+    return row.sum_over(gradient != nullptr, [&](float &x, uint32_t position) {
         const BinaryElement element = terms.element(x, position);
-        loss = add_rn(loss, terms.loss_of(element));
-        if (gradient != nullptr) row.put(position, element.gradient(scale));
+        if (gradient != nullptr) x = element.gradient(scale);
+        return terms.loss_of(element);
     });
-    return loss;
 }
 
 // What is to be said of a row beside its gradient.
@@ -394,7 +392,8 @@ __device__ __forceinline__ void binary(const XentBinary &p) {
         const T *logits = static_cast<const T *>(p.logits) + index * p.logits_row_stride;
         // Of a row that is not read, nothing.
         const RowLayout<T> layout(logits, reads ? p.classes : 0);
-        auto row = strategy.row(logits, layout, ElementTerms(), identity(), kNoPosition);
+        auto row = strategy.row(logits, p.logits_row_stride, layout, ElementTerms(), identity(),
+                                kNoPosition);
         // The first row is on its way.
         wait_for_launch_before();
         T *const gradient = p.gradient == nullptr
@@ -407,7 +406,6 @@ __device__ __forceinline__ void binary(const XentBinary &p) {
             return gradient == nullptr ? 0.0f : upstream * (inverse_divisor() * p.over_classes);
         };
         const BinaryTerms<T> terms(p, index, layout, uint32_t(target.value));
-        if (gradient != nullptr) strategy.open_output(gradient);
         float loss = 0.0f;
         if (reads) {
             if constexpr (Strategy::Row::kHasPacks) {
@@ -419,7 +417,7 @@ __device__ __forceinline__ void binary(const XentBinary &p) {
         } else if (gradient != nullptr) {
             strategy.write_zeros(gradient, p.classes);
         }
-        if (gradient != nullptr) strategy.close_output(gradient);
+        if (gradient != nullptr) strategy.close_output(gradient, p.gradient_row_stride);
         tell(BinarySummary{target.kind, mul_rn(loss, p.over_classes)});
     };
     strategy.template for_each_row<BinarySummary>(

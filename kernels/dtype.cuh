@@ -136,6 +136,16 @@ __device__ __forceinline__ void store_one(T *to, float x) {
     *to = Dtype<T>::narrow(x);
 }
 
+// Aligned to the two.
+template <typename T>
+__device__ __forceinline__ void store_two(T *to, float first, float second) {
+    if constexpr (sizeof(T) == 2) {
+        *reinterpret_cast<unsigned *>(to) = Dtype<T>::pack2(first, second);
+    } else {
+        *reinterpret_cast<float2 *>(to) = make_float2(first, second);
+    }
+}
+
 // N consecutive elements, the size of a pack of some dtype; in as few loads as there can be where
 // `aligned` says that they are aligned to their width, or to 16 bytes.
 template <typename T, int N>
@@ -168,6 +178,34 @@ __device__ __forceinline__ void load_run(const T *from, bool aligned, float (&x)
 #pragma unroll
             for (int i = 0; i < kInPack; ++i) x[start + i] = part[i];
         }
+    }
+}
+
+// N elements that are aligned to their width: one, two, four, or a pack.
+template <typename T, int N>
+__device__ __forceinline__ void load_few(const T *from, float (&x)[N]) {
+    if constexpr (N == 1) {
+        x[0] = load_one(from);
+    } else if constexpr (N == 2) {
+        load_two(from, x[0], x[1]);
+    } else if constexpr (N * sizeof(T) < XENT_PACK_BYTES) {
+        load_run(from, true, x);
+    } else {
+        unpack<T>(*reinterpret_cast<const uint4 *>(from), x);
+    }
+}
+template <typename T, int N>
+__device__ __forceinline__ void store_few(T *to, const float (&x)[N]) {
+    if constexpr (N == 1) {
+        store_one(to, x[0]);
+    } else if constexpr (N == 2) {
+        store_two(to, x[0], x[1]);
+    } else if constexpr (N * sizeof(T) < XENT_PACK_BYTES) {
+        static_assert(N == 4 && sizeof(T) == 2, "half a pack");
+        *reinterpret_cast<uint2 *>(to) =
+            make_uint2(Dtype<T>::pack2(x[0], x[1]), Dtype<T>::pack2(x[2], x[3]));
+    } else {
+        *reinterpret_cast<uint4 *>(to) = pack<T>(x);
     }
 }
 

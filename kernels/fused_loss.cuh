@@ -1,4 +1,4 @@
-// The loss and the gradient of rows, together or apart, under any strategy.
+// The loss and the gradient of rows, together or apart, under any strategy but tiny (fused_tiny.cuh).
 //
 // Computes: for each row of XentFused, its loss, its lse and its gradient (row_loss.cuh).
 // Shapes: logits, gradient and probabilities [rows, classes], any row strides and base alignment.
@@ -90,55 +90,64 @@ __device__ __forceinline__ RowSoftmax restored(const XentSavedRow &saved, const 
                            : restored(saved, FusedShift(by, saved.max), by, target_value);
 }
 
-// Says what is known of rows beside their gradients. Called by one warp, whose speaking lanes have the
-// summaries of their rows.
+// Says what is known of a row beside its gradient. By one lane; `softmax_of_row` is called if it has a class.
+template <class Terms, class SoftmaxOfRow>
+__device__ __forceinline__ void report_row(const XentFused &p, const XentDivided &by,
+                                           const RowSummary &row, const SoftmaxOfRow &softmax_of_row,
+                                           uint64_t index) {
+    const XentTerms &inverse = by.inverse_divisors;
+    const bool bad = row.kind == TargetKind::kBad;
+    float loss = bad ? NAN : 0.0f, share = loss, lse = loss;
+    if (row.kind == TargetKind::kClass) {
+        const RowSoftmax softmax = softmax_of_row();
+        if (p.row_lse != nullptr) lse = log_sum_exp(softmax);
+        loss = row_loss(softmax, row.target_value,
+                        row_weights<Terms>(p, row.target, row.apart_weight, p.term_weights, 1.0f));
+        // One divisor for all terms is the rule: then the row's logarithms are not formed again,
+        // unless the loss overflowed, which its share need not.
+        const bool alike = inverse.nll == inverse.smoothing && inverse.nll == inverse.z_loss &&
+                           fabsf(loss) <= FLT_MAX;
+        share = alike ? weighted(inverse.nll, loss)
+                      : row_loss(softmax, row.target_value,
+                                 row_weights<Terms>(p, row.target, row.apart_weight,
+                                                    by.term_weights, inverse.nll));
+        if (p.sums.correct != nullptr && Terms::kHasTarget && row.argmax == row.target) {
+            count_correct(p.sums);
+        }
+        if (p.save != nullptr) p.save[index] = row.saved;
+    } else if (bad) {
+        record_bad_target(p.sums.workspace->status, index, target_value(p.targets, index), p.classes);
+    }
+    if (p.row_losses != nullptr) p.row_losses[index] = loss;
+    if (p.row_lse != nullptr) p.row_lse[index] = lse;
+    if (p.row_argmax != nullptr) {
+        p.row_argmax[index] = row.kind == TargetKind::kClass ? int64_t(row.argmax) : -1;
+    }
+    if (p.sums.loss != nullptr) p.sums.row_shares[index] = share + share_of_nothing(inverse.nll);
+    if (index == 0 && p.save_divided != nullptr) *p.save_divided = by;
+}
+
+// Counts rows of one chunk that have been reported. Called by one warp.
+__device__ __forceinline__ void count_reported(const XentFused &p, uint64_t first, uint32_t rows) {
+    if (p.sums.loss != nullptr || p.sums.correct != nullptr) count_rows(p.sums, first, rows);
+}
+
+// Both, of rows whose summaries the speaking lanes of a warp have. Called by that warp.
 template <class Terms>
 __device__ __forceinline__ void report_rows(const XentFused &p, const XentDivided &found,
                                             const RowSummary &row, const Speakers &speakers) {
     // The forward pass has said it.
     if (p.saved != nullptr) return;
     if (speakers.speaks) {
-        const uint64_t index = speakers.row;
-        const XentDivided by = divided(p, found);
-        const XentTerms &inverse = by.inverse_divisors;
-        const bool bad = row.kind == TargetKind::kBad;
-        float loss = bad ? NAN : 0.0f, share = loss, lse = loss;
-        if (row.kind == TargetKind::kClass) {
-            RowSoftmax softmax = restored(row.saved, p.transform, row.target_value);
-            softmax.shifted_sum = row.shifted_sum;
-            if (p.row_lse != nullptr) lse = log_sum_exp(softmax);
-            loss = row_loss(softmax, row.target_value,
-                            row_weights<Terms>(p, row.target, row.apart_weight, p.term_weights, 1.0f));
-            // One divisor for all terms is the rule: then the row's logarithms are not formed again,
-            // unless the loss overflowed, which its share need not.
-            const bool alike = inverse.nll == inverse.smoothing && inverse.nll == inverse.z_loss &&
-                               fabsf(loss) <= FLT_MAX;
-            share = alike ? weighted(inverse.nll, loss)
-                          : row_loss(softmax, row.target_value,
-                                     row_weights<Terms>(p, row.target, row.apart_weight,
-                                                        by.term_weights, inverse.nll));
-            if (p.sums.correct != nullptr && Terms::kHasTarget && row.argmax == row.target) {
-                count_correct(p.sums);
-            }
-            if (p.save != nullptr) p.save[index] = row.saved;
-        } else if (bad) {
-            record_bad_target(p.sums.workspace->status, index, target_value(p.targets, index),
-                              p.classes);
-        }
-        if (p.row_losses != nullptr) p.row_losses[index] = loss;
-        if (p.row_lse != nullptr) p.row_lse[index] = lse;
-        if (p.row_argmax != nullptr) {
-            p.row_argmax[index] = row.kind == TargetKind::kClass ? int64_t(row.argmax) : -1;
-        }
-        if (p.sums.loss != nullptr) {
-            p.sums.row_shares[index] = share + share_of_nothing(inverse.nll);
-        }
-        if (index == 0 && p.save_divided != nullptr) *p.save_divided = by;
+        const auto softmax = [&] {
+            RowSoftmax of_row = restored(row.saved, p.transform, row.target_value);
+            of_row.shifted_sum = row.shifted_sum;
+            return of_row;
+        };
+        report_row<Terms>(p, divided(p, found), row, softmax, speakers.row);
     }
-    if (p.sums.loss != nullptr || p.sums.correct != nullptr) {
-        const uint32_t rows = speakers.counted();
-        if (rows != 0) count_rows(p.sums, speakers.first, rows);
-    }
+    const uint32_t rows = speakers.counted();
+    if (rows != 0) count_reported(p, speakers.first, rows);
 }
 
 // One row by its team, all of whose threads call it.
@@ -350,7 +359,8 @@ __device__ __forceinline__ void fused(const XentFused &p) {
         // Of a row that is not read, nothing.
         const RowLayout<T> layout(logits, reads ? p.classes : 0);
         const uint32_t position = Terms::kHasTarget && reads ? uint32_t(target.value) : kNoPosition;
-        auto row = strategy.row(logits, layout, Terms(p, index, layout), p.transform, position);
+        auto row = strategy.row(logits, p.logits_row_stride, layout, Terms(p, index, layout),
+                                p.transform, position);
         if constexpr (Strategy::kHasTwoLaunches) {
             // Which divides nothing yet.
             if (p.phase == XENT_PHASE_PARTIALS) {
@@ -384,7 +394,6 @@ __device__ __forceinline__ void fused(const XentFused &p) {
         tell(summary);
         if (p.gradient == nullptr) return;
         T *const gradient = gradient_row<T>(p, index);
-        strategy.open_output(gradient);
         if constexpr (Strategy::kLooksAhead) {
             if (knows_after) {
                 // All have read this row's; a row that is reduced has met at a barrier since.
@@ -404,7 +413,6 @@ __device__ __forceinline__ void fused(const XentFused &p) {
         } else {
             strategy.write_zeros(gradient, p.classes);
         }
-        strategy.close_output(gradient);
     };
     strategy.template for_each_row<RowSummary>(
         p.sums.rows, body, [&](const RowSummary &summary, const Speakers &speakers) {

@@ -1,10 +1,9 @@
-#include "fused_loss.cuh"
-#include "strategy_tiny.cuh"
+#include "fused_tiny.cuh"
 
 #define XENT_FUSED_TINY(NAME, T, TERMS)                                                          \
-    extern "C" __global__ void __launch_bounds__(XENT_WARP_BLOCK_THREADS, 6)                     \
+    extern "C" __global__ void __launch_bounds__(XENT_WARP_BLOCK_THREADS, 7)                     \
         xent_##NAME(const __grid_constant__ XentFused p) {                                       \
-        xent::fused<xent::TinyStrategy<T, xent::TERMS>>(p);                                      \
+        xent::fused_tiny<T, xent::TERMS>(p);                                                     \
     }
 
 XENT_FUSED_TINY(fused_tiny_f32, float, PlainTerms)

@@ -114,14 +114,13 @@ __device__ __forceinline__ void log_softmax(const XentLogSoftmax &p) {
     const auto body = [&](uint64_t index, const auto &tell) {
         const T *logits = static_cast<const T *>(p.logits) + index * p.logits_row_stride;
         T *const output = static_cast<T *>(p.output) + index * p.output_row_stride;
-        auto row = strategy.row(logits, RowLayout<T>(logits, p.classes), NoTerms(), identity(),
-                                kNoPosition);
+        auto row = strategy.row(logits, p.logits_row_stride, RowLayout<T>(logits, p.classes),
+                                NoTerms(), identity(), kNoPosition);
         LogSoftmaxRow<typename Strategy::Row> log_softmax_row(row);
         log_softmax_row.reduce(p.what == XENT_LOG_PROBABILITIES || p.save != nullptr);
         tell(LogSoftmaxSummary{log_softmax_row.saved(), log_sum_exp(log_softmax_row.softmax)});
-        strategy.open_output(output);
         log_softmax_row.write(output, p.what);
-        strategy.close_output(output);
+        strategy.close_output(output, p.output_row_stride);
     };
     strategy.template for_each_row<LogSoftmaxSummary>(
         p.rows, body, [&](const LogSoftmaxSummary &summary, const Speakers &speakers) {
@@ -213,8 +212,8 @@ __device__ __forceinline__ void log_softmax_backward(const XentLogSoftmaxBackwar
         const XentSavedRow saved =
             p.saved != nullptr ? p.saved[index]
                                : XentSavedRow{0.0f, 1.0f, 0.0f, 2 * XENT_NOTHING_APART};
-        auto row = strategy.row(upstream, RowLayout<T>(upstream, p.classes), UpstreamTerms(),
-                                identity(), kNoPosition);
+        auto row = strategy.row(upstream, p.upstream_row_stride, RowLayout<T>(upstream, p.classes),
+                                UpstreamTerms(), identity(), kNoPosition);
         // Compared with the classes, so that nothing that was saved can be an address elsewhere.
         const uint32_t kept = saved.apart_and_exact / 2;
         LogSoftmaxBackwardRow<typename Strategy::Row> backward{

@@ -51,6 +51,17 @@ struct LaneGroup {
     __device__ __forceinline__ uint32_t mask() const { return bits; }
 };
 
+// The same of a warp all of whose lanes reduce at once, each group for itself.
+struct WarpGroups {
+    uint32_t lanes;  // of a group: a power of two
+
+    __device__ __forceinline__ explicit WarpGroups(uint32_t group_lanes) : lanes(group_lanes) {}
+
+    __device__ __forceinline__ uint32_t width() const { return lanes; }
+    __device__ __forceinline__ uint32_t log2_width() const { return __ffs(lanes) - 1; }
+    __device__ __forceinline__ static constexpr uint32_t mask() { return kFullMask; }
+};
+
 // The value of the lane whose number differs in `bits`. One instruction of PTX, where __shfl_xor_sync takes
 // several; in machine code five more where the mask is not a constant.
 __device__ __forceinline__ float shuffle_xor(uint32_t mask, float x, uint32_t bits) {
@@ -72,8 +83,8 @@ __device__ __forceinline__ void for_each_step(const WarpLanes<kWidth> &, const S
 }
 
 // The whole grid ends it at the same step.
-template <class Step>
-__device__ __forceinline__ void for_each_step(const LaneGroup &group, const Step &step) {
+template <class Group, class Step>
+__device__ __forceinline__ void for_each_step(const Group &group, const Step &step) {
 #pragma unroll
     for (uint32_t offset = 1; offset < kWarpSize; offset *= 2) {
         if (offset >= group.width()) break;

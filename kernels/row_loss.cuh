@@ -128,7 +128,7 @@ XENT_INLINE float nll_term(const RowSoftmax &row, float target_value, float weig
                            float log2_of_sum) {
     if (weight == 0.0f) return 0.0f;
     const float ratio = div_rn(row.others, row.target);
-    if (ratio <= 1.0f) return weight * log1pf(ratio);
+    if (ratio <= 1.0f) return weight * log1p_of_unit(ratio);
     // Two huge logits can be further apart than f32 reaches, and their weighted distance not.
     const float gap = row.scale * sub_rn(row.max, target_value);
     const float scaled = weight * row.scale;
@@ -205,8 +205,10 @@ struct RowGradient {
         const float z_loss =
             weights.z_loss == 0.0f ? 0.0f : 2.0f * weights.z_loss * log_sum_exp(row);
         const float on_others = weighted(row.mass, weights.smoothing) + z_loss;
-        probability_weight = div_rn(on_target + on_others, row.sum);
-        target = on_others * div_rn(row.target, row.sum) - on_target * div_rn(row.others, row.sum);
+        // One division, a dozen instructions, in place of three.
+        const float inverse = div_rn(1.0f, row.sum);
+        probability_weight = (on_target + on_others) * inverse;
+        target = on_others * (row.target * inverse) - on_target * (row.others * inverse);
     }
 
     // By the upstream gradient and the constant part of dz/dx.

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "abi.h"
+#include "async_copy.cuh"
 #include "reduce.cuh"
 
 namespace xent {
@@ -130,10 +131,10 @@ class SliceCache {
         // All groups but the younger ones.
         static_assert(kCacheChunks == 4, "a case for each");
         switch (chunk) {
-            case 0: wait_for_all_but<3>(); break;
-            case 1: wait_for_all_but<2>(); break;
-            case 2: wait_for_all_but<1>(); break;
-            default: wait_for_all_but<0>(); break;
+            case 0: wait_for_copies<3>(); break;
+            case 1: wait_for_copies<2>(); break;
+            case 2: wait_for_copies<1>(); break;
+            default: wait_for_copies<0>(); break;
         }
 #endif
     }
@@ -161,21 +162,11 @@ class SliceCache {
         if (bytes != 0) copy(packs + begin, from + begin, bytes, storage_.arrived + chunk);
 #elif __CUDA_ARCH__ >= 800
         for (uint32_t pack = begin + threadIdx.x; pack < end; pack += blockDim.x) {
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                             uint32_t(__cvta_generic_to_shared(packs + pack))),
-                         "l"(from + pack)
-                         : "memory");
+            copy_pack_async(packs + pack, from + pack);
         }
-        asm volatile("cp.async.commit_group;" ::: "memory");
+        close_copy_group();
 #endif
     }
-
-#if __CUDA_ARCH__ >= 800
-    template <uint32_t kGroups>
-    __device__ __forceinline__ static void wait_for_all_but() {
-        asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
-    }
-#endif
 
 #if __CUDA_ARCH__ >= 900
     // Counts this warp in, after all that its lanes have read; whoever is last orders after all others'.

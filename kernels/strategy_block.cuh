@@ -54,10 +54,7 @@ struct BlockStrategy {
     template <class Summary, class Body, class Report>
     __device__ __forceinline__ void for_each_row(uint64_t rows, const Body &body,
                                                  const Report &report) {
-        // Turns of 32 bits leave a register: the results alone of as many rows would fill memory.
-        for (uint32_t turn = 0;; ++turn) {
-            const uint64_t index = blockIdx.x + uint64_t(turn) * gridDim.x;
-            if (index >= rows) return;
+        const auto take = [&](uint64_t index) {
             body(index, [&](const Summary &summary) {
                 if (threadIdx.x < kWarpSize) {
                     report(summary, Speakers::first_lane(index, gridDim.x, rows));
@@ -65,6 +62,16 @@ struct BlockStrategy {
             });
             // All warps have read the team's storage and the cache; the next row writes both.
             team.separate();
+        };
+        if constexpr (kLooksAhead) {
+            // Turns of 32 bits leave a register: the results alone of as many rows would fill memory.
+            for (uint32_t turn = 0;; ++turn) {
+                const uint64_t index = blockIdx.x + uint64_t(turn) * gridDim.x;
+                if (index >= rows) return;
+                take(index);
+            }
+        } else {
+            for (uint64_t index = blockIdx.x; index < rows; index += gridDim.x) take(index);
         }
     }
 
@@ -74,7 +81,7 @@ struct BlockStrategy {
     // Whether anything is kept, whose place that row can take.
     __device__ __forceinline__ bool looks_ahead() const { return place.cached_packs != 0; }
 
-    __device__ __forceinline__ Row row(const T *input, const RowLayout<T> &layout,
+    __device__ __forceinline__ Row row(const T *input, uint64_t, const RowLayout<T> &layout,
                                        const Terms &terms, const XentTransform &by,
                                        uint32_t target) {
         Row row(input, layout, terms, by, target, team, place_of_packs());
@@ -86,9 +93,8 @@ struct BlockStrategy {
         block_write_zeros(to, classes, place.slice);
     }
 
-    // Before rows are written, and after; with the place of the row.
-    __device__ __forceinline__ void open_output(T *) const {}
-    __device__ __forceinline__ void close_output(T *) const {}
+    // After a row is written; with its place, and the elements from one row to the next.
+    __device__ __forceinline__ void close_output(T *, uint64_t) const {}
 
     // Whether this thread's warp finds what all need, and in which slot it leaves it.
     __device__ __forceinline__ bool finds() const { return threadIdx.x < kWarpSize; }

@@ -76,7 +76,7 @@ struct ClusterStrategy {
     // Whether anything is kept, whose place that row can take.
     __device__ __forceinline__ bool looks_ahead() const { return place.cached_packs != 0; }
 
-    __device__ __forceinline__ Row row(const T *input, const RowLayout<T> &layout,
+    __device__ __forceinline__ Row row(const T *input, uint64_t, const RowLayout<T> &layout,
                                        const Terms &terms, const XentTransform &by,
                                        uint32_t target) {
         Row row(input, layout, terms, by, target, team, place);
@@ -88,8 +88,7 @@ struct ClusterStrategy {
         block_write_zeros(to, classes, place.slice);
     }
 
-    __device__ __forceinline__ void open_output(T *) const {}
-    __device__ __forceinline__ void close_output(T *) const {}
+    __device__ __forceinline__ void close_output(T *, uint64_t) const {}
 
     __device__ __forceinline__ bool finds() const { return threadIdx.x < kWarpSize; }
     __device__ __forceinline__ uint32_t slot() const { return 0; }

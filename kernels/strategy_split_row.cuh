@@ -226,7 +226,7 @@ struct SplitRowStrategy {
         }
     }
 
-    __device__ __forceinline__ Row row(const T *input, const RowLayout<T> &layout,
+    __device__ __forceinline__ Row row(const T *input, uint64_t, const RowLayout<T> &layout,
                                        const Terms &terms, const XentTransform &by,
                                        uint32_t target) {
         return Row(input, layout, terms, by, target, team, place);
@@ -236,8 +236,6 @@ struct SplitRowStrategy {
         block_write_zeros(to, classes, place.slice);
     }
 
-    __device__ __forceinline__ void open_output(T *) const {}
-    __device__ __forceinline__ void close_output(T *) const {}
     __device__ __forceinline__ bool finds() const { return threadIdx.x < kWarpSize; }
     __device__ __forceinline__ uint32_t slot() const { return 0; }
 };

@@ -124,7 +124,7 @@ struct WarpStrategy {
     __device__ __forceinline__ WarpStrategy(Storage &, uint4 *, const XentGeometry &geometry,
                                             uint32_t classes)
         : team{{LaneGroup(geometry.lanes_per_row)}, 0},
-          rows_per_warp(geometry.rows_per_warp),
+          rows_per_warp(uint32_t(geometry.rows_per_warp)),
           lanes_log2(__ffs(geometry.lanes_per_row) - 1),
           most_packs(classes / kPackSize<T>),
           lane_packs(geometry.lanes_per_row * Terms::kLanePacks) {}
@@ -155,7 +155,7 @@ struct WarpStrategy {
         }
     }
 
-    __device__ __forceinline__ Row row(const T *input, const RowLayout<T> &layout,
+    __device__ __forceinline__ Row row(const T *input, uint64_t, const RowLayout<T> &layout,
                                        const Terms &terms, const XentTransform &by,
                                        uint32_t target) {
         // As far as a lane has room for another pack, if it keeps them.
@@ -176,8 +176,7 @@ struct WarpStrategy {
         }
     }
 
-    __device__ __forceinline__ void open_output(T *) const {}
-    __device__ __forceinline__ void close_output(T *) const {}
+    __device__ __forceinline__ void close_output(T *, uint64_t) const {}
 
     // Every warp finds what it needs.
     __device__ __forceinline__ bool finds() const { return true; }

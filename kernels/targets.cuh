@@ -18,14 +18,9 @@ struct Target {
 };
 
 __device__ __forceinline__ int64_t target_value(const XentTargets &targets, uint64_t row) {
-    switch (targets.kind) {
-        case XENT_TARGET_I32:
-            return static_cast<const int32_t *>(targets.values)[row];
-        case XENT_TARGET_U32:
-            return static_cast<const uint32_t *>(targets.values)[row];
-        default:
-            return static_cast<const int64_t *>(targets.values)[row];
-    }
+    if (targets.kind == XENT_TARGET_I64) return static_cast<const int64_t *>(targets.values)[row];
+    const int32_t value = static_cast<const int32_t *>(targets.values)[row];
+    return targets.kind == XENT_TARGET_I32 ? value : int64_t(uint32_t(value));
 }
 
 __device__ __forceinline__ bool is_ignored(const XentTargets &targets, int64_t value) {

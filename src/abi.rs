@@ -14,8 +14,11 @@ pub const XENT_MAX_BLOCK_THREADS: u32 = 384;
 pub const XENT_WARP_PACKS: u32 = 16;
 pub const XENT_WARP_PACKS_OF_TWO: u32 = 8;
 pub const XENT_FEWEST_WARP_LANES: u32 = 8;
-/// Most elements of a row that a lane takes under tiny, where up to 32 lanes take a row.
-pub const XENT_TINY_LANE_ELEMENTS: u32 = 16;
+/// Most elements of a row under tiny; most that a lane takes, where up to 32 lanes take a row; and the fewest where rows are few. A tile is a whole number of XENT_TINY_TILE_PACKS.
+pub const XENT_TINY_CLASSES: u32 = 512;
+pub const XENT_TINY_LANE_ELEMENTS: u32 = 64;
+pub const XENT_TINY_FEWEST_ELEMENTS: u32 = 8;
+pub const XENT_TINY_TILE_PACKS: u32 = 8;
 /// Most blocks of a cluster that every GPU with clusters can place.
 pub const XENT_MAX_CLUSTER: u32 = 8;
 /// Most slices of a row under split_row: a warp merges them, a lane each.
@@ -275,32 +278,37 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct XentGeometry {
+    /// Consecutive rows of a warp, at least 32 / lanes_per_row; 1 but under warp and tiny. warp: it reports
+    /// them together, a power of two up to 32, and takes further ones beyond the grid. tiny: all that it takes, a
+    /// multiple of 32 / lanes_per_row.
+    pub rows_per_warp: u64,
     /// cluster, split_row: parts of a row, one a block. 1 elsewhere.
     pub slices: u32,
     /// block, cluster: packs of a slice's aligned body that fit the launch's dynamic shared memory, with
     /// the weights of their elements for target probabilities: all, or a multiple of the block's threads.
     /// 0 elsewhere.
     pub cached_packs: u32,
-    /// warp: consecutive rows that a warp takes and then reports together: a power of two, at least
-    /// 32 / lanes_per_row and at most 32. 1 elsewhere.
-    pub rows_per_warp: u32,
     /// tiny, warp: lanes of a row, a power of two up to 32: of which each has XENT_TINY_LANE_ELEMENTS
     /// elements at most, or, from XENT_FEWEST_WARP_LANES lanes up, XENT_WARP_PACKS packs, or
     /// XENT_WARP_PACKS_OF_TWO. 0 elsewhere.
     pub lanes_per_row: u32,
+    /// Keeps the size a multiple of 8; 0.
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentGeometry"][::core::mem::size_of::<XentGeometry>() - 16usize];
-    ["Alignment of XentGeometry"][::core::mem::align_of::<XentGeometry>() - 4usize];
-    ["Offset of field: XentGeometry::slices"]
-        [::core::mem::offset_of!(XentGeometry, slices) - 0usize];
-    ["Offset of field: XentGeometry::cached_packs"]
-        [::core::mem::offset_of!(XentGeometry, cached_packs) - 4usize];
+    ["Size of XentGeometry"][::core::mem::size_of::<XentGeometry>() - 24usize];
+    ["Alignment of XentGeometry"][::core::mem::align_of::<XentGeometry>() - 8usize];
     ["Offset of field: XentGeometry::rows_per_warp"]
-        [::core::mem::offset_of!(XentGeometry, rows_per_warp) - 8usize];
+        [::core::mem::offset_of!(XentGeometry, rows_per_warp) - 0usize];
+    ["Offset of field: XentGeometry::slices"]
+        [::core::mem::offset_of!(XentGeometry, slices) - 8usize];
+    ["Offset of field: XentGeometry::cached_packs"]
+        [::core::mem::offset_of!(XentGeometry, cached_packs) - 12usize];
     ["Offset of field: XentGeometry::lanes_per_row"]
-        [::core::mem::offset_of!(XentGeometry, lanes_per_row) - 12usize];
+        [::core::mem::offset_of!(XentGeometry, lanes_per_row) - 16usize];
+    ["Offset of field: XentGeometry::reserved"]
+        [::core::mem::offset_of!(XentGeometry, reserved) - 20usize];
 };
 /// The only one.
 pub const XENT_PHASE_WHOLE: XentPhase = 0;
@@ -507,7 +515,7 @@ pub struct XentFused {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentFused"][::core::mem::size_of::<XentFused>() - 344usize];
+    ["Size of XentFused"][::core::mem::size_of::<XentFused>() - 352usize];
     ["Alignment of XentFused"][::core::mem::align_of::<XentFused>() - 8usize];
     ["Offset of field: XentFused::logits"][::core::mem::offset_of!(XentFused, logits) - 0usize];
     ["Offset of field: XentFused::gradient"][::core::mem::offset_of!(XentFused, gradient) - 8usize];
@@ -550,7 +558,7 @@ const _: () = {
     ["Offset of field: XentFused::geometry"]
         [::core::mem::offset_of!(XentFused, geometry) - 304usize];
     ["Offset of field: XentFused::transform"]
-        [::core::mem::offset_of!(XentFused, transform) - 320usize];
+        [::core::mem::offset_of!(XentFused, transform) - 328usize];
 };
 /// x_k - lse.
 pub const XENT_LOG_PROBABILITIES: XentSoftmaxOutput = 0;
@@ -585,7 +593,7 @@ pub struct XentLogSoftmax {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentLogSoftmax"][::core::mem::size_of::<XentLogSoftmax>() - 80usize];
+    ["Size of XentLogSoftmax"][::core::mem::size_of::<XentLogSoftmax>() - 88usize];
     ["Alignment of XentLogSoftmax"][::core::mem::align_of::<XentLogSoftmax>() - 8usize];
     ["Offset of field: XentLogSoftmax::logits"]
         [::core::mem::offset_of!(XentLogSoftmax, logits) - 0usize];
@@ -641,7 +649,7 @@ pub struct XentLogSoftmaxBackward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentLogSoftmaxBackward"][::core::mem::size_of::<XentLogSoftmaxBackward>() - 88usize];
+    ["Size of XentLogSoftmaxBackward"][::core::mem::size_of::<XentLogSoftmaxBackward>() - 96usize];
     ["Alignment of XentLogSoftmaxBackward"]
         [::core::mem::align_of::<XentLogSoftmaxBackward>() - 8usize];
     ["Offset of field: XentLogSoftmaxBackward::values"]
@@ -721,7 +729,7 @@ pub struct XentBinary {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of XentBinary"][::core::mem::size_of::<XentBinary>() - 208usize];
+    ["Size of XentBinary"][::core::mem::size_of::<XentBinary>() - 216usize];
     ["Alignment of XentBinary"][::core::mem::align_of::<XentBinary>() - 8usize];
     ["Offset of field: XentBinary::logits"][::core::mem::offset_of!(XentBinary, logits) - 0usize];
     ["Offset of field: XentBinary::gradient"]

@@ -169,8 +169,9 @@ pub struct Geometry {
     /// Block, two-pass, cluster: 16-byte packs of a slice that stay in shared memory between the passes
     /// over it. 0 elsewhere.
     pub cached_packs: u32,
-    /// Warp: consecutive rows of a warp, a power of two. 1 elsewhere.
-    pub rows_per_warp: u32,
+    /// Tiny: consecutive rows of a warp, all that it takes. Warp: those that it takes at a time, a power of
+    /// two. 1 elsewhere.
+    pub rows_per_warp: u64,
     /// Tiny, warp: lanes of a row, a power of two. 0 elsewhere.
     pub lanes_per_row: u32,
 }
@@ -178,7 +179,7 @@ pub struct Geometry {
 impl From<Geometry> for abi::XentGeometry {
     fn from(geometry: Geometry) -> Self {
         let Geometry { slices, cached_packs, rows_per_warp, lanes_per_row } = geometry;
-        Self { slices, cached_packs, rows_per_warp, lanes_per_row }
+        Self { rows_per_warp, slices, cached_packs, lanes_per_row, reserved: 0 }
     }
 }
 

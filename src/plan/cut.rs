@@ -188,7 +188,7 @@ impl Cutter<'_> {
         let family = work.family(strategy).ok_or(Obstacle::NoKernel)?;
         match strategy {
             Strategy::Tiny => {
-                let most = WARP_SIZE * abi::XENT_TINY_LANE_ELEMENTS;
+                let most = abi::XENT_TINY_CLASSES;
                 if work.classes > most {
                     return Err(Obstacle::Classes { classes: work.classes, most });
                 }
@@ -259,7 +259,7 @@ impl Cutter<'_> {
         let Self { work, device, choices, .. } = self;
         match strategy {
             Strategy::Tiny => {
-                let rows_per_block = abi::XENT_WARP_BLOCK_THREADS / tiny_lanes(work.classes);
+                let rows_per_block = TINY_BLOCK / self.tiny_lanes();
                 let few = work.rows.div_ceil(rows_per_block as usize) < self.multiprocessors();
                 let up_to =
                     if few { choices.tiny_classes_of_few_rows } else { choices.tiny_classes };
@@ -405,18 +405,21 @@ impl Cutter<'_> {
         let rows = work.rows;
         let shape = match strategy {
             Strategy::Tiny => {
-                let block = abi::XENT_WARP_BLOCK_THREADS;
-                let lanes_per_row = tiny_lanes(work.classes);
-                let rows_per_block = block / lanes_per_row;
+                let block = TINY_BLOCK;
+                let lanes_per_row = self.tiny_lanes();
+                let rows_at_once = WARP_SIZE / lanes_per_row;
                 let warps = block / WARP_SIZE;
-                // Each warp has a tile of its own, whose rows may start anywhere within a pack.
-                let tile = u64::from(rows_per_block / warps) * work.row_bytes();
-                let packs = tile.div_ceil(abi::XENT_PACK_BYTES.into()) as u32 + 1;
+                let shared_bytes = self.tiny_shared_bytes(lanes_per_row);
+                // Blocks stay, as many as are resident: a warp begins once, and counts its rows of a chunk once.
+                let blocks = self.resident_blocks(family, block, shared_bytes);
+                let rows_per_warp = (rows as u64)
+                    .div_ceil(blocks as u64 * u64::from(warps))
+                    .next_multiple_of(rows_at_once.into());
                 Shape {
-                    geometry: Geometry { lanes_per_row, ..whole },
-                    blocks: rows.div_ceil(rows_per_block as usize),
+                    geometry: Geometry { rows_per_warp, lanes_per_row, ..whole },
+                    blocks: (rows as u64).div_ceil(rows_per_warp * u64::from(warps)) as usize,
                     block,
-                    shared_bytes: warps * packs * abi::XENT_PACK_BYTES,
+                    shared_bytes,
                 }
             }
             Strategy::Warp => {
@@ -424,6 +427,7 @@ impl Cutter<'_> {
                 let lanes_per_row = self.warp_lanes();
                 let rows_per_warp = self.rows_per_warp().max(WARP_SIZE / lanes_per_row);
                 let rows_per_block = rows_per_warp * (block / WARP_SIZE);
+                let rows_per_warp = rows_per_warp.into();
                 Shape {
                     geometry: Geometry { rows_per_warp, lanes_per_row, ..whole },
                     blocks: rows.div_ceil(rows_per_block as usize),
@@ -480,7 +484,7 @@ impl Cutter<'_> {
                 _,
             ) => (Phase::Whole, None),
         };
-        let residency = residency(&launch, device);
+        let residency = residency(launch.block, launch.shared_bytes, device);
         let looks_ahead = self.looks_ahead(strategy, shape.geometry);
         if looks_ahead {
             launch.grid = launch.grid.min(self.blocks_that_stay(&launch, &residency));
@@ -520,6 +524,14 @@ impl Cutter<'_> {
         clamp_grid(self.work.rows.div_ceil(rows_each), self.device.max_grid)
     }
 
+    /// Of a kernel of short rows on the device, at least one; no more than its largest grid.
+    fn resident_blocks(&self, family: Family, block: u32, shared_bytes: u32) -> usize {
+        let each = residency(block, shared_bytes, self.device).blocks();
+        let by_registers = Kernel::Rows(family, self.work.dtype).resident_blocks();
+        let resident = each.min(by_registers).max(1) as usize * self.multiprocessors();
+        resident.min(self.device.max_grid as usize)
+    }
+
     /// One block a row or slice, each with up to so many bytes of shared memory for what it keeps.
     fn shape_of(&self, slices: u32, bytes_at_most: u32) -> Shape {
         let work = self.work;
@@ -543,6 +555,33 @@ impl Cutter<'_> {
             block,
             shared_bytes,
         }
+    }
+
+    /// The fewest that can take a row, since each of them does what is done once a row; more, while a lane still
+    /// has enough elements, where tiles would fill shared memory, or where rows give a device little to do at
+    /// once.
+    fn tiny_lanes(&self) -> u32 {
+        let classes = self.work.classes;
+        let mut lanes = classes.div_ceil(abi::XENT_TINY_LANE_ELEMENTS).next_power_of_two();
+        let enough = self.multiprocessors() * tuning::TINY_LANES_PER_MULTIPROCESSOR;
+        while lanes < WARP_SIZE && classes >= 2 * lanes * abi::XENT_TINY_FEWEST_ELEMENTS {
+            let resident = residency(TINY_BLOCK, self.tiny_shared_bytes(lanes), self.device);
+            let few_blocks = resident.by_shared_bytes < tuning::TINY_BLOCKS_PER_MULTIPROCESSOR;
+            let few_rows = self.work.rows.saturating_mul(2 * lanes as usize) <= enough;
+            if !few_blocks && (self.asked || !few_rows) {
+                break;
+            }
+            lanes *= 2;
+        }
+        lanes
+    }
+
+    /// Of a block of tiny: each warp has a tile of its own, whose rows may start anywhere within a pack.
+    fn tiny_shared_bytes(&self, lanes_per_row: u32) -> u32 {
+        let tile = u64::from(WARP_SIZE / lanes_per_row) * self.work.row_bytes();
+        let packs = (tile / u64::from(abi::XENT_PACK_BYTES)) as u32 + 2;
+        let packs = packs.next_multiple_of(abi::XENT_TINY_TILE_PACKS);
+        TINY_BLOCK / WARP_SIZE * packs * abi::XENT_PACK_BYTES
     }
 
     /// The fewest that can hold a row, since each of them does what is done once a row; more where rows
@@ -595,6 +634,9 @@ impl Cutter<'_> {
     }
 }
 
+/// Threads of a block of tiny.
+const TINY_BLOCK: u32 = abi::XENT_WARP_BLOCK_THREADS;
+
 /// A launch before its grid is held within the device's limit.
 struct Shape {
     geometry: Geometry,
@@ -603,26 +645,21 @@ struct Shape {
     shared_bytes: u32,
 }
 
-/// The fewest that can take a row; a power of two.
-fn tiny_lanes(classes: u32) -> u32 {
-    classes.div_ceil(abi::XENT_TINY_LANE_ELEMENTS).next_power_of_two()
-}
-
-fn residency(launch: &Launch, device: &DeviceProperties) -> Residency {
+fn residency(block: u32, shared_bytes: u32, device: &DeviceProperties) -> Residency {
     // The block and cluster kernels; the others have next to none.
-    let fixed = match launch.shared_bytes {
+    let fixed = match shared_bytes {
         0 => 0,
         _ => abi::XENT_BLOCK_STATIC_SHARED_BYTES,
     };
-    let shared = launch.shared_bytes + fixed + device.reserved_shared_bytes_per_block;
+    let shared = shared_bytes + fixed + device.reserved_shared_bytes_per_block;
     let by_blocks = device.blocks_per_multiprocessor;
     let mut residency = Residency {
         by_shared_bytes: (device.shared_bytes_per_multiprocessor / shared.max(1)).min(by_blocks),
-        by_threads: (device.threads_per_multiprocessor / launch.block).min(by_blocks),
+        by_threads: (device.threads_per_multiprocessor / block).min(by_blocks),
         by_blocks,
         registers: 0,
     };
-    let threads = residency.blocks().max(1) * launch.block;
+    let threads = residency.blocks().max(1) * block;
     // Registers come in groups of 8 a thread.
     residency.registers = (device.registers_per_multiprocessor / threads / 8 * 8).min(255);
     residency

@@ -48,7 +48,7 @@ macro_rules! families {
 
 families! {
     /// Loss and gradient of class indices, or one of them; many short rows a block.
-    FusedTiny = "fused_tiny", XENT_WARP_BLOCK_THREADS, 6;
+    FusedTiny = "fused_tiny", XENT_WARP_BLOCK_THREADS, 7;
     /// A row a warp, or a part of one.
     FusedWarp = "fused_warp", XENT_WARP_BLOCK_THREADS, 4;
     /// A row a block.
@@ -58,7 +58,7 @@ families! {
     /// A slice of a row a block, in two launches.
     FusedSplitRow = "fused_split_row", XENT_MAX_BLOCK_THREADS, 2;
     /// The same with class weights in the smoothing term, or capped logits; many short rows a block.
-    FusedGeneralTiny = "fused_general_tiny", XENT_WARP_BLOCK_THREADS, 6;
+    FusedGeneralTiny = "fused_general_tiny", XENT_WARP_BLOCK_THREADS, 7;
     /// A row a warp, or a part of one.
     FusedGeneralWarp = "fused_general_warp", XENT_WARP_BLOCK_THREADS, 3;
     /// A row a block.

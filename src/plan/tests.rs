@@ -255,10 +255,36 @@ fn warps_and_lanes_take_what_they_can_hold() {
             assert_eq!(fused(256 * elements), (F::FusedWarp, lanes(32, 16)));
         }
         assert_eq!(fused(dtype, 256 * elements + 1), (F::FusedBlock, 0));
+        // Few rows: as many lanes as have eight elements.
         for (classes, lanes) in
-            [(1, 1), (15, 1), (16, 1), (17, 2), (32, 2), (33, 4), (63, 4), (64, 4)]
+            [(1, 1), (15, 1), (16, 2), (31, 2), (32, 4), (33, 4), (63, 4), (64, 8)]
         {
             assert_eq!(fused(dtype, classes), (F::FusedTiny, lanes), "{classes}");
+        }
+        // Many: as few as can take a row. 58 multiprocessors, 512 lanes each.
+        for (rows, classes, lanes) in
+            [(14_848, 16, 2), (14_849, 16, 1), (14_848, 32, 2), (7_424, 32, 4)]
+        {
+            assert_eq!(
+                fused_rows(dtype, rows, classes),
+                (F::FusedTiny, lanes),
+                "{rows}, {classes}"
+            );
+        }
+    }
+    // Pinned, a row's cut does not depend on how many there are, but on how many tiles there is room for.
+    for rows in [1, 1 << 20] {
+        let pinned = Selection::Pinned(Strategy::Tiny);
+        for (device, dtype, lanes) in [
+            (devices::H200, Dtype::F32, 2),
+            (devices::L4, Dtype::F32, 4),
+            (devices::L4, Dtype::Bf16, 2),
+            (devices::T4, Dtype::F32, 8),
+        ] {
+            let types = Types { dtype, ..INDICES };
+            let problem = of(types, (rows, 128), LossConfig::default(), Pass::Fused);
+            let plan = choose(&problem, &device.properties, pinned).unwrap();
+            assert_eq!(rows_of(plan).geometry.lanes_per_row, lanes, "{rows} on {device:?}");
         }
     }
     // Few rows, and as many lanes as there are packs.
@@ -693,25 +719,33 @@ fn launchable(
         }
     }
     assert!(plan.residency.blocks() > 0 && plan.residency.registers >= 32, "{}", context());
-    assert!(rows_per_warp.is_power_of_two() && rows_per_warp <= 32, "{}", context());
+    assert_ne!(rows_per_warp, 0, "{}", context());
     assert!(cached_packs <= packs.div_ceil(slices), "{}", context());
     let launch = plan.first.launch;
     match plan.strategy {
         Strategy::Tiny => {
             let lanes = lanes_per_row as usize;
             assert!(
-                lanes.is_power_of_two() && lanes <= 32 && classes <= 16 * lanes,
+                lanes.is_power_of_two() && lanes <= 32 && classes <= 64 * lanes,
                 "{}",
                 context()
             );
-            // A tile for each warp, whose rows may start anywhere within a pack.
+            // A tile for each warp, whose rows may start anywhere within a pack: as many packs as all banks
+            // hold, or several times that.
             let warps = launch.block as usize / 32;
             let tiles = launch.block as usize / lanes * classes * dtype.bytes();
             let room = launch.shared_bytes as usize - tiles;
-            assert!((16 * warps..32 * warps).contains(&room), "{}", context());
+            assert!((16 * warps..=(128 + 16) * warps).contains(&room), "{}", context());
+            assert_eq!(launch.shared_bytes as usize % (128 * warps), 0, "{}", context());
             assert!(launch.shared_bytes <= 48 << 10, "{}", context());
+            // Its warps take all rows, each as many as it has lanes for and all of them at once.
+            let warps = u64::from(launch.grid) * warps as u64;
+            let covered = u128::from(rows_per_warp) * u128::from(warps);
+            assert!(covered >= rows as u128, "{}", context());
+            assert_eq!(rows_per_warp % (32 / lanes as u64), 0, "{}", context());
         }
         Strategy::Warp => {
+            assert!(rows_per_warp.is_power_of_two() && rows_per_warp <= 32, "{}", context());
             assert!(classes * dtype.bytes() <= 16 * 32 * 16, "{}", context());
             assert_eq!(launch.shared_bytes, 0, "{}", context());
         }

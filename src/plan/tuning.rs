@@ -87,7 +87,8 @@ const KIB: u32 = 1 << 10;
 
 // From 9.0, where one strategy ends and the next begins is as measured on an H200, before blocks took row
 // after row; how clusters and split-row cut is predicted:
-// - tiny up to 128 classes: beyond, its lanes would be a whole warp; warp is faster for few short rows;
+// - tiny up to 128 classes: beyond, its lanes were a whole warp when that was measured; warp is faster for few
+//   short rows;
 // - warp up to what its registers hold: it needs no barrier;
 // - a block where two rows fit a multiprocessor: one loads while the other computes and stores. A block
 //   of its own multiprocessor needs no second one, and beats a cluster's exchange up to 128 KiB;
@@ -191,6 +192,13 @@ pub(super) const BLOCK_REGISTERS: u32 = 80;
 /// Predicted, not measured: twice the 16 blocks of 128 threads that can be resident, before a warp
 /// takes more than one row.
 pub(super) const WARP_BLOCKS_PER_MULTIPROCESSOR: usize = 32;
+
+/// Predicted, not measured: a row has more lanes under tiny as long as there are no more than four warps for each
+/// of the four schedulers,
+pub(super) const TINY_LANES_PER_MULTIPROCESSOR: usize = 512;
+
+/// and until so many blocks have room for their tiles.
+pub(super) const TINY_BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
 
 /// Predicted, not measured: fills a multiprocessor with eight warps a block.
 pub(super) const NORMALIZER_BLOCKS_PER_MULTIPROCESSOR: u32 = 4;

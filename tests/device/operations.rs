@@ -2,7 +2,9 @@
 
 use libtest_mimic::Trial;
 use smoothxent::{
-    BinaryConfig, BinarySmoothing, Divisor, EmptyMean, Error, OverClasses, Reduction, Workspace,
+    BinaryConfig, BinarySmoothing, Divisor, EmptyMean, Error, LogSoftmaxShape, OverClasses,
+    Reduction, Selection, Strategy, Workspace,
+    log_softmax::{self, LogSoftmaxOutputs},
     problem::{Dtype, TargetType},
 };
 
@@ -10,7 +12,7 @@ use crate::{
     common::{
         inputs::{self, class_weights, hash, unit},
         operations::{BinaryCase, BinaryForm, LogSoftmaxCase},
-        run::{Placement, UpstreamCase},
+        run::{Placement, Rig, UpstreamCase},
     },
     edges::{DTYPES, goes_in_pairs},
     trial,
@@ -64,6 +66,7 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial(format!("binary::indices::{dtype:?}"), move || binary_indices(dtype)));
         trials.push(trial(format!("binary::options::{dtype:?}"), move || binary_options(dtype)));
     }
+    trials.push(trial("log_softmax::a_row_among_others", a_row_among_others));
     trials.push(trial("binary::nothing_counts", binary_of_nothing));
     trials.push(trial("binary::bad_targets", binary_bad_targets));
     trials
@@ -332,6 +335,41 @@ fn binary_options(dtype: Dtype) -> Result<(), String> {
         }
         case.placement = PLACEMENTS[pick(10, 4)];
         case.check()?;
+    }
+    Ok(())
+}
+
+/// Under what is pinned for it, a row's bits do not depend on how many there are: here the last one is alone in
+/// what its warp takes at once, or is not. Rows with gaps, which begin within a pack.
+fn a_row_among_others() -> Result<(), String> {
+    const ROWS: usize = 34;
+    const CLASSES: usize = 4;
+    const STRIDE: usize = 5;
+    const OFFSET: usize = 1;
+    let Rig { kernels, stream, .. } = Rig::here();
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
+    let values: Vec<f32> =
+        (0..OFFSET + ROWS * STRIDE).map(|i| (i * 7919 % 1000) as f32 / 97.0 - 5.0).collect();
+    let logits = stream.clone_htod(&values).map_err(|error| failed(&error))?;
+    for strategy in [Strategy::Tiny, Strategy::Block] {
+        let kernels = kernels.clone().with_selection(Selection::Pinned(strategy));
+        let bits_of = |rows: usize| -> Result<Vec<u32>, String> {
+            let shape = LogSoftmaxShape {
+                logits_row_stride: STRIDE,
+                ..LogSoftmaxShape::contiguous(rows, CLASSES)
+            };
+            let mut output =
+                stream.alloc_zeros::<f32>(rows * CLASSES).map_err(|error| failed(&error))?;
+            let outputs = LogSoftmaxOutputs::new(&mut output);
+            log_softmax::forward(&kernels, stream, shape, &logits.slice(OFFSET..), outputs)
+                .map_err(|error| failed(&error))?;
+            let output = stream.clone_dtoh(&output).map_err(|error| failed(&error))?;
+            Ok(output.into_iter().map(f32::to_bits).collect())
+        };
+        let (fewer, more) = (bits_of(ROWS - 1)?, bits_of(ROWS)?);
+        if fewer != more[..fewer.len()] {
+            return Err(format!("{strategy}: other bits among {ROWS} rows than among one fewer"));
+        }
     }
     Ok(())
 }

@@ -57,14 +57,16 @@ const MODULE_IMPORTS: [(&str, &[&str]); 16] = [
 
 /// What each file of kernels/ may include of the others: a layer includes those above it. `*`
 /// stands for anything; the first line that fits a file is its own.
-const KERNEL_INCLUDES: [(&str, &[&str]); 19] = [
+const KERNEL_INCLUDES: [(&str, &[&str]); 22] = [
     ("abi.h", &[]),
     ("arithmetic.cuh", &[]),
     ("cluster.cuh", &[]),
     ("dtype.cuh", &["abi.h"]),
     ("vector.cuh", &["abi.h"]),
     ("targets.cuh", &["abi.h"]),
-    ("slice_cache.cuh", &["abi.h", "reduce.cuh"]),
+    ("async_copy.cuh", &[]),
+    ("slice_cache.cuh", &["abi.h", "async_copy.cuh", "reduce.cuh"]),
+    ("tile.cuh", &["abi.h", "async_copy.cuh", "dtype.cuh", "reduce.cuh", "vector.cuh"]),
     ("softmax_state.cuh", &["abi.h", "arithmetic.cuh"]),
     ("row_loss.cuh", &["abi.h", "arithmetic.cuh", "softmax_state.cuh"]),
     ("reduce.cuh", &["abi.h", "cluster.cuh", "softmax_state.cuh"]),
@@ -91,6 +93,25 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 19] = [
             "slice_packs.cuh",
             "softmax_state.cuh",
             "speakers.cuh",
+            "tile.cuh",
+            "vector.cuh",
+        ],
+    ),
+    // An operation that is a strategy's own.
+    (
+        "fused_tiny.cuh",
+        &[
+            "abi.h",
+            "cluster.cuh",
+            "dtype.cuh",
+            "fused_loss.cuh",
+            "normalizer.cuh",
+            "reduce.cuh",
+            "row_loss.cuh",
+            "softmax_state.cuh",
+            "targets.cuh",
+            "terms.cuh",
+            "tile.cuh",
             "vector.cuh",
         ],
     ),
@@ -114,7 +135,10 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 19] = [
             "vector.cuh",
         ],
     ),
-    ("*.cu", &["*_loss.cuh", "log_softmax.cuh", "normalizer.cuh", "strategy_*.cuh"]),
+    (
+        "*.cu",
+        &["*_loss.cuh", "fused_tiny.cuh", "log_softmax.cuh", "normalizer.cuh", "strategy_*.cuh"],
+    ),
 ];
 
 /// Names of the CUDA types that only these files of kernels/ may spell.
