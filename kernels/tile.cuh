@@ -112,12 +112,14 @@ class Tile {
           classes(row_classes),
           before_(0),
           run_(1),
+          short_part_(false),
           moved_(0),
           moved_by_(0) {
         // Parts begin where as many elements at once as divide a row do.
         const uint32_t unit = min(classes & (0u - classes), kPackSize<T>);
         uint32_t part = (classes + lanes.width() - 1) >> lanes.log2_width();
         part = (part + unit - 1) & (0u - unit);
+        short_part_ = part <= kShortPart;
         begin = min(rank() * part, classes);
         count = min(part, classes - begin);
         // Packs change places among kBankPacks.
@@ -198,11 +200,15 @@ class Tile {
                 do_with(TileChunk<T, kPack, kPack>{pack, begin + i, kPack});
             }
         } else if (kPack > 4 && run_ == 4) {
-            for_each_chunk_in_place<4>(do_with);
+            for_each_chunk_in_place<4, 4>(do_with);
+        } else if (run_ == 2 && short_part_) {
+            for_each_chunk_in_place<2, 2>(do_with);
         } else if (run_ == 2) {
-            for_each_chunk_in_place<2>(do_with);
+            for_each_chunk_in_place<4, 2>(do_with);
+        } else if (short_part_) {
+            for_each_chunk_in_place<1, 1>(do_with);
         } else {
-            for_each_chunk_in_place<1>(do_with);
+            for_each_chunk_in_place<4, 1>(do_with);
         }
     }
 
@@ -224,10 +230,12 @@ class Tile {
     // As many as all banks of shared memory hold.
     static constexpr uint32_t kBankPacks = 128 / XENT_PACK_BYTES;
     static_assert(XENT_TINY_TILE_PACKS == kBankPacks, "packs change places within a tile");
+    static constexpr uint32_t kShortPart = 16;
 
     uint4 *packs_;
     uint32_t before_;    // elements of the first pack before the first row
     uint32_t run_;       // elements that all lanes can access at once
+    bool short_part_;    // whether lanes have at most kShortPart elements
     uint32_t moved_;     // which bits of a pack's place change,
     uint32_t moved_by_;  // by those of its number from this one on
 
@@ -246,13 +254,12 @@ class Tile {
         return elements[i % kPackSize<T>];
     }
 
-    // Of a row that is not of packs, which lies as in memory. Chunks of four, so that no sum is longer than that
-    // of a row of packs.
-    template <uint32_t kRun, class Do>
+    // Of a row that is not of packs, which lies as in memory. Of a long one in chunks of four, so that no sum has
+    // more terms than that of a row of packs.
+    template <uint32_t kLength, uint32_t kRun, class Do>
     __device__ __forceinline__ void for_each_chunk_in_place(const Do &do_with) const {
-        constexpr uint32_t kLength = 4;
         T *const mine = reinterpret_cast<T *>(packs_) + before_ + group * classes + begin;
-#pragma unroll 1
+#pragma unroll (4 / kLength)
         for (uint32_t i = 0; i < count; i += kLength) {
             do_with(TileChunk<T, kLength, kRun>{mine + i, begin + i, count - i});
         }
