@@ -137,7 +137,7 @@ fn log_softmax_values(dtype: Dtype) -> Result<(), String> {
 /// log p keeps its digits as p -> 1.
 fn confident(dtype: Dtype) -> Result<(), String> {
     for gap in [0.6, 0.7, 0.8, 5.0, 10.0, 20.0, 50.0] {
-        for classes in [1, 2, 10, 1000, 4097] {
+        for classes in [1, 2, 10, 100, 1000, 4097] {
             let mut case = log_softmax(dtype, 6, classes, PLACEMENTS[classes % 3], 72);
             for (row, x) in case.logits.chunks_exact_mut(classes).enumerate() {
                 // In every part of the block.
