@@ -27,11 +27,7 @@
 #define XENT_WARP_PACKS_OF_TWO 8u
 #define XENT_FEWEST_WARP_LANES 8u
 
-/* Most elements of a row under tiny; most that a lane takes, where up to 32 lanes take a row; and the fewest
-   where rows are few. A tile is a whole number of XENT_TINY_TILE_PACKS. */
-#define XENT_TINY_CLASSES 512u
-#define XENT_TINY_LANE_ELEMENTS 64u
-#define XENT_TINY_FEWEST_ELEMENTS 8u
+/* tiny: a warp's tile is a whole number of so many packs, as many as all banks of shared memory hold. */
 #define XENT_TINY_TILE_PACKS 8u
 
 /* Most blocks of a cluster that every GPU with clusters can place. */
@@ -202,9 +198,8 @@ struct XentGeometry {
        the weights of their elements for target probabilities: all, or a multiple of the block's threads.
        0 elsewhere. */
     uint32_t cached_packs;
-    /* tiny, warp: lanes of a row, a power of two up to 32: of which each has XENT_TINY_LANE_ELEMENTS
-       elements at most, or, from XENT_FEWEST_WARP_LANES lanes up, XENT_WARP_PACKS packs, or
-       XENT_WARP_PACKS_OF_TWO. 0 elsewhere. */
+    /* tiny, warp: lanes of a row, a power of two up to 32; of warp from XENT_FEWEST_WARP_LANES up, each with
+       XENT_WARP_PACKS packs at most, or XENT_WARP_PACKS_OF_TWO. 0 elsewhere. */
     uint32_t lanes_per_row;
     /* Keeps the size a multiple of 8; 0. */
     uint32_t reserved;

@@ -71,6 +71,7 @@ struct BlockStrategy {
                 take(index);
             }
         } else {
+            // Where blocks seldom take a second row, a turn would be one register more.
             for (uint64_t index = blockIdx.x; index < rows; index += gridDim.x) take(index);
         }
     }

@@ -1,11 +1,11 @@
-// tiny: short rows, many to a warp: 1 to 32 lanes a row, up to XENT_TINY_LANE_ELEMENTS elements a lane. For
-// operations without a class target, or without a softmax; fused_tiny.cuh has the loss of a class.
+// tiny: short rows, many to a warp: 1 to 32 lanes a row. For operations without a class target, or without a
+// softmax; fused_tiny.cuh has the loss of a class.
 //
 // Traffic: with b bytes an element, b * classes read and as many written. A warp's rows are read together,
 //     16 bytes at a time, if one of them is to be read at all: a sector of memory holds parts of several.
 // Parallelism: tile.cuh.
-// Invariants: lanes of rows beyond the last one do what the last row's do, and write nothing. In place is
-//     safe: a warp has read all of its rows before it writes any.
+// Invariants: lanes that have no row, or one that is not read, have one of zeros in the tile. In place is safe: a
+//     warp has read all of its rows before it writes any.
 #pragma once
 
 #include <stdint.h>

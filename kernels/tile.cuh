@@ -5,7 +5,8 @@
 //     since rows of 10 f32 cannot be accessed 16 bytes at a time each for itself. With gaps between rows, lanes
 //     access memory element by element. A lane takes consecutive elements of a row, as many at once as the run's
 //     alignment and the row's length leave to all lanes.
-// Invariants: no access reaches outside the rows. What a lane writes takes the place of what it alone has read.
+// Invariants: no access reaches outside the rows. What a lane writes takes the place of what it alone reads, but for
+//     a target's logit, which is read by all lanes of the row before the barrier that its own waits for.
 #pragma once
 
 #include <stdint.h>
@@ -142,7 +143,8 @@ class Tile {
         before_ = is_run(stride) ? uint32_t(uintptr_t(first)) % XENT_PACK_BYTES / kSize : 0;
         const uint32_t bounds = before_ | classes | kPackSize<T>;
         run_ = bounds & (0u - bounds);
-        // Lanes that have an even number of packs each would meet at the same banks. Moved so, they meet nowhere.
+        // Lanes that have an even number of packs each would meet at the same banks. Moved so, they meet nowhere
+        // up to 16 packs.
         const uint32_t packs = (classes / kPackSize<T> + lanes.width() - 1) >> lanes.log2_width();
         moved_ = run_ == kPackSize<T> ? min(packs & (0u - packs), kBankPacks) - 1 : 0;
         moved_by_ = packs % (2 * kBankPacks) == 0 ? 4 : 3;

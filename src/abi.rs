@@ -14,10 +14,7 @@ pub const XENT_MAX_BLOCK_THREADS: u32 = 384;
 pub const XENT_WARP_PACKS: u32 = 16;
 pub const XENT_WARP_PACKS_OF_TWO: u32 = 8;
 pub const XENT_FEWEST_WARP_LANES: u32 = 8;
-/// Most elements of a row under tiny; most that a lane takes, where up to 32 lanes take a row; and the fewest where rows are few. A tile is a whole number of XENT_TINY_TILE_PACKS.
-pub const XENT_TINY_CLASSES: u32 = 512;
-pub const XENT_TINY_LANE_ELEMENTS: u32 = 64;
-pub const XENT_TINY_FEWEST_ELEMENTS: u32 = 8;
+/// tiny: a warp's tile is a whole number of so many packs, as many as all banks of shared memory hold.
 pub const XENT_TINY_TILE_PACKS: u32 = 8;
 /// Most blocks of a cluster that every GPU with clusters can place.
 pub const XENT_MAX_CLUSTER: u32 = 8;
@@ -288,9 +285,8 @@ pub struct XentGeometry {
     /// the weights of their elements for target probabilities: all, or a multiple of the block's threads.
     /// 0 elsewhere.
     pub cached_packs: u32,
-    /// tiny, warp: lanes of a row, a power of two up to 32: of which each has XENT_TINY_LANE_ELEMENTS
-    /// elements at most, or, from XENT_FEWEST_WARP_LANES lanes up, XENT_WARP_PACKS packs, or
-    /// XENT_WARP_PACKS_OF_TWO. 0 elsewhere.
+    /// tiny, warp: lanes of a row, a power of two up to 32; of warp from XENT_FEWEST_WARP_LANES up, each with
+    /// XENT_WARP_PACKS packs at most, or XENT_WARP_PACKS_OF_TWO. 0 elsewhere.
     pub lanes_per_row: u32,
     /// Keeps the size a multiple of 8; 0.
     pub reserved: u32,

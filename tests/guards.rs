@@ -59,7 +59,7 @@ const OPERATIONS: [Operation; 8] = [
     Operation::Binary,
 ];
 
-/// A strategy on rows that are typical for it: of warp and tiny, as many as let a row have its fewest lanes.
+/// A strategy on rows that are typical for it: of warp, as many as let a row have its fewest lanes.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     strategy: Strategy,
@@ -74,9 +74,9 @@ const fn run(strategy: Strategy, rows: usize, classes: usize) -> Run {
 const RUNS: [Run; 26] = [
     run(Strategy::Tiny, 1024, 2),
     run(Strategy::Tiny, 1024, 10),
-    run(Strategy::Tiny, 67_584, 32),
-    run(Strategy::Tiny, 67_584, 33),
-    run(Strategy::Tiny, 33_792, 128),
+    run(Strategy::Tiny, 1024, 32),
+    run(Strategy::Tiny, 512, 33),
+    run(Strategy::Tiny, 512, 128),
     run(Strategy::Warp, 4096, 100),
     run(Strategy::Warp, 2112, 256),
     run(Strategy::Warp, 2112, 1000),
@@ -279,9 +279,8 @@ impl Guard<'_> {
             );
         }
         let wavefronts = sum(|l| l.shared_wavefronts);
-        // Under tiny, lanes of rows of odd lengths meet in a bank in every other access, in half precision or where
-        // two of them have a row; and in a few more where they look up their targets.
-        let most = if strategy == Strategy::Tiny { 0.55 } else { 0.01 };
+        // Under tiny, lanes whose parts of rows are of odd sizes meet in a bank now and then.
+        let most = if strategy == Strategy::Tiny { 0.45 } else { 0.01 };
         expect("bank conflicts", sum(|l| l.shared_bank_conflicts), 0.0, wavefronts * most);
 
         let counted = sum(|l| l.lane_instructions - l.lane_instructions_by_class.r#move);
@@ -442,7 +441,8 @@ fn launch<T: Element>(
     let stream = kernels.context().default_stream();
     let len = rows * classes;
     let logits = numbers(&stream, 12345, len, |x| narrow((x - 0.5) * 16.0))?;
-    let targets: Vec<i64> = (0..rows).map(|row| ((row * 7919 + 13) % classes) as i64).collect();
+    // Not 7919, which is -1 modulo 33: a warp's targets would all be in one bank.
+    let targets: Vec<i64> = (0..rows).map(|row| ((row * 7907 + 13) % classes) as i64).collect();
     let targets = stream.clone_htod(&targets)?;
     let mut gradient = stream.alloc_zeros::<T>(len)?;
     let mut workspace = Workspace::new(&stream, rows)?;

@@ -188,7 +188,7 @@ impl Cutter<'_> {
         let family = work.family(strategy).ok_or(Obstacle::NoKernel)?;
         match strategy {
             Strategy::Tiny => {
-                let most = abi::XENT_TINY_CLASSES;
+                let most = tuning::TINY_MOST_CLASSES;
                 if work.classes > most {
                     return Err(Obstacle::Classes { classes: work.classes, most });
                 }
@@ -562,9 +562,9 @@ impl Cutter<'_> {
     /// once.
     fn tiny_lanes(&self) -> u32 {
         let classes = self.work.classes;
-        let mut lanes = classes.div_ceil(abi::XENT_TINY_LANE_ELEMENTS).next_power_of_two();
+        let mut lanes = classes.div_ceil(tuning::TINY_LANE_ELEMENTS).next_power_of_two();
         let enough = self.multiprocessors() * tuning::TINY_LANES_PER_MULTIPROCESSOR;
-        while lanes < WARP_SIZE && classes >= 2 * lanes * abi::XENT_TINY_FEWEST_ELEMENTS {
+        while lanes < WARP_SIZE && classes >= 2 * lanes * tuning::TINY_FEWEST_ELEMENTS {
             let resident = residency(TINY_BLOCK, self.tiny_shared_bytes(lanes), self.device);
             let few_blocks = resident.by_shared_bytes < tuning::TINY_BLOCKS_PER_MULTIPROCESSOR;
             let few_rows = self.work.rows.saturating_mul(2 * lanes as usize) <= enough;

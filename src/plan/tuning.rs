@@ -193,11 +193,18 @@ pub(super) const BLOCK_REGISTERS: u32 = 80;
 /// takes more than one row.
 pub(super) const WARP_BLOCKS_PER_MULTIPROCESSOR: usize = 32;
 
-/// Predicted, not measured: a row has more lanes under tiny as long as there are no more than four warps for each
-/// of the four schedulers,
+/// Most classes of a row under tiny.
+pub(super) const TINY_MOST_CLASSES: u32 = 512;
+
+/// Predicted, not measured: most elements of a row that a lane takes under tiny.
+pub(super) const TINY_LANE_ELEMENTS: u32 = 64;
+
+/// Predicted, not measured: a row has more lanes under tiny as long as each keeps so many elements, and there are no
+/// more than four warps for each of the four schedulers,
+pub(super) const TINY_FEWEST_ELEMENTS: u32 = 8;
 pub(super) const TINY_LANES_PER_MULTIPROCESSOR: usize = 512;
 
-/// and until so many blocks have room for their tiles.
+/// or until so many blocks have room for their tiles.
 pub(super) const TINY_BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
 
 /// Predicted, not measured: fills a multiprocessor with eight warps a block.

@@ -40,8 +40,8 @@ const MIN_NORMAL: f64 = f32::MIN_POSITIVE as f64;
 
 /// Additions on the longest path of a row's sums, in u. A block of a row of up to 4,096 packs has so many
 /// threads that each adds 16 packs at most (plan/tuning.rs), of longer ones 384; warp has 16 packs a lane
-/// and tiny 64 elements, added by fours or more, or 16, one by one. To these come a pack's own 3, 5 + 4 steps within a block, 3 within a
-/// cluster or 5 between slices, and single elements: 32 covers them all.
+/// and tiny 64 elements, added by fours or more, or 16, one by one. To these come a pack's own 3, 5 + 4 steps
+/// within a block, 3 within a cluster or 5 between slices, and single elements: 32 covers them all.
 fn sum_path(dtype: Dtype, classes: usize) -> f64 {
     let packs = (classes * dtype.bytes()).div_ceil(16);
     32.0 + (packs / 384) as f64

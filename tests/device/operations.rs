@@ -347,10 +347,9 @@ fn a_row_among_others() -> Result<(), String> {
     const STRIDE: usize = 5;
     const OFFSET: usize = 1;
     let Rig { kernels, stream, .. } = Rig::here();
-    let failed = |error: &dyn std::fmt::Display| error.to_string();
     let values: Vec<f32> =
         (0..OFFSET + ROWS * STRIDE).map(|i| (i * 7919 % 1000) as f32 / 97.0 - 5.0).collect();
-    let logits = stream.clone_htod(&values).map_err(|error| failed(&error))?;
+    let logits = stream.clone_htod(&values).map_err(|error| error.to_string())?;
     for strategy in [Strategy::Tiny, Strategy::Block] {
         let kernels = kernels.clone().with_selection(Selection::Pinned(strategy));
         let bits_of = |rows: usize| -> Result<Vec<u32>, String> {
@@ -359,11 +358,11 @@ fn a_row_among_others() -> Result<(), String> {
                 ..LogSoftmaxShape::contiguous(rows, CLASSES)
             };
             let mut output =
-                stream.alloc_zeros::<f32>(rows * CLASSES).map_err(|error| failed(&error))?;
+                stream.alloc_zeros::<f32>(rows * CLASSES).map_err(|error| error.to_string())?;
             let outputs = LogSoftmaxOutputs::new(&mut output);
             log_softmax::forward(&kernels, stream, shape, &logits.slice(OFFSET..), outputs)
-                .map_err(|error| failed(&error))?;
-            let output = stream.clone_dtoh(&output).map_err(|error| failed(&error))?;
+                .map_err(|error| error.to_string())?;
+            let output = stream.clone_dtoh(&output).map_err(|error| error.to_string())?;
             Ok(output.into_iter().map(f32::to_bits).collect())
         };
         let (fewer, more) = (bits_of(ROWS - 1)?, bits_of(ROWS)?);
