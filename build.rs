@@ -9,6 +9,7 @@
 //! * A compilation that fails fails the build, with nvcc's command line and output.
 //! * An image is compiled again when nvcc, its command line or a file that it read has changed.
 //! * `SMOOTHXENT_LINEINFO=1` adds the lines of the source, for profilers.
+//! * `SMOOTHXENT_DENY_WARNINGS=1` makes nvcc's warnings errors; a checkout's own builds have it set.
 //!
 //! The crate learns the result from two compile-time variables: `SMOOTHXENT_IMAGE_ARCHS` lists what
 //! every image holds ("sm_80,sm_90,compute_90"; empty if nothing), and `SMOOTHXENT_IMAGE_ORIGIN`
@@ -35,8 +36,9 @@ use architectures::{ARCHS_VARIABLE, Request, Targets};
 
 const NVCC_FLAGS: [&str; 3] = ["-fatbin", "-std=c++17", "-O3"];
 
-/// In a checkout, which has xtask: a user's nvcc may warn of what none has warned of yet.
-const WARNINGS: [&str; 2] = ["-Werror", "all-warnings"];
+/// For those who work on the kernels: a user's nvcc may warn of what none has warned of yet.
+const DENY_WARNINGS: [&str; 2] = ["-Werror", "all-warnings"];
+const DENY_WARNINGS_VARIABLE: &str = "SMOOTHXENT_DENY_WARNINGS";
 
 /// More than doubles the size.
 const LINEINFO: &str = "-lineinfo";
@@ -50,8 +52,15 @@ const COMPRESS: &str = "--compress-mode=size";
 const NVCC_VARIABLES: [&str; 3] = ["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
 
 /// Everything else but `PATH`, for which see [`watch_for_nvcc`].
-const WATCHED_VARIABLES: [&str; 6] =
-    [ARCHS_VARIABLE, LINEINFO_VARIABLE, "NVCC", "CUDA_HOME", "CUDA_PATH", "DOCS_RS"];
+const WATCHED_VARIABLES: [&str; 7] = [
+    ARCHS_VARIABLE,
+    LINEINFO_VARIABLE,
+    DENY_WARNINGS_VARIABLE,
+    "NVCC",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "DOCS_RS",
+];
 
 fn main() -> ExitCode {
     match build() {
@@ -119,12 +128,13 @@ fn build() -> Result<(), String> {
     let version = output_of(Command::new(&nvcc.path).arg("--version"))?;
     let help = output_of(Command::new(&nvcc.path).arg("--help"))?;
     let compress = if help.contains("--compress-mode") { Some(COMPRESS) } else { None };
-    let wants_lines = env::var_os(LINEINFO_VARIABLE).is_some_and(|value| value == "1");
+    let is_set = |variable: &str| env::var_os(variable).is_some_and(|value| value == "1");
     let compiler = Compiler {
         nvcc: nvcc.path,
         host_compiler: find_host_compiler()?,
         compress,
-        lineinfo: if wants_lines { Some(LINEINFO) } else { None },
+        lineinfo: is_set(LINEINFO_VARIABLE).then_some(LINEINFO),
+        deny_warnings: is_set(DENY_WARNINGS_VARIABLE),
         targets,
         out_dir,
         version,
@@ -154,8 +164,7 @@ impl Packaged {
                 return Err(format!("those in {name}/ are not what {name}/SHA256SUMS says"));
             }
             Ok(images::Found::Nothing) => {
-                let command = "`cargo xtask package` makes them";
-                return Err(format!("a checkout has none, the published package has ({command})"));
+                return Err("this is a checkout, which carries no compiled kernels".to_owned());
             }
             Err(error) => return Err(format!("cannot read {}: {error}", folder.display())),
         };
@@ -248,6 +257,7 @@ struct Compiler {
     host_compiler: Option<PathBuf>,
     compress: Option<&'static str>,
     lineinfo: Option<&'static str>,
+    deny_warnings: bool,
     targets: Targets,
     out_dir: PathBuf,
 }
@@ -298,8 +308,8 @@ impl Compiler {
         let dependencies = image.with_extension("d");
         let mut command = Command::new(&self.nvcc);
         command.args(NVCC_FLAGS);
-        if is_checkout() {
-            command.args(WARNINGS);
+        if self.deny_warnings {
+            command.args(DENY_WARNINGS);
         }
         command.args(self.lineinfo).args(self.compress);
         command.args(self.targets.gencode_flags());

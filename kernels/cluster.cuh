@@ -54,6 +54,11 @@ __device__ __forceinline__ void cluster_arrive() {
 __device__ __forceinline__ void cluster_wait() {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+// In place of the first, of threads that have written nothing for the other blocks: that they have begun. To
+// release takes until all that a thread asked of memory has happened.
+__device__ __forceinline__ void cluster_arrive_relaxed() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
 
 // To the same place in block `rank`'s shared memory.
 __device__ __forceinline__ void store_to_block(uint4 *here, uint32_t rank, uint4 value) {

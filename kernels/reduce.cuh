@@ -382,7 +382,7 @@ struct ClusterTeam {
         : block{block_storage}, storage(cluster_storage), exchanges(0) {
         // What blocks without the target tell of it; nobody looks at it.
         if (threadIdx.x == 0) block.share_target(0.0f);
-        cluster_arrive();
+        cluster_arrive_relaxed();
     }
     // Nobody waits for the arrival where there was no exchange.
     __device__ __forceinline__ void end() const {

@@ -78,6 +78,7 @@ class SliceCache {
         parity_ ^= 1;
         looks_ahead_ = false;
         if (kLooksAhead && (threadIdx.x != 0 || storage_.is_ordered)) return;
+        before_overwriting();
         for (uint32_t i = 0; i < kCacheChunks; ++i) order(i, from, count);
     }
 
@@ -100,6 +101,7 @@ class SliceCache {
             uint32_t *const left = storage_.left + chunk;
             if (count_in(left) + 1 == blockDim.x / kWarpSize) {
                 *left = 0;
+                before_overwriting();
                 order(chunk, storage_.after, storage_.after_count);
             }
         }
@@ -150,14 +152,19 @@ class SliceCache {
         return uint32_t(__cvta_generic_to_shared(shared));
     }
 
+    // Bulk copies reach shared memory another way than threads do: they overwrite what threads have read after that
+    // only behind a proxy fence.
+    __device__ __forceinline__ static void before_overwriting() {
+#if __CUDA_ARCH__ >= 900
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+    }
+
     // A chunk of a row: where threads order, this one's packs of it.
     __device__ __forceinline__ void order(uint32_t chunk, const uint4 *from, uint32_t count) {
         const uint32_t begin = min(chunk * chunk_, count), end = min((chunk + 1) * chunk_, count);
 #if __CUDA_ARCH__ >= 900
         const uint32_t bytes = (end - begin) * XENT_PACK_BYTES;
-        // Bulk copies reach shared memory another way than threads do: they overwrite what threads have read
-        // after that only behind a proxy fence.
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         expect(storage_.arrived + chunk, bytes);
         if (bytes != 0) copy(packs + begin, from + begin, bytes, storage_.arrived + chunk);
 #elif __CUDA_ARCH__ >= 800

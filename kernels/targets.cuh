@@ -50,16 +50,20 @@ __device__ __forceinline__ void record_bad_target(XentStatus &status, uint64_t r
     // The field only ever grows within a launch: a row that is not below the lowest never will be.
     const uint64_t rows_from = ~row;
     if (rows_from <= fields.rows_from_first) return;
-    while (atomicCAS(&status.lock, 0u, 1u) != 0u) {
+    // All in the loop: of lanes of a warp that want it, one that waits for the others behind the loop would wait
+    // with the lock taken.
+    for (bool recorded = false; !recorded;) {
+        if (atomicCAS(&status.lock, 0u, 1u) != 0u) continue;
+        __threadfence();  // the fields are read after the lock is taken
+        if (rows_from > fields.rows_from_first) {
+            fields.rows_from_first = rows_from;
+            fields.first_target = value;
+            fields.first_classes = classes;
+        }
+        __threadfence();  // the fields are written before the lock is free
+        atomicExch(&status.lock, 0u);
+        recorded = true;
     }
-    __threadfence();  // the fields are read after the lock is taken
-    if (rows_from > fields.rows_from_first) {
-        fields.rows_from_first = rows_from;
-        fields.first_target = value;
-        fields.first_classes = classes;
-    }
-    __threadfence();  // the fields are written before the lock is free
-    atomicExch(&status.lock, 0u);
 }
 
 }  // namespace xent

@@ -88,7 +88,8 @@ impl<'a, T, Y> BinaryInputs<'a, T, Y> {
 /// What a binary cross-entropy is asked for beside its gradient; nothing by default.
 #[derive(Default)]
 pub struct BinaryOutputs<'a> {
-    /// One element: the reduced loss, not multiplied by the upstream gradient.
+    /// One element: the reduced loss, not multiplied by the upstream gradient. NaN if any target named
+    /// no class.
     pub loss: Option<&'a mut dyn DeviceWrite<f32>>,
     /// `[rows]`: each row's loss over its classes ([`BinaryConfig::over_classes`]), not divided
     /// further; 0 for ignored rows, NaN for targets that name no class.
@@ -142,7 +143,7 @@ pub fn forward_backward<T: Logit, Y: Target>(
 /// class indices have been recorded by the forward pass.
 ///
 /// # Errors
-/// Those of [`forward_backward`].
+/// Those of [`forward_backward`], except [`Error::LossWithoutReduction`] and [`Error::Strategy`].
 pub fn backward<T: Logit, Y: Target>(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,

@@ -17,9 +17,10 @@ pub enum Upstream<'a> {
     /// 1: the loss is what is minimised.
     #[default]
     One,
-    /// One number for all rows, such as a loss scale.
+    /// Exactly one element, which multiplies every row's gradient, such as a loss scale. Losses stay as
+    /// they are.
     Scalar(&'a dyn DeviceRead<f32>),
-    /// One for each row.
+    /// `[rows]`: element i multiplies row i's gradient, after the reduction's divisor. Losses stay as they are.
     PerRow(&'a dyn DeviceRead<f32>),
 }
 

@@ -22,9 +22,9 @@ pub enum Smoothing {
     AllClasses,
     /// e/(C-1) on each class but the target, which has 1 - e.
     OtherClasses,
-    /// The same without so many classes more, which class weights of 0 have to leave out
-    /// ([`WeightedTerms::Smoothing`]): e/(C-1-n) on each of the others, as OpenNMT does with n = 1 for
-    /// its padding.
+    /// e/(C-1-n) on each class but the target, which has 1 - e, and n excluded classes. Which n these are is
+    /// said by class weights with [`WeightedTerms::Smoothing`]: 0 for those, 1 for the others. The count is
+    /// not checked against the weights. OpenNMT excludes its padding: n = 1.
     OtherClassesBut(usize),
 }
 
@@ -55,15 +55,15 @@ pub enum Divisor {
     Given(f64),
 }
 
-/// Published conventions divide different terms by different numbers.
+/// What a mean divides each term of the loss by.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Divisors {
-    /// Of the nll term; of everything but the z-loss for target probabilities, whose
-    /// `TargetWeights` are the rows.
+    /// Divides the nll term. With target probabilities it also divides smoothing, and `TargetWeights` means
+    /// the number of rows.
     pub nll: Divisor,
-    /// Of the smoothing term.
+    /// Divides the smoothing term.
     pub smoothing: Divisor,
-    /// Of the z-loss.
+    /// Divides the z-loss.
     pub z_loss: Divisor,
 }
 
@@ -93,8 +93,8 @@ pub enum EmptyMean {
 /// a w_y (-log p_y) / D1 + b sum_k w_k (-log p_k) / D2 + L lse^2 / D3
 /// ```
 ///
-/// where `a = 1 - e, b = e/C` (Szegedy et al. 2016, <https://arxiv.org/abs/1512.00567>) or
-/// `a = 1 - e - e/(C-1), b = e/(C-1)` ([`Smoothing`]), `lse = log sum_k exp z_k`, w is 1 in a term that
+/// where `a = 1 - e, b = e/C` (Szegedy et al. 2016, <https://arxiv.org/abs/1512.00567>), or `a = 1 - e - b` with
+/// `b = e/(C-1)` or `b = e/(C-1-n)` ([`Smoothing`]), `lse = log sum_k exp z_k`, w is 1 in a term that
 /// `weighted_terms` leaves out, and the D are 1 but in a mean. For target probabilities q the first two terms
 /// are `sum_k w_k (a q_k + b) (-log p_k) / D1`. The default is PyTorch's `CrossEntropyLoss()`, but that nothing
 /// is ignored.
@@ -119,10 +119,10 @@ pub struct LossConfig {
     /// L, the weight of lse^2; 0 for none. Its divisor is by default the target weights, as the other terms' is.
     /// The square is formed in f32: where |lse| is beyond 1e19 the loss is infinite, and the gradient can be NaN.
     pub z_loss: f64,
-    /// t, more than 0. Where |logit| times it is beyond f32's range the loss is infinite, also where class
-    /// weights below 1 would bring it back.
+    /// t > 0, multiplies every logit (1/temperature). Where `|t x|` overflows f32 and there is no cap, the loss is
+    /// infinite, even if small class weights would make the true loss finite.
     pub logit_scale: f64,
-    /// s, more than 0.
+    /// s > 0: logits become `s tanh(t x / s)`. `None`: no cap.
     pub logit_softcap: Option<f64>,
 }
 
@@ -207,7 +207,7 @@ impl LossConfig {
     /// tokens, or its sentences with `sentence_avg`.
     ///
     /// Different: `padding_idx` is [`ignore_index`](Self::ignore_index), to be set; fairseq logs its
-    /// loss in base 2. `sample_size` has to be more than 0; fairseq divides by 1 then.
+    /// loss in base 2. `sample_size` has to be more than 0; where fairseq's is 0, it divides by 1.
     pub fn fairseq(label_smoothing: f64, sample_size: f64) -> Self {
         Self::over_other_classes(label_smoothing, Divisor::Given(sample_size))
     }
@@ -453,14 +453,14 @@ impl fmt::Display for Strategy {
 
 /// Who chooses the [`Strategy`].
 ///
-/// Loss and gradient at once, and the loss alone, always take the same. A gradient alone takes a pinned
-/// one where it can, and the fastest elsewhere.
+/// Loss and gradient at once, and the loss alone, always take the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Selection {
     /// The tuning table.
     #[default]
     Fastest,
-    /// The caller; an error where the strategy cannot take the problem.
+    /// The caller. A forward or fused call that the strategy cannot take is
+    /// [`Error::Strategy`](crate::Error::Strategy); a backward call then takes the fastest instead.
     Pinned(Strategy),
     /// The caller where the strategy can take the problem, the tuning table elsewhere.
     Preferred(Strategy),

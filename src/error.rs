@@ -40,8 +40,9 @@ pub enum Error {
 
     /// The crate was built without its kernels.
     #[error(
-        "smoothxent was built without kernels: {reason}. Install the CUDA toolkit or point NVCC at \
-         an nvcc, leave SMOOTHXENT_CUDA_ARCHS unset or name this GPU in it, then build again"
+        "smoothxent was built without kernels: {reason}. Run `cargo xtask toolchain` in its checkout, or \
+         install the CUDA toolkit, or point NVCC at an nvcc; leave SMOOTHXENT_CUDA_ARCHS unset or name this \
+         GPU in it; then build again"
     )]
     NoKernels {
         /// Why there are none.
@@ -65,7 +66,7 @@ pub enum Error {
 
     /// A driver call failed.
     #[error(
-        "the CUDA driver could not {action}: {code:?} (which can be of work that was enqueued before)"
+        "the CUDA driver could not {action}: {code:?} (the failure may belong to work enqueued earlier)"
     )]
     Driver {
         /// What was being done.
@@ -308,7 +309,7 @@ pub enum Error {
     BadTargets {
         /// How many rows since the last time the status was taken.
         count: u64,
-        /// The lowest such row.
+        /// The lowest such row, counted within its call.
         row: u64,
         /// Its target.
         target: i64,
@@ -362,15 +363,15 @@ pub enum Obstacle {
     #[error("the pass goes over each row once")]
     OnePass,
 
-    /// Cluster: the device cannot place one.
+    /// Cluster: the device cannot place one, or the kernels are for devices that cannot.
     #[error(
-        "a cluster needs 2 blocks or more, and this device of compute capability {major}.{minor} \
+        "a cluster needs 2 blocks or more; of kernels for compute capability {major}.{minor} this device \
          places {largest} at most"
     )]
     Clusters {
-        /// Major compute capability of the device.
+        /// Major compute capability that the kernels were compiled for.
         major: u32,
-        /// Minor compute capability of the device.
+        /// Minor compute capability that the kernels were compiled for.
         minor: u32,
         /// The most blocks of a cluster.
         largest: u32,

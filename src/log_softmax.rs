@@ -87,9 +87,9 @@ pub enum Softmax<'a, T> {
 /// holds NaN or +inf, or nothing but -inf, gives NaN.
 ///
 /// # Errors
-/// Before anything is enqueued: those of [`LogSoftmaxProblem::new`]; [`Error::Length`];
-/// [`Error::BufferSize`]; [`Error::OtherContext`]; [`Error::SavedCapacity`]; [`Error::Strategy`].
-/// [`Error::Driver`] if the launch is refused.
+/// Before anything is enqueued: those of [`LogSoftmaxProblem::new`]; [`Error::RowStride`] and
+/// [`Error::Size`]; [`Error::Length`]; [`Error::BufferSize`]; [`Error::OtherContext`];
+/// [`Error::SavedCapacity`]; [`Error::Strategy`]. [`Error::Driver`] if the launch is refused.
 pub fn forward<T: Logit>(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,
@@ -146,9 +146,9 @@ pub fn forward<T: Logit>(
 /// memory; a part of longer rows of the upstream gradient is read a second time.
 ///
 /// # Errors
-/// Before anything is enqueued: those of [`LogSoftmaxProblem::new`]; [`Error::SavedSoftmax`] if
-/// something else was saved last; [`Error::Length`]; [`Error::BufferSize`]; [`Error::OtherContext`].
-/// [`Error::Driver`] if the launch is refused.
+/// Before anything is enqueued: those of [`LogSoftmaxProblem::new`]; [`Error::RowStride`] and
+/// [`Error::Size`]; [`Error::SavedSoftmax`] if something else was saved last; [`Error::Length`];
+/// [`Error::BufferSize`]; [`Error::OtherContext`]. [`Error::Driver`] if the launch is refused.
 pub fn backward<T: Logit>(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,

@@ -124,10 +124,12 @@ impl<'a, T, Y> LossInputs<'a, T, Y> {
 }
 
 /// What a loss is asked for beside its gradient; nothing by default. All losses are f32, whatever the
-/// logits are. None costs another pass over the logits, but in rows that hold NaN.
+/// logits are. Asking for more outputs never costs another pass over the logits, except in rows that
+/// hold NaN.
 #[derive(Default)]
 pub struct LossOutputs<'a> {
-    /// One element: the reduced loss, not multiplied by the upstream gradient.
+    /// One element: the reduced loss, not multiplied by the upstream gradient. NaN if any target named
+    /// no class.
     pub loss: Option<&'a mut dyn DeviceWrite<f32>>,
     /// `[rows]`: each row's loss, not divided by anything; 0 for ignored rows, NaN for targets that
     /// name no class.
@@ -168,18 +170,20 @@ pub fn forward<T: Logit, Y: Target>(
 /// Enqueues loss and gradient on `stream`; allocates nothing, waits for nothing.
 ///
 /// Writes each gradient once, and reads each logit once where a row fits the shared memory of a block: up to
-/// about 57,000 classes in half precision on an H200, and 40,000 on an A100; half of it in f32, a third with
-/// target probabilities, which are read once as well. A part of longer rows is read a second time, from
-/// the L2 cache as far as that holds it, unless they are so few that clusters of blocks keep them; and so are a
-/// few long rows that would leave most of a device without clusters idle. [`Kernels::plan`] shows what a problem gets.
+/// about 57,000 classes in half precision on an H200, and 40,000 on an A100; half of that in f32. Target
+/// probabilities, which are read once as well, divide the limit by three in half precision, and by two in f32.
+/// A part of longer rows is read a second time, from the L2 cache as far as that holds it, unless they are so few
+/// that clusters of blocks keep them; and so are a few long rows that would leave most of a device without clusters
+/// idle. [`Kernels::plan`] shows what a problem gets.
 ///
 /// One launch; two where a mean has to count more than 256 rows first, or blocks share rows without a cluster.
 ///
 /// All arithmetic is f32. The same call twice gives the same bits, and so do [`forward`] and [`backward`]
 /// with the same [`Selection`].
 ///
-/// A target that is neither a class nor `ignore_index` gives its row a NaN loss and a zero gradient,
-/// leaves its neighbours alone, and is reported by [`Workspace::take_status`].
+/// A target that is neither a class nor `ignore_index` gives its row a NaN loss and a zero gradient, and is
+/// reported by [`Workspace::take_status`]. The scalar loss is then NaN, and the row still counts in a mean's
+/// divisor, with a weight of 1. Other rows' losses and undivided gradients are unaffected.
 ///
 /// # Streams, threads and graphs
 /// Buffers may be used on several streams: cudarc's events order this call behind what was enqueued

@@ -147,6 +147,9 @@ impl fmt::Display for Images {
 
 /// The kernels, loaded on one device. Made once per context and shared: a clone is another handle to
 /// the same kernels.
+///
+/// Dropping the last clone waits for all work of its context and unloads the kernels: not while a stream is being
+/// captured, nor before the last replay of a graph that uses them.
 #[derive(Clone, Debug)]
 pub struct Kernels {
     loaded: Arc<Loaded>,
@@ -179,19 +182,20 @@ impl Kernels {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| load_error(error, &properties))?;
         let functions = Kernel::all()
-            .map(|kernel| {
-                let module = &modules[image_of(kernel) as usize];
-                let function = module.load_function(kernel.symbol())?;
-                match (setting_of(kernel), properties.generation()) {
-                    (Setting::Default, _) | (Setting::Cluster, Generation::Blocks) => {}
-                    (Setting::SharedMemory, _) | (Setting::Cluster, Generation::Clusters) => {
-                        allow_shared_memory(&function, &properties)?;
-                    }
-                }
-                Ok(function)
-            })
+            .map(|kernel| modules[image_of(kernel) as usize].load_function(kernel.symbol()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(Error::driver("look up a kernel"))?;
+        properties.compiled_for = compiled_for(&functions)
+            .map_err(Error::driver("ask what a kernel was compiled for"))?;
+        for (kernel, function) in Kernel::all().zip(&functions) {
+            match (setting_of(kernel), properties.generation()) {
+                (Setting::Default, _) | (Setting::Cluster, Generation::Blocks) => {}
+                (Setting::SharedMemory, _) | (Setting::Cluster, Generation::Clusters) => {
+                    allow_shared_memory(function, &properties)
+                        .map_err(Error::driver("let a kernel have more shared memory"))?;
+                }
+            }
+        }
         properties.largest_cluster = largest_cluster(&functions, &properties)?;
         let planner = Planner::new(properties);
         let loaded = Loaded { context: context.clone(), planner, functions };
@@ -500,7 +504,16 @@ unsafe impl KernelArgument for abi::XentNormalizer {
     }
 }
 
-/// All but the largest cluster, which depends on the kernels.
+/// The oldest compute capability of any. The driver compiles PTX for a newer device than it was compiled for.
+fn compiled_for(functions: &[CudaFunction]) -> Result<(u32, u32), DriverError> {
+    let mut oldest = u32::MAX;
+    for function in functions {
+        oldest = oldest.min(function.ptx_version()?.unsigned_abs());
+    }
+    Ok((oldest / 10, oldest % 10))
+}
+
+/// All but what depends on the kernels: what they were compiled for, and the largest cluster.
 fn properties(context: &CudaContext) -> Result<DeviceProperties, Error> {
     use CUdevice_attribute as A;
     let attribute = |which| {
@@ -513,6 +526,7 @@ fn properties(context: &CudaContext) -> Result<DeviceProperties, Error> {
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ),
+        compiled_for: (0, 0),
         multiprocessors: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         max_grid: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X)?,
         registers_per_multiprocessor: attribute(

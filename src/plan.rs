@@ -54,6 +54,9 @@ const WARP_SIZE: u32 = 32;
 pub struct DeviceProperties {
     /// Major and minor compute capability.
     pub compute_capability: (u32, u32),
+    /// That which the loaded kernels were compiled for: an older one where the build had none for this device, and
+    /// the driver compiled them from PTX.
+    pub compiled_for: (u32, u32),
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
     /// Blocks that a grid can have in its first dimension.
@@ -90,16 +93,16 @@ impl DeviceProperties {
         each.min(self.dynamic_shared_bytes())
     }
 
-    /// Whose kernels of clusters, and waits for an earlier launch, are more than a trap.
+    /// Kernels have clusters, and wait for an earlier launch, only if they were compiled for a device that can.
     pub(crate) fn generation(&self) -> Generation {
-        if self.compute_capability >= (9, 0) { Generation::Clusters } else { Generation::Blocks }
+        if self.compiled_for >= (9, 0) { Generation::Clusters } else { Generation::Blocks }
     }
 }
 
-/// What a device can do, as far as launches differ.
+/// What kernels can do on a device, as far as launches differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Generation {
-    /// Before compute capability 9.0.
+    /// Compiled for less than compute capability 9.0.
     Blocks,
     /// Clusters, and launches that start before the one before them has ended.
     Clusters,

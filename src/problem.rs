@@ -663,8 +663,8 @@ fn check_positive(option: &'static str, value: f64, formed: f64) -> Result<(), E
     if in_range(value) && in_range(formed) {
         Ok(())
     } else {
-        let range = "more than 0 and within f32's range, as what is formed of it has to be (1/divisor, \
-                     log2(e) logit_scale, logit_scale/logit_softcap)";
+        let range = "positive and finite in f32 (and so must be 1/divisor, log2(e) * logit_scale and \
+                     logit_scale / logit_softcap)";
         Err(Error::Option { option, value, range })
     }
 }

@@ -34,7 +34,8 @@
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use smoothxent::problem::{Dtype, TargetType};
-//! use smoothxent::{Kernels, LossConfig, Shape, cudarc::driver::DevicePtr, half::bf16, raw};
+//! use smoothxent::cudarc::driver::{DevicePtr, DevicePtrMut};
+//! use smoothxent::{Kernels, LossConfig, Shape, half::bf16, raw};
 //!
 //! let context = smoothxent::open(0)?;
 //! let stream = context.default_stream();
@@ -43,15 +44,21 @@
 //!
 //! // From any allocator; here cudarc's.
 //! let bytes = raw::workspace_bytes(shape.rows)?;
-//! let (workspace, logits) = (stream.alloc_zeros::<u8>(bytes)?, stream.alloc_zeros::<bf16>(64_000)?);
-//! let (targets, loss) = (stream.alloc_zeros::<i64>(64)?, stream.alloc_zeros::<f32>(1)?);
+//! let (mut workspace, mut logits) = (stream.alloc_zeros::<u8>(bytes)?, stream.alloc_zeros::<bf16>(64_000)?);
+//! let (targets, mut loss) = (stream.alloc_zeros::<i64>(64)?, stream.alloc_zeros::<f32>(1)?);
 //!
-//! let (logits_at, targets_at) = (raw::Logits::InGradient, targets.device_ptr(&stream).0);
-//! let inputs =
-//!     raw::LossInputs::new(Dtype::Bf16, TargetType::I64, shape, logits_at, targets_at);
-//! let outputs = raw::LossOutputs { loss: loss.device_ptr(&stream).0, ..Default::default() };
-//! let gradient = raw::Gradient::new(logits.device_ptr(&stream).0);
-//! let workspace = raw::Memory { address: workspace.device_ptr(&stream).0, bytes };
+//! // `device_ptr_mut` for what is written. The guards tell cudarc when a buffer was used last, so they have to
+//! // live until the call has returned.
+//! let (targets, _targets) = targets.device_ptr(&stream);
+//! let (gradient, _gradient) = logits.device_ptr_mut(&stream);
+//! let (loss, _loss) = loss.device_ptr_mut(&stream);
+//! let (address, _workspace) = workspace.device_ptr_mut(&stream);
+//!
+//! let in_place = raw::Logits::InGradient;
+//! let inputs = raw::LossInputs::new(Dtype::Bf16, TargetType::I64, shape, in_place, targets);
+//! let outputs = raw::LossOutputs { loss, ..Default::default() };
+//! let gradient = raw::Gradient::new(gradient);
+//! let workspace = raw::Memory { address, bytes };
 //! let (cu_stream, config) = (stream.cu_stream(), LossConfig::pytorch());
 //! // SAFETY: the buffers are of this context, as long as the shape says, and live until the stream is done.
 //! unsafe {

@@ -25,7 +25,7 @@
 typedef struct sx_kernels sx_kernels;
 
 /**
- * What came of a call: one of the `SX_` statuses.
+ * What came of a call: `SX_OK`, or one of `SX_NULL_POINTER` to `SX_PANIC`.
  */
 typedef int32_t sx_status;
 
@@ -35,7 +35,7 @@ typedef int32_t sx_status;
 typedef void *sx_stream;
 
 /**
- * How a binary target is smoothed.
+ * `SX_SMOOTH_BY_HALF` or `SX_SMOOTH_BY_CLASSES`: how a binary target q is smoothed.
  */
 typedef uint32_t sx_binary_smoothing;
 
@@ -45,17 +45,17 @@ typedef uint32_t sx_binary_smoothing;
 typedef uint32_t sx_flag;
 
 /**
- * How the losses of a row's classes become the loss of the row.
+ * `SX_MEAN_OF_CLASSES` or `SX_SUM_OF_CLASSES`: how the losses of a row's classes become the loss of the row.
  */
 typedef uint32_t sx_over_classes;
 
 /**
- * How the losses of the rows become one number.
+ * `SX_NONE`, `SX_SUM` or `SX_MEAN`: how the losses of the rows become one number.
  */
 typedef uint32_t sx_reduction;
 
 /**
- * What a mean divides by.
+ * `SX_TARGET_WEIGHTS`, `SX_COUNTED_ROWS`, `SX_ALL_ROWS` or `SX_GIVEN`: what a mean divides by.
  */
 typedef uint32_t sx_divisor_kind;
 
@@ -74,17 +74,19 @@ typedef struct sx_divisor {
 } sx_divisor;
 
 /**
- * What a mean is that would divide by 0.
+ * `SX_EMPTY_IS_NAN` or `SX_EMPTY_IS_ZERO`: what a mean is that would divide by 0.
  */
 typedef uint32_t sx_empty_mean;
 
 /**
- * What a binary cross-entropy is, apart from sizes; filled by `sx_binary_config_init`. With smoothed targets
- * t, class weights w, positive weights r and C classes, the loss of a row is
+ * What a binary cross-entropy is, apart from sizes; filled by `sx_binary_config_init`. With targets t that were
+ * smoothed as `sx_binary_smoothing` says, class weights w, positive weights r and C classes, the loss of a row is
  *
  * ```text
  * -1/C sum_k w_k (r_k t_k log sigmoid(x_k) + (1 - t_k) log sigmoid(-x_k)) / D
  * ```
+ *
+ * where 1/C is 1 for `SX_SUM_OF_CLASSES`, and D is 1 unless `reduction` is `SX_MEAN`.
  */
 typedef struct sx_binary_config {
   /**
@@ -122,12 +124,13 @@ typedef struct sx_binary_config {
 } sx_binary_config;
 
 /**
- * Element type of a matrix: `SX_F32`, `SX_F16` or `SX_BF16`.
+ * `SX_F32`, `SX_F16` or `SX_BF16`: element type of a matrix.
  */
 typedef uint32_t sx_dtype;
 
 /**
- * Type of targets: class indices, or probabilities of all classes.
+ * Type of targets: `SX_TARGET_I32`, `SX_TARGET_U32` or `SX_TARGET_I64` for class indices, `SX_TARGET_F32`,
+ * `SX_TARGET_F16` or `SX_TARGET_BF16` for probabilities of all classes.
  */
 typedef uint32_t sx_target_type;
 
@@ -165,7 +168,7 @@ typedef struct sx_shape {
 typedef uint64_t sx_device_ptr;
 
 /**
- * What a binary cross-entropy is of. All zero but what is set is fine.
+ * What a binary cross-entropy is of. Zero-initialise it, then set what you need.
  */
 typedef struct sx_binary_inputs {
   /**
@@ -197,17 +200,18 @@ typedef struct sx_binary_inputs {
    */
   sx_device_ptr class_weights;
   /**
-   * The same of positive targets.
+   * The same, for positive targets: r.
    */
   sx_device_ptr positive_weights;
 } sx_binary_inputs;
 
 /**
- * What a binary cross-entropy is asked for beside its gradient; 0 for what nobody wants.
+ * What a binary cross-entropy is asked for beside its gradient; 0 for what is not wanted.
  */
 typedef struct sx_binary_outputs {
   /**
-   * One f32: the reduced loss, not multiplied by the upstream gradient. Not with `SX_NONE`.
+   * One f32: the reduced loss, not multiplied by the upstream gradient; NaN if any target names no class. Not
+   * with `SX_NONE`.
    */
   sx_device_ptr loss;
   /**
@@ -240,38 +244,56 @@ typedef struct sx_gradient {
    */
   sx_device_ptr matrix;
   /**
-   * The gradient of everything later with respect to the loss, f32: one number, or one a row. 0 for 1.
+   * The gradient of everything later with respect to the loss, f32: one number, or one a row. 0 means an
+   * upstream gradient of 1.
    */
   sx_device_ptr upstream;
   /**
-   * Whether it is one a row.
+   * Whether `upstream` has one number a row.
    */
   sx_flag upstream_per_row;
 } sx_gradient;
 
 /**
- * Which of the two passes a call is, for its plan.
+ * `SX_FORWARD`, `SX_BACKWARD` or `SX_FORWARD_BACKWARD`: what a call computes, for its plan.
  */
 typedef uint32_t sx_pass;
 
 /**
- * Over which classes smoothing spreads.
+ * `SX_ALL_CLASSES` or `SX_OTHER_CLASSES`: over which classes smoothing spreads.
  */
 typedef uint32_t sx_smoothing;
 
 /**
- * What class weights multiply, where they are given.
+ * `SX_NLL_AND_SMOOTHING`, `SX_NLL_ALONE` or `SX_SMOOTHING_ALONE`: what class weights multiply, where they are
+ * given.
  */
 typedef uint32_t sx_weighted_terms;
 
 /**
  * What a cross-entropy is, apart from sizes; filled by `sx_loss_config_init`. With transformed logits
- * z = s tanh(t x / s), or t x without a cap, p = softmax(z), target y, class weights w, smoothing e and C
- * classes, the loss of a row is
+ * z = s tanh(t x / s), or t x without a cap, p = softmax(z), lse = log sum_k exp(z_k), target y, class weights w,
+ * smoothing e and C classes, the loss of a row is
  *
  * ```text
- * (1 - e) w_y (-log p_y) / D1 + e/C sum_k w_k (-log p_k) / D2 + L lse^2 / D3
+ * a w_y (-log p_y) / D1 + b sum_k w_k (-log p_k) / D2 + L lse^2 / D3
  * ```
+ *
+ * and for target probabilities q
+ *
+ * ```text
+ * sum_k (a w_k q_k + b w_k) (-log p_k) / D1 + L lse^2 / D3
+ * ```
+ *
+ * where a and b are
+ *
+ * ```text
+ * SX_ALL_CLASSES:    a = 1 - e,      b = e/C
+ * SX_OTHER_CLASSES:  a = 1 - e - b,  b = e/(C - 1 - excluded_classes)
+ * ```
+ *
+ * The term with a is the nll term, the term with b is smoothing. w is 1 in a term that `weighted_terms` leaves
+ * out. Each D is 1 unless `reduction` is `SX_MEAN`.
  */
 typedef struct sx_loss_config {
   /**
@@ -283,7 +305,8 @@ typedef struct sx_loss_config {
    */
   sx_smoothing smoothing;
   /**
-   * For `SX_OTHER_CLASSES`: so many classes less, whose class weights have to be 0 (`SX_SMOOTHING_ALONE`).
+   * For `SX_OTHER_CLASSES`: how many classes beside the target get no smoothing. Class weights say which: 0 for
+   * those, 1 for all others, with `SX_SMOOTHING_ALONE`. Nobody compares the weights with this number.
    */
   size_t excluded_classes;
   /**
@@ -304,11 +327,11 @@ typedef struct sx_loss_config {
    */
   sx_reduction reduction;
   /**
-   * D1.
+   * D1. For target probabilities it divides nll and smoothing, and `SX_TARGET_WEIGHTS` is the number of rows.
    */
   struct sx_divisor nll_divisor;
   /**
-   * D2.
+   * D2; not used for target probabilities.
    */
   struct sx_divisor smoothing_divisor;
   /**
@@ -334,7 +357,7 @@ typedef struct sx_loss_config {
 } sx_loss_config;
 
 /**
- * Who chooses how rows are given to threads.
+ * `SX_FASTEST`, `SX_PINNED` or `SX_PREFERRED`: who chooses how rows are given to threads.
  */
 typedef uint32_t sx_selection;
 
@@ -347,7 +370,7 @@ typedef struct sx_bad_targets {
    */
   uint64_t count;
   /**
-   * The lowest such row.
+   * The lowest such row, counted within its call. Of several calls, nothing says which one that was.
    */
   uint64_t row;
   /**
@@ -361,7 +384,8 @@ typedef struct sx_bad_targets {
 } sx_bad_targets;
 
 /**
- * The same of a log-softmax.
+ * Sizes of the matrices of a log-softmax, in elements. Strides are from the start of one row to the start of the
+ * next, at least `classes`; 0 stands for `classes`.
  */
 typedef struct sx_log_softmax_shape {
   /**
@@ -391,12 +415,12 @@ typedef struct sx_log_softmax_shape {
 } sx_log_softmax_shape;
 
 /**
- * What matrix of a softmax one is.
+ * `SX_LOG_PROBABILITIES`, `SX_PROBABILITIES` or `SX_LOGITS`: what a matrix of a log-softmax call holds.
  */
 typedef uint32_t sx_softmax;
 
 /**
- * What `sx_log_softmax_forward` reads and writes. All zero but what is set is fine.
+ * What `sx_log_softmax_forward` reads and writes. Zero-initialise it, then set what you need.
  */
 typedef struct sx_log_softmax {
   /**
@@ -420,17 +444,17 @@ typedef struct sx_log_softmax {
    */
   sx_device_ptr output;
   /**
-   * `[rows]` f32: each row's log-sum-exp; 0 for nobody wants it.
+   * `[rows]` f32: each row's log-sum-exp; 0 if not wanted.
    */
   sx_device_ptr row_lse;
   /**
-   * What a gradient from the logits needs: `sx_saved_bytes`; all 0 for nobody wants it.
+   * What a gradient from the logits needs: `sx_saved_bytes`; all 0 if not wanted.
    */
   struct sx_memory saved;
 } sx_log_softmax;
 
 /**
- * What `sx_log_softmax_backward` reads and writes. All zero but what is set is fine.
+ * What `sx_log_softmax_backward` reads and writes. Zero-initialise it, then set what you need.
  */
 typedef struct sx_log_softmax_gradient {
   /**
@@ -464,7 +488,7 @@ typedef struct sx_log_softmax_gradient {
 } sx_log_softmax_gradient;
 
 /**
- * What a cross-entropy is of. All zero but what is set is fine.
+ * What a cross-entropy is of. Zero-initialise it, then set what you need.
  */
 typedef struct sx_loss_inputs {
   /**
@@ -499,11 +523,12 @@ typedef struct sx_loss_inputs {
 } sx_loss_inputs;
 
 /**
- * What a cross-entropy is asked for beside its gradient; 0 for what nobody wants.
+ * What a cross-entropy is asked for beside its gradient; 0 for what is not wanted.
  */
 typedef struct sx_loss_outputs {
   /**
-   * One f32: the reduced loss, not multiplied by the upstream gradient. Not with `SX_NONE`.
+   * One f32: the reduced loss, not multiplied by the upstream gradient; NaN if any target names no class. Not
+   * with `SX_NONE`.
    */
   sx_device_ptr loss;
   /**
@@ -530,227 +555,231 @@ typedef struct sx_loss_outputs {
 } sx_loss_outputs;
 
 /**
- * Not at all: row i's gradient is that of its own loss, and there is no scalar loss.
+ * `sx_reduction`: not at all. Row i's gradient is that of its own loss, and there is no scalar loss.
  */
 #define SX_NONE 1
 
 /**
- * Their sum.
+ * `sx_reduction`: their sum.
  */
 #define SX_SUM 2
 
 /**
- * Their sum, each term divided by its divisor.
+ * `sx_reduction`: their sum, each term divided by its divisor.
  */
 #define SX_MEAN 3
 
 /**
- * e/C on each class, the target among them.
+ * `sx_smoothing`: e/C on each class, the target among them, which has 1 - e beside that.
  */
 #define SX_ALL_CLASSES 1
 
 /**
- * e/(C - 1 - excluded_classes) on each class but the target, which has 1 - e.
+ * `sx_smoothing`: e/(C - 1 - excluded_classes) on each class but the target, which has 1 - e.
  */
 #define SX_OTHER_CLASSES 2
 
 /**
- * The nll term and smoothing, as in PyTorch.
+ * `sx_weighted_terms`: the nll term and smoothing, as in PyTorch.
  */
 #define SX_NLL_AND_SMOOTHING 1
 
 /**
- * The nll term alone, as in fastai.
+ * `sx_weighted_terms`: the nll term alone, as in fastai.
  */
 #define SX_NLL_ALONE 2
 
 /**
- * Smoothing alone.
+ * `sx_weighted_terms`: smoothing alone.
  */
 #define SX_SMOOTHING_ALONE 3
 
 /**
- * The class weights of the targets of rows that count; the rows that count where there are no weights.
+ * `sx_divisor_kind`: the sum of the class weights of the targets, over the rows that are not ignored. The same
+ * as `SX_COUNTED_ROWS` where the nll term has no class weights, and for target probabilities.
  */
 #define SX_TARGET_WEIGHTS 1
 
 /**
- * The rows that are not ignored.
+ * `sx_divisor_kind`: the number of rows that are not ignored.
  */
 #define SX_COUNTED_ROWS 2
 
 /**
- * All rows.
+ * `sx_divisor_kind`: the number of all rows.
  */
 #define SX_ALL_ROWS 3
 
 /**
- * `number`.
+ * `sx_divisor_kind`: `sx_divisor.number`.
  */
 #define SX_GIVEN 4
 
 /**
- * NaN, as in PyTorch.
+ * `sx_empty_mean`: NaN, as in PyTorch.
  */
 #define SX_EMPTY_IS_NAN 1
 
 /**
- * 0.
+ * `sx_empty_mean`: 0.
  */
 #define SX_EMPTY_IS_ZERO 2
 
 /**
- * To q (1 - e) + e/2, as Keras does.
+ * `sx_binary_smoothing`: to q (1 - e) + e/2, as Keras does.
  */
-#define SX_HALF 1
+#define SX_SMOOTH_BY_HALF 1
 
 /**
- * To q (1 - e) + e/C, as timm does.
+ * `sx_binary_smoothing`: to q (1 - e) + e/C, as timm does.
  */
-#define SX_CLASSES 2
+#define SX_SMOOTH_BY_CLASSES 2
 
 /**
- * Their mean.
+ * `sx_over_classes`: their mean.
  */
 #define SX_MEAN_OF_CLASSES 1
 
 /**
- * Their sum.
+ * `sx_over_classes`: their sum.
  */
 #define SX_SUM_OF_CLASSES 2
 
 /**
- * The library.
+ * `sx_selection`: the library.
  */
 #define SX_FASTEST 1
 
 /**
- * The caller; an error where the strategy cannot take the problem.
+ * `sx_selection`: the caller. A call that computes a loss or a log-softmax is refused where the strategy cannot
+ * take the problem; a gradient alone is then computed with the fastest strategy.
  */
 #define SX_PINNED 2
 
 /**
- * The caller where the strategy can take the problem, the library elsewhere.
+ * `sx_selection`: the caller where the strategy can take the problem, the library elsewhere.
  */
 #define SX_PREFERRED 3
 
 /**
- * log softmax(x): what `sx_log_softmax_forward` may write, and `sx_log_softmax_backward` may start from.
+ * `sx_softmax`: log softmax(x), what `sx_log_softmax_forward` may write, and `sx_log_softmax_backward` may start
+ * from.
  */
 #define SX_LOG_PROBABILITIES 1
 
 /**
- * softmax(x): what `sx_log_softmax_forward` may write.
+ * `sx_softmax`: softmax(x), what `sx_log_softmax_forward` may write.
  */
 #define SX_PROBABILITIES 2
 
 /**
- * x itself: what `sx_log_softmax_backward` may start from, with what was saved; accurate also as p -> 1.
+ * `sx_softmax`: x itself, what `sx_log_softmax_backward` may start from, with what was saved; accurate also as
+ * p -> 1.
  */
 #define SX_LOGITS 3
 
 /**
- * All is well.
+ * `sx_status`: all is well.
  */
 #define SX_OK 0
 
 /**
- * A pointer is null that may not be: a handle, a struct, or where a result goes.
+ * `sx_status`: a pointer is null that may not be: a handle, a struct, or where a result goes.
  */
 #define SX_NULL_POINTER 1
 
 /**
- * An argument was refused before anything was enqueued; the message has the numbers.
+ * `sx_status`: an argument was refused before anything was enqueued; the message has the numbers.
  */
 #define SX_INVALID_ARGUMENT 2
 
 /**
- * There is no CUDA driver.
+ * `sx_status`: there is no CUDA driver.
  */
 #define SX_NO_DRIVER 3
 
 /**
- * There is no such device.
+ * `sx_status`: there is no such device.
  */
 #define SX_NO_DEVICE 4
 
 /**
- * The library was built without kernels, or without any that this device can run.
+ * `sx_status`: the library was built without kernels, or without any that this device can run.
  */
 #define SX_NO_KERNELS 5
 
 /**
- * A driver call failed, perhaps because of something that was enqueued earlier.
+ * `sx_status`: a driver call failed, perhaps because of something that was enqueued earlier.
  */
 #define SX_DRIVER_ERROR 6
 
 /**
- * Targets were met that name no class; only `sx_take_status` says so.
+ * `sx_status`: targets were met that name no class; only `sx_take_status` says so.
  */
 #define SX_BAD_TARGETS 7
 
 /**
- * A defect of the library.
+ * `sx_status`: a defect of the library.
  */
 #define SX_PANIC 8
 
 /**
- * IEEE single precision.
+ * `sx_dtype`: IEEE single precision.
  */
 #define SX_F32 1
 
 /**
- * IEEE half precision.
+ * `sx_dtype`: IEEE half precision.
  */
 #define SX_F16 2
 
 /**
- * bfloat16.
+ * `sx_dtype`: bfloat16.
  */
 #define SX_BF16 3
 
 /**
- * Class indices, one a row: `int32_t`.
+ * `sx_target_type`: class indices, one a row, `int32_t`.
  */
 #define SX_TARGET_I32 1
 
 /**
- * Class indices, one a row: `uint32_t`.
+ * `sx_target_type`: class indices, one a row, `uint32_t`.
  */
 #define SX_TARGET_U32 2
 
 /**
- * Class indices, one a row: `int64_t`.
+ * `sx_target_type`: class indices, one a row, `int64_t`.
  */
 #define SX_TARGET_I64 3
 
 /**
- * Probabilities `[rows, classes]`, single precision.
+ * `sx_target_type`: probabilities `[rows, classes]`, single precision.
  */
 #define SX_TARGET_F32 4
 
 /**
- * Probabilities `[rows, classes]`, half precision.
+ * `sx_target_type`: probabilities `[rows, classes]`, half precision.
  */
 #define SX_TARGET_F16 5
 
 /**
- * Probabilities `[rows, classes]`, bfloat16.
+ * `sx_target_type`: probabilities `[rows, classes]`, bfloat16.
  */
 #define SX_TARGET_BF16 6
 
 /**
- * The loss.
+ * `sx_pass`: the loss.
  */
 #define SX_FORWARD 1
 
 /**
- * The gradient.
+ * `sx_pass`: the gradient.
  */
 #define SX_BACKWARD 2
 
 /**
- * Both at once.
+ * `sx_pass`: both at once.
  */
 #define SX_FORWARD_BACKWARD 3
 
@@ -824,9 +853,9 @@ sx_status sx_binary_plan(const struct sx_kernels *kernels,
 /**
  * Fills `config` with a preset, by name: "default", "pytorch", "keras_categorical", "timm", "nvidia",
  * "fastai", "fairseq", "tensor2tensor", "opennmt", "opennmt_before_3_0_3", "megatron", "transformer_engine",
- * "apex", "flash_attn" or "liger". Null stands for "default", a mean of nll over all rows. Label smoothing
- * is 0, and so is apex's padding (`ignore_index`); what fairseq and OpenNMT divide by (`number` of the three
- * divisors) is 1.
+ * "apex", "flash_attn" or "liger". Null stands for "default": the nll of all rows, nothing ignored, divided by the
+ * class weights of the targets, or by the number of rows where there are no weights. Label smoothing is 0, and so
+ * is apex's padding (`ignore_index`); what fairseq and OpenNMT divide by (`number` of the three divisors) is 1.
  *
  * The caller promises:
  * `config` is null or can be written; `preset` is null or NUL-terminated; `message` is null or has
@@ -918,8 +947,8 @@ sx_status sx_saved_bytes(size_t rows,
 /**
  * Waits for `stream`, and reports targets that were neither a class nor `ignore_index`, seen by any call
  * that used this workspace since the last time; then they are forgotten. Their rows got a NaN loss and a
- * zero gradient. Such targets are `SX_BAD_TARGETS`, and `bad_targets`, if it is not null, says which; it is
- * all zero otherwise. Cannot be captured into a graph.
+ * zero gradient, and the reduced loss of such a call is NaN. The status is `SX_BAD_TARGETS` then, and
+ * `bad_targets`, if it is not null, says which; it is all zero otherwise. Cannot be captured into a graph.
  *
  * The caller promises:
  * `kernels` is null or a handle; `workspace` is memory of the device; `stream` belongs to its
@@ -974,9 +1003,11 @@ sx_status sx_log_softmax_plan(const struct sx_kernels *kernels,
                               size_t message_bytes);
 
 /**
- * Enqueues the loss on `stream`; allocates nothing, waits for nothing, may be captured into a graph. A
- * target that is neither a class nor `ignore_index` gives its row a NaN loss, and is reported by
- * `sx_take_status`.
+ * Enqueues the loss on `stream`; allocates nothing, waits for nothing, may be captured into a graph.
+ *
+ * A target that is neither a class nor `ignore_index` gives its row a NaN loss and a zero gradient. The reduced
+ * loss is NaN then, and the row still counts in a mean's divisor, with a weight of 1. The losses of other rows,
+ * and their gradients before they are divided, stay as they are. `sx_take_status` reports such targets.
  *
  * Refused with `SX_INVALID_ARGUMENT` before anything is enqueued: options outside their range, sizes and
  * strides that do not fit, addresses that are null or misaligned, an output at the address of what it is

@@ -12,7 +12,7 @@ use crate::types::{
     sx_target_type,
 };
 
-/// What a binary cross-entropy is of. All zero but what is set is fine.
+/// What a binary cross-entropy is of. Zero-initialise it, then set what you need.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct sx_binary_inputs {
@@ -30,7 +30,7 @@ pub struct sx_binary_inputs {
     pub targets: sx_device_ptr,
     /// `[classes]` f32, finite and not negative; 0 for none.
     pub class_weights: sx_device_ptr,
-    /// The same of positive targets.
+    /// The same, for positive targets: r.
     pub positive_weights: sx_device_ptr,
 }
 
@@ -48,11 +48,12 @@ impl sx_binary_inputs {
     }
 }
 
-/// What a binary cross-entropy is asked for beside its gradient; 0 for what nobody wants.
+/// What a binary cross-entropy is asked for beside its gradient; 0 for what is not wanted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct sx_binary_outputs {
-    /// One f32: the reduced loss, not multiplied by the upstream gradient. Not with `SX_NONE`.
+    /// One f32: the reduced loss, not multiplied by the upstream gradient; NaN if any target names no class. Not
+    /// with `SX_NONE`.
     pub loss: sx_device_ptr,
     /// `[rows]` f32: each row's loss over its classes; 0 for ignored rows, NaN for targets that name no
     /// class.

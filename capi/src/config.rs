@@ -10,68 +10,70 @@ use smoothxent::{
 use crate::status::{Failure, Text, report, sx_status, write};
 use crate::types::{sx_flag, unknown};
 
-/// How the losses of the rows become one number.
+/// `SX_NONE`, `SX_SUM` or `SX_MEAN`: how the losses of the rows become one number.
 pub type sx_reduction = u32;
 
-/// Not at all: row i's gradient is that of its own loss, and there is no scalar loss.
+/// `sx_reduction`: not at all. Row i's gradient is that of its own loss, and there is no scalar loss.
 pub const SX_NONE: sx_reduction = 1;
-/// Their sum.
+/// `sx_reduction`: their sum.
 pub const SX_SUM: sx_reduction = 2;
-/// Their sum, each term divided by its divisor.
+/// `sx_reduction`: their sum, each term divided by its divisor.
 pub const SX_MEAN: sx_reduction = 3;
 
-/// Over which classes smoothing spreads.
+/// `SX_ALL_CLASSES` or `SX_OTHER_CLASSES`: over which classes smoothing spreads.
 pub type sx_smoothing = u32;
 
-/// e/C on each class, the target among them.
+/// `sx_smoothing`: e/C on each class, the target among them, which has 1 - e beside that.
 pub const SX_ALL_CLASSES: sx_smoothing = 1;
-/// e/(C - 1 - excluded_classes) on each class but the target, which has 1 - e.
+/// `sx_smoothing`: e/(C - 1 - excluded_classes) on each class but the target, which has 1 - e.
 pub const SX_OTHER_CLASSES: sx_smoothing = 2;
 
-/// What class weights multiply, where they are given.
+/// `SX_NLL_AND_SMOOTHING`, `SX_NLL_ALONE` or `SX_SMOOTHING_ALONE`: what class weights multiply, where they are
+/// given.
 pub type sx_weighted_terms = u32;
 
-/// The nll term and smoothing, as in PyTorch.
+/// `sx_weighted_terms`: the nll term and smoothing, as in PyTorch.
 pub const SX_NLL_AND_SMOOTHING: sx_weighted_terms = 1;
-/// The nll term alone, as in fastai.
+/// `sx_weighted_terms`: the nll term alone, as in fastai.
 pub const SX_NLL_ALONE: sx_weighted_terms = 2;
-/// Smoothing alone.
+/// `sx_weighted_terms`: smoothing alone.
 pub const SX_SMOOTHING_ALONE: sx_weighted_terms = 3;
 
-/// What a mean divides by.
+/// `SX_TARGET_WEIGHTS`, `SX_COUNTED_ROWS`, `SX_ALL_ROWS` or `SX_GIVEN`: what a mean divides by.
 pub type sx_divisor_kind = u32;
 
-/// The class weights of the targets of rows that count; the rows that count where there are no weights.
+/// `sx_divisor_kind`: the sum of the class weights of the targets, over the rows that are not ignored. The same
+/// as `SX_COUNTED_ROWS` where the nll term has no class weights, and for target probabilities.
 pub const SX_TARGET_WEIGHTS: sx_divisor_kind = 1;
-/// The rows that are not ignored.
+/// `sx_divisor_kind`: the number of rows that are not ignored.
 pub const SX_COUNTED_ROWS: sx_divisor_kind = 2;
-/// All rows.
+/// `sx_divisor_kind`: the number of all rows.
 pub const SX_ALL_ROWS: sx_divisor_kind = 3;
-/// `number`.
+/// `sx_divisor_kind`: `sx_divisor.number`.
 pub const SX_GIVEN: sx_divisor_kind = 4;
 
-/// What a mean is that would divide by 0.
+/// `SX_EMPTY_IS_NAN` or `SX_EMPTY_IS_ZERO`: what a mean is that would divide by 0.
 pub type sx_empty_mean = u32;
 
-/// NaN, as in PyTorch.
+/// `sx_empty_mean`: NaN, as in PyTorch.
 pub const SX_EMPTY_IS_NAN: sx_empty_mean = 1;
-/// 0.
+/// `sx_empty_mean`: 0.
 pub const SX_EMPTY_IS_ZERO: sx_empty_mean = 2;
 
-/// How a binary target is smoothed.
+/// `SX_SMOOTH_BY_HALF` or `SX_SMOOTH_BY_CLASSES`: how a binary target q is smoothed.
 pub type sx_binary_smoothing = u32;
 
-/// To q (1 - e) + e/2, as Keras does.
-pub const SX_HALF: sx_binary_smoothing = 1;
-/// To q (1 - e) + e/C, as timm does.
-pub const SX_CLASSES: sx_binary_smoothing = 2;
+/// `sx_binary_smoothing`: to q (1 - e) + e/2, as Keras does.
+pub const SX_SMOOTH_BY_HALF: sx_binary_smoothing = 1;
+/// `sx_binary_smoothing`: to q (1 - e) + e/C, as timm does.
+pub const SX_SMOOTH_BY_CLASSES: sx_binary_smoothing = 2;
 
-/// How the losses of a row's classes become the loss of the row.
+/// `SX_MEAN_OF_CLASSES` or `SX_SUM_OF_CLASSES`: how the losses of a row's classes become the loss of the row.
 pub type sx_over_classes = u32;
 
-/// Their mean.
+/// `sx_over_classes`: their mean.
 pub const SX_MEAN_OF_CLASSES: sx_over_classes = 1;
-/// Their sum.
+/// `sx_over_classes`: their sum.
 pub const SX_SUM_OF_CLASSES: sx_over_classes = 2;
 
 /// What a mean divides one term of the loss by.
@@ -85,12 +87,28 @@ pub struct sx_divisor {
 }
 
 /// What a cross-entropy is, apart from sizes; filled by `sx_loss_config_init`. With transformed logits
-/// z = s tanh(t x / s), or t x without a cap, p = softmax(z), target y, class weights w, smoothing e and C
-/// classes, the loss of a row is
+/// z = s tanh(t x / s), or t x without a cap, p = softmax(z), lse = log sum_k exp(z_k), target y, class weights w,
+/// smoothing e and C classes, the loss of a row is
 ///
 /// ```text
-/// (1 - e) w_y (-log p_y) / D1 + e/C sum_k w_k (-log p_k) / D2 + L lse^2 / D3
+/// a w_y (-log p_y) / D1 + b sum_k w_k (-log p_k) / D2 + L lse^2 / D3
 /// ```
+///
+/// and for target probabilities q
+///
+/// ```text
+/// sum_k (a w_k q_k + b w_k) (-log p_k) / D1 + L lse^2 / D3
+/// ```
+///
+/// where a and b are
+///
+/// ```text
+/// SX_ALL_CLASSES:    a = 1 - e,      b = e/C
+/// SX_OTHER_CLASSES:  a = 1 - e - b,  b = e/(C - 1 - excluded_classes)
+/// ```
+///
+/// The term with a is the nll term, the term with b is smoothing. w is 1 in a term that `weighted_terms` leaves
+/// out. Each D is 1 unless `reduction` is `SX_MEAN`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct sx_loss_config {
@@ -98,7 +116,8 @@ pub struct sx_loss_config {
     pub label_smoothing: f64,
     /// Over which classes it spreads.
     pub smoothing: sx_smoothing,
-    /// For `SX_OTHER_CLASSES`: so many classes less, whose class weights have to be 0 (`SX_SMOOTHING_ALONE`).
+    /// For `SX_OTHER_CLASSES`: how many classes beside the target get no smoothing. Class weights say which: 0 for
+    /// those, 1 for all others, with `SX_SMOOTHING_ALONE`. Nobody compares the weights with this number.
     pub excluded_classes: usize,
     /// What class weights multiply.
     pub weighted_terms: sx_weighted_terms,
@@ -109,9 +128,9 @@ pub struct sx_loss_config {
     pub ignore_index: i64,
     /// How row losses are reduced.
     pub reduction: sx_reduction,
-    /// D1.
+    /// D1. For target probabilities it divides nll and smoothing, and `SX_TARGET_WEIGHTS` is the number of rows.
     pub nll_divisor: sx_divisor,
-    /// D2.
+    /// D2; not used for target probabilities.
     pub smoothing_divisor: sx_divisor,
     /// D3.
     pub z_loss_divisor: sx_divisor,
@@ -125,12 +144,14 @@ pub struct sx_loss_config {
     pub logit_softcap: f64,
 }
 
-/// What a binary cross-entropy is, apart from sizes; filled by `sx_binary_config_init`. With smoothed targets
-/// t, class weights w, positive weights r and C classes, the loss of a row is
+/// What a binary cross-entropy is, apart from sizes; filled by `sx_binary_config_init`. With targets t that were
+/// smoothed as `sx_binary_smoothing` says, class weights w, positive weights r and C classes, the loss of a row is
 ///
 /// ```text
 /// -1/C sum_k w_k (r_k t_k log sigmoid(x_k) + (1 - t_k) log sigmoid(-x_k)) / D
 /// ```
+///
+/// where 1/C is 1 for `SX_SUM_OF_CLASSES`, and D is 1 unless `reduction` is `SX_MEAN`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct sx_binary_config {
@@ -183,9 +204,9 @@ const BINARY_PRESETS: [Preset<BinaryConfig>; 4] = [
 
 /// Fills `config` with a preset, by name: "default", "pytorch", "keras_categorical", "timm", "nvidia",
 /// "fastai", "fairseq", "tensor2tensor", "opennmt", "opennmt_before_3_0_3", "megatron", "transformer_engine",
-/// "apex", "flash_attn" or "liger". Null stands for "default", a mean of nll over all rows. Label smoothing
-/// is 0, and so is apex's padding (`ignore_index`); what fairseq and OpenNMT divide by (`number` of the three
-/// divisors) is 1.
+/// "apex", "flash_attn" or "liger". Null stands for "default": the nll of all rows, nothing ignored, divided by the
+/// class weights of the targets, or by the number of rows where there are no weights. Label smoothing is 0, and so
+/// is apex's padding (`ignore_index`); what fairseq and OpenNMT divide by (`number` of the three divisors) is 1.
 ///
 /// # Safety
 /// `config` is null or can be written; `preset` is null or NUL-terminated; `message` is null or has
@@ -272,7 +293,7 @@ option!(c_weighted_terms, weighted_terms, "weighted_terms": WeightedTerms,
 option!(c_empty_mean, empty_mean, "empty_mean": EmptyMean,
     SX_EMPTY_IS_NAN = EmptyMean::Nan, SX_EMPTY_IS_ZERO = EmptyMean::Zero);
 option!(c_binary_smoothing, binary_smoothing, "smoothing": BinarySmoothing,
-    SX_HALF = BinarySmoothing::Half, SX_CLASSES = BinarySmoothing::Classes);
+    SX_SMOOTH_BY_HALF = BinarySmoothing::Half, SX_SMOOTH_BY_CLASSES = BinarySmoothing::Classes);
 option!(c_over_classes, over_classes, "over_classes": OverClasses,
     SX_MEAN_OF_CLASSES = OverClasses::Mean, SX_SUM_OF_CLASSES = OverClasses::Sum);
 

@@ -24,7 +24,7 @@ const _: () = {
 pub struct sx_bad_targets {
     /// How many rows since the last time the status was taken.
     pub count: u64,
-    /// The lowest such row.
+    /// The lowest such row, counted within its call. Of several calls, nothing says which one that was.
     pub row: u64,
     /// Its target.
     pub target: i64,
@@ -32,14 +32,15 @@ pub struct sx_bad_targets {
     pub classes: u64,
 }
 
-/// Who chooses how rows are given to threads.
+/// `SX_FASTEST`, `SX_PINNED` or `SX_PREFERRED`: who chooses how rows are given to threads.
 pub type sx_selection = u32;
 
-/// The library.
+/// `sx_selection`: the library.
 pub const SX_FASTEST: sx_selection = 1;
-/// The caller; an error where the strategy cannot take the problem.
+/// `sx_selection`: the caller. A call that computes a loss or a log-softmax is refused where the strategy cannot
+/// take the problem; a gradient alone is then computed with the fastest strategy.
 pub const SX_PINNED: sx_selection = 2;
-/// The caller where the strategy can take the problem, the library elsewhere.
+/// `sx_selection`: the caller where the strategy can take the problem, the library elsewhere.
 pub const SX_PREFERRED: sx_selection = 3;
 
 /// The version of the library, such as "0.1.0": `SX_VERSION` of the header it comes with.
@@ -198,8 +199,8 @@ unsafe fn write_size(size: Result<usize, Error>, bytes: *mut usize, message: Tex
 
 /// Waits for `stream`, and reports targets that were neither a class nor `ignore_index`, seen by any call
 /// that used this workspace since the last time; then they are forgotten. Their rows got a NaN loss and a
-/// zero gradient. Such targets are `SX_BAD_TARGETS`, and `bad_targets`, if it is not null, says which; it is
-/// all zero otherwise. Cannot be captured into a graph.
+/// zero gradient, and the reduced loss of such a call is NaN. The status is `SX_BAD_TARGETS` then, and
+/// `bad_targets`, if it is not null, says which; it is all zero otherwise. Cannot be captured into a graph.
 ///
 /// # Safety
 /// `kernels` is null or a handle; `workspace` is memory of the device; `stream` belongs to its

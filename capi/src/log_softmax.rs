@@ -12,17 +12,19 @@ use crate::types::{
     self, sx_device_ptr, sx_dtype, sx_log_softmax_shape, sx_memory, sx_pass, sx_stream,
 };
 
-/// What matrix of a softmax one is.
+/// `SX_LOG_PROBABILITIES`, `SX_PROBABILITIES` or `SX_LOGITS`: what a matrix of a log-softmax call holds.
 pub type sx_softmax = u32;
 
-/// log softmax(x): what `sx_log_softmax_forward` may write, and `sx_log_softmax_backward` may start from.
+/// `sx_softmax`: log softmax(x), what `sx_log_softmax_forward` may write, and `sx_log_softmax_backward` may start
+/// from.
 pub const SX_LOG_PROBABILITIES: sx_softmax = 1;
-/// softmax(x): what `sx_log_softmax_forward` may write.
+/// `sx_softmax`: softmax(x), what `sx_log_softmax_forward` may write.
 pub const SX_PROBABILITIES: sx_softmax = 2;
-/// x itself: what `sx_log_softmax_backward` may start from, with what was saved; accurate also as p -> 1.
+/// `sx_softmax`: x itself, what `sx_log_softmax_backward` may start from, with what was saved; accurate also as
+/// p -> 1.
 pub const SX_LOGITS: sx_softmax = 3;
 
-/// What `sx_log_softmax_forward` reads and writes. All zero but what is set is fine.
+/// What `sx_log_softmax_forward` reads and writes. Zero-initialise it, then set what you need.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct sx_log_softmax {
@@ -36,9 +38,9 @@ pub struct sx_log_softmax {
     pub what: sx_softmax,
     /// `[rows, classes]`: where.
     pub output: sx_device_ptr,
-    /// `[rows]` f32: each row's log-sum-exp; 0 for nobody wants it.
+    /// `[rows]` f32: each row's log-sum-exp; 0 if not wanted.
     pub row_lse: sx_device_ptr,
-    /// What a gradient from the logits needs: `sx_saved_bytes`; all 0 for nobody wants it.
+    /// What a gradient from the logits needs: `sx_saved_bytes`; all 0 if not wanted.
     pub saved: sx_memory,
 }
 
@@ -61,7 +63,7 @@ impl sx_log_softmax {
     }
 }
 
-/// What `sx_log_softmax_backward` reads and writes. All zero but what is set is fine.
+/// What `sx_log_softmax_backward` reads and writes. Zero-initialise it, then set what you need.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct sx_log_softmax_gradient {

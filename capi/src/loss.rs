@@ -12,7 +12,7 @@ use crate::types::{
     sx_target_type,
 };
 
-/// What a cross-entropy is of. All zero but what is set is fine.
+/// What a cross-entropy is of. Zero-initialise it, then set what you need.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct sx_loss_inputs {
@@ -46,11 +46,12 @@ impl sx_loss_inputs {
     }
 }
 
-/// What a cross-entropy is asked for beside its gradient; 0 for what nobody wants.
+/// What a cross-entropy is asked for beside its gradient; 0 for what is not wanted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct sx_loss_outputs {
-    /// One f32: the reduced loss, not multiplied by the upstream gradient. Not with `SX_NONE`.
+    /// One f32: the reduced loss, not multiplied by the upstream gradient; NaN if any target names no class. Not
+    /// with `SX_NONE`.
     pub loss: sx_device_ptr,
     /// `[rows]` f32: each row's loss, not divided; 0 for ignored rows, NaN for targets that name no class.
     pub row_losses: sx_device_ptr,
@@ -78,9 +79,11 @@ impl sx_loss_outputs {
     }
 }
 
-/// Enqueues the loss on `stream`; allocates nothing, waits for nothing, may be captured into a graph. A
-/// target that is neither a class nor `ignore_index` gives its row a NaN loss, and is reported by
-/// `sx_take_status`.
+/// Enqueues the loss on `stream`; allocates nothing, waits for nothing, may be captured into a graph.
+///
+/// A target that is neither a class nor `ignore_index` gives its row a NaN loss and a zero gradient. The reduced
+/// loss is NaN then, and the row still counts in a mean's divisor, with a weight of 1. The losses of other rows,
+/// and their gradients before they are divided, stay as they are. `sx_take_status` reports such targets.
 ///
 /// Refused with `SX_INVALID_ARGUMENT` before anything is enqueued: options outside their range, sizes and
 /// strides that do not fit, addresses that are null or misaligned, an output at the address of what it is

@@ -10,26 +10,26 @@ use smoothxent::cudarc::driver::{
     sys::{CUcontext, cuCtxSetCurrent},
 };
 
-/// What came of a call: one of the `SX_` statuses.
+/// What came of a call: `SX_OK`, or one of `SX_NULL_POINTER` to `SX_PANIC`.
 pub type sx_status = i32;
 
-/// All is well.
+/// `sx_status`: all is well.
 pub const SX_OK: sx_status = 0;
-/// A pointer is null that may not be: a handle, a struct, or where a result goes.
+/// `sx_status`: a pointer is null that may not be: a handle, a struct, or where a result goes.
 pub const SX_NULL_POINTER: sx_status = 1;
-/// An argument was refused before anything was enqueued; the message has the numbers.
+/// `sx_status`: an argument was refused before anything was enqueued; the message has the numbers.
 pub const SX_INVALID_ARGUMENT: sx_status = 2;
-/// There is no CUDA driver.
+/// `sx_status`: there is no CUDA driver.
 pub const SX_NO_DRIVER: sx_status = 3;
-/// There is no such device.
+/// `sx_status`: there is no such device.
 pub const SX_NO_DEVICE: sx_status = 4;
-/// The library was built without kernels, or without any that this device can run.
+/// `sx_status`: the library was built without kernels, or without any that this device can run.
 pub const SX_NO_KERNELS: sx_status = 5;
-/// A driver call failed, perhaps because of something that was enqueued earlier.
+/// `sx_status`: a driver call failed, perhaps because of something that was enqueued earlier.
 pub const SX_DRIVER_ERROR: sx_status = 6;
-/// Targets were met that name no class; only `sx_take_status` says so.
+/// `sx_status`: targets were met that name no class; only `sx_take_status` says so.
 pub const SX_BAD_TARGETS: sx_status = 7;
-/// A defect of the library.
+/// `sx_status`: a defect of the library.
 pub const SX_PANIC: sx_status = 8;
 
 /// Why a call did nothing.

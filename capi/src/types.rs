@@ -14,40 +14,41 @@ pub type sx_device_ptr = u64;
 /// A `CUstream` or `cudaStream_t`, which are the same; null for the legacy default stream.
 pub type sx_stream = *mut std::ffi::c_void;
 
-/// Element type of a matrix: `SX_F32`, `SX_F16` or `SX_BF16`.
+/// `SX_F32`, `SX_F16` or `SX_BF16`: element type of a matrix.
 pub type sx_dtype = u32;
 
-/// IEEE single precision.
+/// `sx_dtype`: IEEE single precision.
 pub const SX_F32: sx_dtype = 1;
-/// IEEE half precision.
+/// `sx_dtype`: IEEE half precision.
 pub const SX_F16: sx_dtype = 2;
-/// bfloat16.
+/// `sx_dtype`: bfloat16.
 pub const SX_BF16: sx_dtype = 3;
 
-/// Type of targets: class indices, or probabilities of all classes.
+/// Type of targets: `SX_TARGET_I32`, `SX_TARGET_U32` or `SX_TARGET_I64` for class indices, `SX_TARGET_F32`,
+/// `SX_TARGET_F16` or `SX_TARGET_BF16` for probabilities of all classes.
 pub type sx_target_type = u32;
 
-/// Class indices, one a row: `int32_t`.
+/// `sx_target_type`: class indices, one a row, `int32_t`.
 pub const SX_TARGET_I32: sx_target_type = 1;
-/// Class indices, one a row: `uint32_t`.
+/// `sx_target_type`: class indices, one a row, `uint32_t`.
 pub const SX_TARGET_U32: sx_target_type = 2;
-/// Class indices, one a row: `int64_t`.
+/// `sx_target_type`: class indices, one a row, `int64_t`.
 pub const SX_TARGET_I64: sx_target_type = 3;
-/// Probabilities `[rows, classes]`, single precision.
+/// `sx_target_type`: probabilities `[rows, classes]`, single precision.
 pub const SX_TARGET_F32: sx_target_type = 4;
-/// Probabilities `[rows, classes]`, half precision.
+/// `sx_target_type`: probabilities `[rows, classes]`, half precision.
 pub const SX_TARGET_F16: sx_target_type = 5;
-/// Probabilities `[rows, classes]`, bfloat16.
+/// `sx_target_type`: probabilities `[rows, classes]`, bfloat16.
 pub const SX_TARGET_BF16: sx_target_type = 6;
 
-/// Which of the two passes a call is, for its plan.
+/// `SX_FORWARD`, `SX_BACKWARD` or `SX_FORWARD_BACKWARD`: what a call computes, for its plan.
 pub type sx_pass = u32;
 
-/// The loss.
+/// `sx_pass`: the loss.
 pub const SX_FORWARD: sx_pass = 1;
-/// The gradient.
+/// `sx_pass`: the gradient.
 pub const SX_BACKWARD: sx_pass = 2;
-/// Both at once.
+/// `sx_pass`: both at once.
 pub const SX_FORWARD_BACKWARD: sx_pass = 3;
 
 /// 0 for no, anything else for yes.
@@ -70,7 +71,8 @@ pub struct sx_shape {
     pub targets_row_stride: usize,
 }
 
-/// The same of a log-softmax.
+/// Sizes of the matrices of a log-softmax, in elements. Strides are from the start of one row to the start of the
+/// next, at least `classes`; 0 stands for `classes`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct sx_log_softmax_shape {
@@ -104,9 +106,10 @@ pub struct sx_memory {
 pub struct sx_gradient {
     /// `[rows, classes]` in the dtype of the logits, with a row stride; in place, it holds the logits before.
     pub matrix: sx_device_ptr,
-    /// The gradient of everything later with respect to the loss, f32: one number, or one a row. 0 for 1.
+    /// The gradient of everything later with respect to the loss, f32: one number, or one a row. 0 means an
+    /// upstream gradient of 1.
     pub upstream: sx_device_ptr,
-    /// Whether it is one a row.
+    /// Whether `upstream` has one number a row.
     pub upstream_per_row: sx_flag,
 }
 

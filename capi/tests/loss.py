@@ -56,7 +56,7 @@ def check_header(text):
             ("", "", smoothxent.DTYPES), ("TARGET_", "", smoothxent.TARGET_TYPES),
             ("", "", smoothxent.PASSES), ("", "", smoothxent.REDUCTIONS), ("", "", smoothxent.SMOOTHINGS),
             ("", "", smoothxent.DIVISORS), ("EMPTY_IS_", "", smoothxent.EMPTY_MEANS),
-            ("", "", smoothxent.BINARY_SMOOTHINGS), ("", "_OF_CLASSES", smoothxent.OVER_CLASSES),
+            ("SMOOTH_BY_", "", smoothxent.BINARY_SMOOTHINGS), ("", "_OF_CLASSES", smoothxent.OVER_CLASSES),
             ("", "", smoothxent.SELECTIONS)]:
         here.update({prefix + name.upper() + suffix: value for name, value in names.items()})
     assert here == number, set(here.items()) ^ set(number.items())

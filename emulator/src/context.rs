@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::exec::alu::step;
 use crate::exec::launch::Launch;
 use crate::exec::race::GlobalShadow;
-use crate::fatbin::Image;
+use crate::fatbin::{Code, Image};
 use crate::memory::{Allocation, Memory, Unplaced};
 use crate::profile::Profile;
 use crate::ptx::ast::StateSpace;
@@ -141,6 +141,11 @@ impl Context {
     /// Distinguishes contexts.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What of an image it runs.
+    pub fn code(&self) -> Code {
+        Code { architecture: self.model().architecture, newest: self.settings.newest_code }
     }
 
     /// Its device.

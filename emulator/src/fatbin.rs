@@ -112,16 +112,33 @@ fn entries(image: &[u8]) -> Result<Vec<Entry>, FatbinError> {
     Ok(found)
 }
 
+/// Which code a device runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    /// Of the device, times ten.
+    pub architecture: u32,
+    /// The newest that is taken: as if what is run had been built before there were newer ones.
+    pub newest: u32,
+}
+
+impl From<u32> for Code {
+    /// All that a device of this architecture can run.
+    fn from(architecture: u32) -> Self {
+        Self { architecture, newest: u32::MAX }
+    }
+}
+
 /// The PTX of a fatbin with the highest architecture that the device can run.
-pub fn ptx_for(image: &[u8], architecture: u32) -> Result<String, FatbinError> {
-    image_for(image, architecture).map(|image| image.ptx)
+pub fn ptx_for(image: &[u8], code: impl Into<Code>) -> Result<String, FatbinError> {
+    image_for(image, code).map(|image| image.ptx)
 }
 
 /// What a fatbin has for a device: the PTX with the highest architecture that it can run, and
 /// registers from machine code of its generation, the nearest.
-pub fn image_for(image: &[u8], architecture: u32) -> Result<Image, FatbinError> {
+pub fn image_for(image: &[u8], code: impl Into<Code>) -> Result<Image, FatbinError> {
+    let Code { architecture, newest } = code.into();
     let entries = entries(image)?;
-    let fits = |entry: &&Entry| entry.architecture <= architecture;
+    let fits = |entry: &&Entry| entry.architecture <= architecture.min(newest);
     let ptx: Vec<&Entry> = entries.iter().filter(|entry| entry.kind == KIND_PTX).collect();
     // The first of the highest: the others may be for a family or a single architecture.
     let best = ptx.iter().copied().filter(fits).rev().max_by_key(|entry| entry.architecture);
@@ -226,7 +243,7 @@ fn decompress(frame: &[u8]) -> Result<Vec<u8>, FatbinError> {
 /// # Safety
 /// `image` points at a fatbin, at nvcc's wrapper of one, at an ELF image or at text that ends with
 /// a zero byte.
-pub unsafe fn image_at(image: *const c_void, architecture: u32) -> Result<Image, FatbinError> {
+pub unsafe fn image_at(image: *const c_void, code: Code) -> Result<Image, FatbinError> {
     // SAFETY: each of the four kinds has at least four bytes, if the text is not shorter; a
     // shorter text ends within them.
     let first = unsafe {
@@ -248,13 +265,13 @@ pub unsafe fn image_at(image: *const c_void, architecture: u32) -> Result<Image,
                 let header = image.cast::<u8>().add(6).cast::<u16>().read_unaligned();
                 std::slice::from_raw_parts(image.cast::<u8>(), usize::from(header) + size)
             };
-            image_for(bytes, architecture)
+            image_for(bytes, code)
         }
         WRAPPER_MAGIC => {
             // SAFETY: the wrapper is two words and a pointer to a fatbin.
             unsafe {
                 let inner = image.cast::<u8>().add(8).cast::<*const c_void>().read_unaligned();
-                image_at(inner, architecture)
+                image_at(inner, code)
             }
         }
         ELF_MAGIC => Err(FatbinError::MachineCode),

@@ -239,6 +239,8 @@ pub struct Settings {
     pub max_grid: i32,
     /// What `.approx` instructions give.
     pub approximation: Approximation,
+    /// The newest architecture, times ten, whose code is taken from images.
+    pub newest_code: u32,
     /// Whether accesses are checked for races.
     pub races: Races,
     /// Whether a kernel may read device memory that nobody wrote.
@@ -279,6 +281,7 @@ impl Default for Settings {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             max_grid: i32::MAX,
             approximation: Approximation::Exact,
+            newest_code: u32::MAX,
             races: Races::default(),
             uninitialised: Uninitialised::default(),
         }
@@ -306,6 +309,9 @@ impl Settings {
         if let Some(model) = read("CUDA_EMULATOR_DEVICE", "sm_70, sm_75, sm_80 or sm_90", named)? {
             settings.model = model;
         }
+        let architecture = |text: &str| text.strip_prefix("sm_")?.parse().ok();
+        let newest = read("CUDA_EMULATOR_NEWEST_CODE", "sm_75, sm_80, ...", architecture)?;
+        settings.newest_code = newest.unwrap_or(settings.newest_code);
         let orders = "forward, reverse or shuffle:SEED";
         if let Some(order) = read("CUDA_EMULATOR_ORDER", orders, Order::parse)? {
             settings.order = order;

@@ -1,7 +1,7 @@
 //! Fatbins: which PTX a device gets.
 
 use cuda_emulator::device::{MODELS, named};
-use cuda_emulator::fatbin::{FatbinError, image_for, ptx_for, registers_of};
+use cuda_emulator::fatbin::{Code, FatbinError, image_for, ptx_for, registers_of};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
 /// A fatbin with entries of (kind, architecture, uncompressed size, payload), as nvcc lays it out.
@@ -36,6 +36,8 @@ fn the_highest_ptx_that_fits_is_taken() {
     assert_eq!(ptx_for(&image, 75).unwrap(), "for 75");
     assert_eq!(ptx_for(&image, 80).unwrap(), "for 80");
     assert_eq!(ptx_for(&image, 90).unwrap(), "for 80");
+    let built_before = Code { architecture: 90, newest: 75 };
+    assert_eq!(ptx_for(&image, built_before).unwrap(), "for 75");
 }
 
 #[test]

@@ -143,7 +143,7 @@ pub(super) fn rows(
     device: &DeviceProperties,
     selection: Selection,
 ) -> Result<RowsPlan, Error> {
-    let choices = tuning::choices(device.compute_capability);
+    let choices = tuning::choices(device);
     let cutter = Cutter { work, device, choices, asked: selection != Selection::Fastest };
     let mut reasons = Reasons::new(cutter.choices);
     let asked = match selection {
@@ -213,7 +213,7 @@ impl Cutter<'_> {
             Strategy::Cluster => {
                 let largest = self.largest_cluster();
                 if largest < 2 {
-                    let (major, minor) = self.device.compute_capability;
+                    let (major, minor) = self.device.compiled_for;
                     return Err(Obstacle::Clusters { major, minor, largest });
                 }
             }

@@ -1,7 +1,7 @@
 //! Devices whose properties are known, so that a plan for one can be asked for anywhere.
 //!
 //! From the CUDA programming guide (limits of a compute capability) and the vendor's data sheets
-//! (multiprocessors, L2, bandwidth). A loaded device is asked itself.
+//! (multiprocessors, L2, bandwidth), with the kernels of a build for all GPUs. A loaded device is asked itself.
 
 use super::DeviceProperties;
 
@@ -19,6 +19,7 @@ pub struct Device {
 /// Capability 7.5: one pool of 64 KiB, no reserve of the driver's.
 const TURING: DeviceProperties = DeviceProperties {
     compute_capability: (7, 5),
+    compiled_for: (7, 5),
     multiprocessors: 0,
     max_grid: i32::MAX as u32,
     registers_per_multiprocessor: 65_536,
@@ -33,6 +34,7 @@ const TURING: DeviceProperties = DeviceProperties {
 
 const AMPERE_SERVER: DeviceProperties = DeviceProperties {
     compute_capability: (8, 0),
+    compiled_for: (8, 0),
     threads_per_multiprocessor: 2048,
     blocks_per_multiprocessor: 32,
     shared_bytes_per_block: 163 << 10,
@@ -52,6 +54,7 @@ const ADA: DeviceProperties = DeviceProperties {
 
 const HOPPER: DeviceProperties = DeviceProperties {
     compute_capability: (9, 0),
+    compiled_for: (9, 0),
     shared_bytes_per_block: 227 << 10,
     shared_bytes_per_multiprocessor: 228 << 10,
     largest_cluster: 8,
@@ -59,10 +62,14 @@ const HOPPER: DeviceProperties = DeviceProperties {
 };
 
 const BLACKWELL_SERVER: DeviceProperties =
-    DeviceProperties { compute_capability: (10, 0), ..HOPPER };
+    DeviceProperties { compute_capability: (10, 0), compiled_for: (10, 0), ..HOPPER };
 
-const BLACKWELL: DeviceProperties =
-    DeviceProperties { compute_capability: (12, 0), largest_cluster: 8, ..ADA };
+const BLACKWELL: DeviceProperties = DeviceProperties {
+    compute_capability: (12, 0),
+    compiled_for: (12, 0),
+    largest_cluster: 8,
+    ..ADA
+};
 
 const fn device(
     name: &'static str,

@@ -46,12 +46,15 @@ fn selections() -> impl Iterator<Item = Selection> {
         .chain(asked.map(Selection::Preferred))
 }
 
-/// Devices that are less than their kind: no clusters to be had, and grids of two blocks.
+/// Devices that are less than their kind: no clusters to be had, grids of two blocks, and kernels that were compiled
+/// for older ones.
 fn all_devices() -> Vec<Device> {
     let mut all = devices::ALL.to_vec();
     for device in [devices::H100, devices::A100, devices::RTX_5090] {
         let small = DeviceProperties { max_grid: 2, ..device.properties };
         all.push(Device { properties: small, ..device });
+        let older = DeviceProperties { compiled_for: (7, 5), ..device.properties };
+        all.push(Device { properties: older, ..device });
         for largest_cluster in [1, 2, 4] {
             let partition =
                 DeviceProperties { largest_cluster, multiprocessors: 16, ..device.properties };
@@ -118,6 +121,26 @@ fn numbers_tell_apart() {
     let [host, here, device] = numbers;
     assert_eq!([host, here], [abi::XENT_DIVIDED_HOST, abi::XENT_DIVIDED_HERE]);
     assert!(host != here && here != device && device != host);
+}
+
+/// A program that was built for older devices meets a new one: its kernels have no clusters, and do not wait.
+#[test]
+fn kernels_for_older_devices_are_launched_as_there() {
+    let config = LossConfig { ignore_index: Some(0), ..LossConfig::default() };
+    for device in [devices::H200, devices::B200, devices::RTX_5090] {
+        let older = DeviceProperties { compiled_for: (8, 0), ..device.properties };
+        for rows in [4, 4096] {
+            let long = of(INDICES, (rows, 128_256), config, Pass::Fused);
+            let plan = rows_of(choose(&long, &older, Selection::Fastest).unwrap());
+            assert_ne!(plan.strategy, Strategy::Cluster, "{}", device.name);
+            assert!(!plan.looks_ahead, "{}", device.name);
+            let starts = plan.steps().map(|step| step.launch.start);
+            assert!(starts.into_iter().all(|start| start == Start::InOrder), "{}", device.name);
+        }
+        let pinned = choose(&problem(4, 128_256), &older, Selection::Pinned(Strategy::Cluster));
+        let Err(Error::Strategy { obstacle, .. }) = pinned else { panic!("{pinned:?}") };
+        assert_eq!(obstacle, Obstacle::Clusters { major: 8, minor: 0, largest: 1 });
+    }
 }
 
 #[test]
@@ -810,7 +833,7 @@ fn pins_hold_far_outside_of_the_tuned_range() {
         (devices::T4, S::Tiny, 3, 513, Obstacle::Classes { classes: 513, most: 512 }),
         (devices::T4, S::Warp, 3, 4097, Obstacle::Packs { packs: 513, most: 512 }),
         (devices::T4, S::Block, 3, 32_264, Obstacle::SharedBytes { bytes: 64_528, most: 64_512 }),
-        (devices::L4, S::Cluster, 3, 10, Obstacle::Clusters { major: 8, minor: 9, largest: 1 }),
+        (devices::L4, S::Cluster, 3, 10, Obstacle::Clusters { major: 8, minor: 0, largest: 1 }),
         (devices::H200, S::SplitRow, 1025, 10, Obstacle::Rows { rows: 1025, most: 1024 }),
     ];
     for (device, strategy, rows, classes, expected) in cases {
@@ -889,7 +912,7 @@ rows       a block each, 6282 packs of 16 bytes, 4992 kept in shared memory
 resident   2 blocks a multiprocessor (by shared memory 2, by threads 5, at most 32), if a thread has up to 80 registers
 memory     logits read once, 20% of the logits a second time (1.3 MiB at once, the L2 cache has 40 MiB), gradient written once
 because    two_pass  keeps as much of a row as lets 2 blocks share a multiprocessor
-not        cluster   cannot: a cluster needs 2 blocks or more, and this device of compute capability 8.0 places 1 at most
+not        cluster   cannot: a cluster needs 2 blocks or more; of kernels for compute capability 8.0 this device places 1 at most
 not        block     is for up to 80 KiB of shared memory, and a row needs 98.2 KiB
 not        split_row is for up to 54 rows, and there are 64
 not        warp      cannot: a row has up to 6283 packs of 16 bytes, and a warp holds 512 at most

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::{DeviceProperties, Generation};
+
 /// Where the numbers of a row come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Provenance {
@@ -153,10 +155,13 @@ const H200: Choices = Choices {
     },
 };
 
-pub(super) fn choices(compute_capability: (u32, u32)) -> &'static Choices {
+pub(super) fn choices(device: &DeviceProperties) -> &'static Choices {
     let [others @ .., least] = &CHOICES;
-    // None is less than any.
-    let capability = Some(compute_capability);
+    // None is less than any. Kernels without clusters are used as on devices that have none.
+    let capability = match device.generation() {
+        Generation::Blocks => None,
+        Generation::Clusters => Some(device.compute_capability),
+    };
     others.iter().find(|choices| capability >= choices.from).unwrap_or(least)
 }
 
@@ -212,7 +217,7 @@ pub(super) const NORMALIZER_BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::devices, *};
 
     /// The table is in order, without gaps, and every row is found.
     #[test]
@@ -224,12 +229,19 @@ mod tests {
         for major in 0..20 {
             for minor in 0..10 {
                 let capability = (major, minor);
-                let row = choices(capability);
+                let device = |compiled_for| DeviceProperties {
+                    compute_capability: capability,
+                    compiled_for,
+                    ..devices::H200.properties
+                };
+                let row = choices(&device(capability));
                 assert!(row.from.is_none_or(|from| from <= capability), "{capability:?}");
                 assert!(row.below.is_none_or(|below| capability < below), "{capability:?}");
                 // What was measured is true of what it was measured on.
                 let measured = matches!(row.provenance, Provenance::Measured { .. });
                 assert_eq!(measured, major == 9, "{capability:?}");
+                // Without clusters another takes their rows.
+                assert!(choices(&device((8, 0))).split_row.is_some(), "{capability:?}");
             }
         }
     }

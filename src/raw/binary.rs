@@ -119,7 +119,7 @@ pub unsafe fn forward_backward(
 /// Enqueues the gradient, as [`binary::backward`](crate::binary::backward).
 ///
 /// # Errors
-/// Those of [`forward_backward`].
+/// Those of [`forward_backward`], except [`Error::LossWithoutReduction`] and [`Error::Strategy`].
 ///
 /// # Safety
 /// That of [`raw`](crate::raw).

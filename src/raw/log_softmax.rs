@@ -71,9 +71,10 @@ pub enum Softmax {
 /// [`log_softmax::forward`](crate::log_softmax::forward).
 ///
 /// # Errors
-/// Before anything is enqueued: those of [`LogSoftmaxProblem::new`]; [`Error::Null`];
-/// [`Error::Alignment`]; [`Error::Memory`] and [`Error::WorkspaceSize`] of what is saved;
-/// [`Error::SameAddress`]; [`Error::Strategy`]. [`Error::Driver`] if the launch is refused.
+/// Before anything is enqueued: those of [`LogSoftmaxProblem::new`]; [`Error::RowStride`] and
+/// [`Error::Size`]; [`Error::Null`]; [`Error::Alignment`]; [`Error::Memory`] and
+/// [`Error::WorkspaceSize`] of what is saved; [`Error::SameAddress`]; [`Error::Strategy`].
+/// [`Error::Driver`] if the launch is refused.
 ///
 /// # Safety
 /// That of [`raw`](crate::raw).
@@ -104,7 +105,7 @@ pub unsafe fn forward(
 /// `[rows, classes]` with row strides.
 ///
 /// # Errors
-/// Those of [`forward`].
+/// Those of [`forward`], except [`Error::Strategy`].
 ///
 /// # Safety
 /// That of [`raw`](crate::raw).

@@ -140,8 +140,8 @@ fn label_smoothing() -> Result<(), String> {
 }
 
 /// What options that multiply or divide have to be.
-const POSITIVE: &str = "more than 0 and within f32's range, as what is formed of it has to be (1/divisor, \
-                        log2(e) logit_scale, logit_scale/logit_softcap)";
+const POSITIVE: &str = "positive and finite in f32 (and so must be 1/divisor, log2(e) * logit_scale and \
+                        logit_scale / logit_softcap)";
 
 fn options() -> Result<(), String> {
     let mut buffers = Buffers::new();

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// smoothxent's own commands. None needs a GPU or an installed CUDA.
+/// smoothxent's own commands. Only `compare` needs a GPU, and none an installed CUDA.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {

@@ -17,7 +17,7 @@ use crate::{cargo, emulator, process, toolchain, workspace};
 ///
 /// The faults are listed in xtask/mutations.toml. A copy of the tree is changed; the kernels that the tests
 /// launch are compiled for one architecture, as PTX alone; and the tests run on the emulated driver with its
-/// race checks. It takes some 15 seconds a fault, an hour for all.
+/// race checks. It takes some 15 seconds a fault on two cores, an hour and a half for all.
 /// Each line says which test noticed, and by what: the emulated driver's finding, or wrong results.
 /// Fails if a fault is noticed by none, or if a test of the list fails, or is not there, without a fault.
 #[derive(clap::Args)]

@@ -34,8 +34,8 @@ const OP: &str = "cross_entropy";
 /// loaded once a device, with the first handle. Making a handle for every step works, but allocates.
 /// On the CPU everything is computed in f64 by [`smoothxent::reference`], one row after the other.
 ///
-/// A target that names no class gives its row a NaN loss and a zero gradient, and is reported by
-/// [`check`](Self::check).
+/// A target that names no class gives its row a NaN loss and a zero gradient, makes the sum or mean NaN, and is
+/// reported by [`check`](Self::check).
 #[derive(Clone, Debug)]
 pub struct CrossEntropy {
     config: LossConfig,

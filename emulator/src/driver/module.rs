@@ -22,7 +22,7 @@ pub fn load_image(image: *const c_void) -> Result<Handle> {
     }
     let context = current()?;
     // SAFETY: the driver API has callers pass a fatbin, cubin or text that ends with a zero byte.
-    let image = unsafe { fatbin::image_at(image, context.model().architecture) }?;
+    let image = unsafe { fatbin::image_at(image, context.code()) }?;
     let loaded = context.load_image(&image)?;
     let mut objects = objects();
     let handle = objects.fresh();
@@ -97,8 +97,9 @@ pub fn attribute(function: &Function, number: i32) -> Result<i32> {
         3 => kernel.local_bytes as i32,         // LOCAL_SIZE_BYTES
         // NUM_REGS; without machine code for the device a number that fits every block.
         4 => kernel.registers.unwrap_or(64) as i32,
-        5 | 6 => architecture, // PTX_VERSION, BINARY_VERSION
-        7 => 0,                // CACHE_MODE_CA
+        5 => kernel.architecture as i32, // PTX_VERSION
+        6 => architecture,               // BINARY_VERSION
+        7 => 0,                          // CACHE_MODE_CA
         8 => function.max_dynamic_shared_bytes.load(Ordering::Relaxed) as i32,
         9 => -1, // PREFERRED_SHARED_MEMORY_CARVEOUT: default
         10 => 0, // CLUSTER_SIZE_MUST_BE_SET

@@ -6,6 +6,8 @@ use std::sync::Arc;
 /// A PTX module.
 #[derive(Debug, Default)]
 pub struct Module<'a> {
+    /// The architecture of its `.target`, times ten; 0 if there is none.
+    pub architecture: u32,
     /// Variables outside functions.
     pub variables: Vec<Variable<'a>>,
     /// Kernels.

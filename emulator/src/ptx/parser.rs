@@ -159,7 +159,11 @@ impl<'a> Parser<'a> {
                 Ok(())
             }
             ".target" => {
-                self.at += 2;
+                self.at += 1;
+                // As in sm_90a.
+                let digits = self.next().text.trim_start_matches("sm_");
+                let digits = digits.trim_end_matches(|c: char| !c.is_ascii_digit());
+                module.architecture = digits.parse().unwrap_or(0);
                 while self.accept(b',') {
                     self.at += 1;
                 }

@@ -129,6 +129,7 @@ pub fn decode(
         local_bytes: decoder.local_bytes.next_multiple_of(16),
         max_threads: kernel.max_threads,
         cluster: kernel.cluster,
+        architecture: module.architecture,
         registers: None,
         slots: decoder.operands.slots,
         constants32: decoder.operands.constants32.iter().map(|(&v, &s)| (s, v)).collect(),

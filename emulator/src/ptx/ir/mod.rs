@@ -51,6 +51,8 @@ pub struct Kernel {
     pub cluster: Option<[u32; 3]>,
     /// Whether it starts asynchronous copies.
     pub copies: bool,
+    /// The architecture that it was compiled for, times ten.
+    pub architecture: u32,
     /// Registers of a thread, where the image has machine code for the device.
     pub registers: Option<u32>,
     /// Slots of the files of 32-bit registers, 64-bit registers and predicates.
