@@ -20,8 +20,14 @@ struct Dtype;
 
 template <>
 struct Dtype<float> {
+    static constexpr unsigned kLowestWord = 0xff800000u;  // -inf
+
     static __device__ __forceinline__ float widen(float x) { return x; }
     static __device__ __forceinline__ float narrow(float x) { return x; }
+    static __device__ __forceinline__ unsigned larger(unsigned a, unsigned b) {
+        return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));
+    }
+    static __device__ __forceinline__ float largest(unsigned word) { return __uint_as_float(word); }
 
     static __device__ __forceinline__ void unpack(uint4 pack, float (&x)[4]) {
         x[0] = __uint_as_float(pack.x);
@@ -37,6 +43,8 @@ struct Dtype<float> {
 
 template <>
 struct Dtype<__half> {
+    static constexpr unsigned kLowestWord = 0xfc00fc00u;  // -inf twice
+
     static __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
     static __device__ __forceinline__ __half narrow(float x) { return __float2half_rn(x); }
 
@@ -55,10 +63,25 @@ struct Dtype<__half> {
         const __half2 both = __floats2half2_rn(low, high);
         return *reinterpret_cast<const unsigned *>(&both);
     }
+    static __device__ __forceinline__ unsigned larger(unsigned a, unsigned b) {
+#if __CUDA_ARCH__ >= 800
+        asm("max.f16x2 %0, %0, %1;" : "+r"(a) : "r"(b));
+        return a;
+#else
+        const float2 x = unpack2(a), y = unpack2(b);
+        return pack2(fmaxf(x.x, y.x), fmaxf(x.y, y.y));  // exact: they were of this type
+#endif
+    }
+    static __device__ __forceinline__ float largest(unsigned word) {
+        const float2 both = unpack2(word);
+        return fmaxf(both.x, both.y);
+    }
 };
 
 template <>
 struct Dtype<__nv_bfloat16> {
+    static constexpr unsigned kLowestWord = 0xff80ff80u;  // -inf twice
+
     static __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
     static __device__ __forceinline__ __nv_bfloat16 narrow(float x) {
         return __float2bfloat16_rn(x);
@@ -77,6 +100,19 @@ struct Dtype<__nv_bfloat16> {
     static __device__ __forceinline__ unsigned pack2(float low, float high) {
         const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
         return *reinterpret_cast<const unsigned *>(&both);
+    }
+    static __device__ __forceinline__ unsigned larger(unsigned a, unsigned b) {
+#if __CUDA_ARCH__ >= 800
+        asm("max.bf16x2 %0, %0, %1;" : "+r"(a) : "r"(b));
+        return a;
+#else
+        const float2 x = unpack2(a), y = unpack2(b);
+        return pack2(fmaxf(x.x, y.x), fmaxf(x.y, y.y));  // exact: they were of this type
+#endif
+    }
+    static __device__ __forceinline__ float largest(unsigned word) {
+        const float2 both = unpack2(word);
+        return fmaxf(both.x, both.y);
     }
 };
 
@@ -106,6 +142,38 @@ __device__ __forceinline__ void unpack(uint4 pack, float (&x)[4]) {
 template <typename T>
 __device__ __forceinline__ uint4 pack(const float (&x)[4]) {
     return Dtype<T>::pack(x);
+}
+
+// A pack of nothing but -inf.
+template <typename T>
+__device__ __forceinline__ uint4 lowest_pack() {
+    constexpr unsigned kWord = Dtype<T>::kLowestWord;
+    return make_uint4(kWord, kWord, kWord, kWord);
+}
+
+// Stores a pack or not, without a branch: what was computed of it is computed in any case.
+__device__ __forceinline__ void store_pack_if(bool there, uint4 *to, uint4 bits) {
+    asm volatile(
+        "{\n"
+        ".reg .pred there;\n"
+        "setp.ne.u32 there, %5, 0;\n"
+        "@there st.global.v4.b32 [%0], {%1, %2, %3, %4};\n"
+        "}" ::"l"(__cvta_generic_to_global(to)),
+        "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w), "r"(uint32_t(there))
+        : "memory");
+}
+
+// The larger of each two elements of packs as they are stored; NaN is passed over, as by fmaxf. Two of half
+// precision at once, where there is such an instruction.
+template <typename T>
+__device__ __forceinline__ uint4 larger(uint4 a, uint4 b) {
+    return make_uint4(Dtype<T>::larger(a.x, b.x), Dtype<T>::larger(a.y, b.y),
+                      Dtype<T>::larger(a.z, b.z), Dtype<T>::larger(a.w, b.w));
+}
+template <typename T>
+__device__ __forceinline__ float largest_of(uint4 pack) {
+    return Dtype<T>::largest(Dtype<T>::larger(Dtype<T>::larger(pack.x, pack.y),
+                                              Dtype<T>::larger(pack.z, pack.w)));
 }
 
 template <typename T>

@@ -19,6 +19,7 @@
 
 #include "abi.h"
 #include "dtype.cuh"
+#include "pack_batch.cuh"
 #include "softmax_state.cuh"
 #include "terms.cuh"
 #include "vector.cuh"
@@ -182,10 +183,59 @@ struct Row {
     // at `excluded`.
     template <Pass pass, class AnyState>
     __device__ __forceinline__ void accumulate(AnyState &state, uint32_t excluded = kNoPosition) {
-        packs.template forward<pass>([&](uint32_t index, uint4 bits) {
-            add_pack<pass>(state, index, bits, excluded);
-        });
+        // Of a later pass, the maximum is known.
+        if constexpr (pass == Pass::kFirst && !Terms::kKnowsCap && Packs::kAtHand) {
+            add_at_hand(state);
+        } else if constexpr (pass == Pass::kFirst && !Terms::kKnowsCap) {
+            packs.template forward_in_batches<pass>(
+                [&](const auto &batch, auto which) { add_batch(state, batch, which); });
+        } else {
+            packs.template forward<pass>([&](uint32_t index, uint4 bits) {
+                add_pack<pass>(state, index, bits, excluded);
+            });
+        }
         add_singles<pass>(state, excluded);
+    }
+
+    // All packs at once: their maximum is known before the first of them is taken.
+    template <class AnyState>
+    __device__ __forceinline__ void add_at_hand(AnyState &state) const {
+        const float largest = packs.largest();
+        state.raise_at(largest, [&] { return layout.start_of(packs.first_with(largest)); });
+        packs.for_each_at_hand([&](uint32_t, uint4 bits, bool there) {
+            float x[kSize];
+            unpack<T>(bits, x);
+            state.add_below(x, there);
+        });
+    }
+
+    // Packs of elements as they are, kPacksAtOnce of which raise the maximum once.
+    template <class AnyState, uint32_t kCount, class Which>
+    __device__ __forceinline__ void add_batch(AnyState &state, const PackBatch<kCount> &batch,
+                                              Which) const {
+#pragma unroll
+        for (uint32_t start = 0; start < kCount; start += kPacksAtOnce) {
+            uint4 elements = batch.bits[start];
+#pragma unroll
+            for (uint32_t i = 1; i < kPacksAtOnce; ++i) {
+                elements = larger<T>(elements, batch.bits[start + i]);
+            }
+            const float largest = largest_of<T>(elements);
+            state.raise_at(largest, [&] {
+                uint32_t first = start;
+#pragma unroll
+                for (uint32_t i = kPacksAtOnce; i-- > 0;) {
+                    if (largest_of<T>(batch.bits[start + i]) == largest) first = start + i;
+                }
+                return layout.start_of(batch.index(first));
+            });
+#pragma unroll
+            for (uint32_t i = 0; i < kPacksAtOnce; ++i) {
+                float x[kSize];
+                unpack<T>(batch.bits[start + i], x);
+                state.add_below(x, Which::kAll || batch.has(start + i));
+            }
+        }
     }
 
     template <Pass pass, class AnyState>
@@ -314,6 +364,13 @@ struct Row {
             return;
         }
         uint4 *const packs_to = layout.body(to);
+        if constexpr (Packs::kAtHand && Terms::kWeights != Weights::kGiven) {
+            packs.for_each_at_hand([&](uint32_t index, uint4 bits, bool there) {
+                store_pack_if(there, packs_to + index, outputs_of(index, bits, output, shift));
+            });
+            write_singles(to, output, shift);
+            return;
+        }
         packs.backward([](uint32_t) { return Nothing(); },
                        [&](uint32_t index, uint4 bits, Nothing) {
                            packs_to[index] = outputs_of(index, bits, output, shift);

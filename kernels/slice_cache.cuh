@@ -10,14 +10,15 @@
 //     sm_80: each thread orders its own packs.
 //     sm_75: nothing goes on by itself: `SliceCache::kFillsItself` is false, and whoever reads a pack for
 //     the first time keeps it.
-// Invariants: a chunk is a whole number of packs a thread. Every row passes through every chunk, an empty
-//     one too, so that all mbarriers are in the same phase.
+// Invariants: a chunk is a whole number of kPacksAtOnce packs a thread. Every row passes through every chunk, an
+//     empty one too, so that all mbarriers are in the same phase.
 #pragma once
 
 #include <stdint.h>
 
 #include "abi.h"
 #include "async_copy.cuh"
+#include "pack_batch.cuh"
 #include "reduce.cuh"
 
 namespace xent {
@@ -52,12 +53,15 @@ class SliceCache {
     // For up to `most` packs. Called by all threads of the block; the caller has a barrier before `fill`.
     __device__ __forceinline__ SliceCache(uint4 *shared, SliceCacheStorage &storage, uint32_t most)
         : packs(shared),
+          address_(address_of(shared)),
           count_(0),
           looks_ahead_(false),
           storage_(storage),
           parity_(1) {
-        const uint32_t chunks = kCacheChunks * blockDim.x;
-        chunk_ = (most + chunks - 1) / chunks * blockDim.x;
+        const uint32_t at_once = kPacksAtOnce * blockDim.x, chunks = kCacheChunks * at_once;
+        chunk_ = (most + chunks - 1) / chunks * at_once;
+        // Stays in a register: each access would ask for the block's place in its cluster.
+        asm volatile("mov.b32 %0, %0;" : "+r"(address_));
 #if __CUDA_ARCH__ >= 900
         if (threadIdx.x == 0) {
             for (uint32_t i = 0; i < kCacheChunks; ++i) {
@@ -117,6 +121,15 @@ class SliceCache {
         return min((chunk + 1) * chunk_, count_);
     }
 
+    __device__ __forceinline__ uint4 load(uint32_t i) const {
+        uint4 bits;
+        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
+                     : "r"(address_ + i * XENT_PACK_BYTES)
+                     : "memory");
+        return bits;
+    }
+
     // Until this thread's packs of a chunk are there. Chunks are waited for in order.
     __device__ __forceinline__ void wait_for(uint32_t chunk) const {
 #if __CUDA_ARCH__ >= 900
@@ -142,6 +155,7 @@ class SliceCache {
     }
 
   private:
+    uint32_t address_;  // of `packs` in shared memory
     uint32_t count_;
     uint32_t chunk_;  // packs of every chunk but the last ones, which can have fewer: some a thread
     bool looks_ahead_;

@@ -14,6 +14,7 @@
 
 #include "abi.h"
 #include "dtype.cuh"
+#include "pack_batch.cuh"
 #include "row.cuh"
 #include "slice_cache.cuh"
 #include "vector.cuh"
@@ -27,12 +28,13 @@ struct SlicePlace {
     uint32_t cached_packs;
 };
 
-template <class Terms>
+template <typename T, class Terms>
 class SlicePacks {
     // Weights that come from memory with their elements are kept with them, by whoever brought them.
     static constexpr bool kFillsItself = SliceCache::kFillsItself && !Terms::kStreamed;
 
   public:
+    static constexpr bool kAtHand = false;
     // Whether the packs of the row after can be on their way before it begins.
     static constexpr bool kLooksAhead = SliceCache::kLooksAhead && !Terms::kStreamed;
 
@@ -76,15 +78,22 @@ class SlicePacks {
         return is_kept(pack) ? cache_.packs[pack - begin_] : body_[pack];
     }
 
-    // do_with(index, bits) for this thread's packs, first ones first.
+    // take(batch, AllThere or SomeThere) for this thread's packs, first ones first.
+    template <Pass pass, class Take>
+    __device__ __forceinline__ void forward_in_batches(const Take &take) {
+        if (kFillsItself || pass == Pass::kLater) {
+            if (cached_ != 0) forward_in_cache<pass>(take);
+        } else {
+            forward_in_memory<true>(begin_, begin_ + cached_, take);
+        }
+        forward_in_memory<false>(begin_ + cached_, end_, take);
+    }
+    // do_with(index, bits) for each.
     template <Pass pass, class Do>
     __device__ __forceinline__ void forward(const Do &do_with) {
-        if (kFillsItself || pass == Pass::kLater) {
-            if (cached_ != 0) forward_in_cache<pass>(do_with);
-        } else {
-            forward_in_memory<true>(begin_, begin_ + cached_, do_with);
-        }
-        forward_in_memory<false>(begin_ + cached_, end_, do_with);
+        forward_in_batches<pass>([&](const auto &batch, auto which) {
+            for_each_pack(batch, which, do_with);
+        });
     }
 
     // do_with(index, bits, prefetch(index)) after a first pass, of what is not kept the last packs first.
@@ -126,6 +135,9 @@ class SlicePacks {
     }
 
   private:
+    // Not where the code for a pack is long.
+    static constexpr bool kTwice = !Terms::kKnowsCap;
+
     const uint4 *body_;
     uint32_t skipped_;
     Slice slice_;
@@ -135,15 +147,15 @@ class SlicePacks {
     uint32_t cached_;  // packs [begin, begin + cached) are kept
     SliceCache &cache_;
 
-    template <Pass pass, class Do>
-    __device__ __forceinline__ void forward_in_cache(const Do &do_with) const {
+    template <Pass pass, class Take>
+    __device__ __forceinline__ void forward_in_cache(const Take &take) const {
         uint32_t from = 0;
 #pragma unroll 1
         for (uint32_t chunk = 0; from < cached_; ++chunk) {
             // All at once where they have been there since an earlier pass.
             const uint32_t to = pass == Pass::kFirst ? cache_.end_of(chunk) : cached_;
             if (pass == Pass::kFirst) cache_.wait_for(chunk);
-            for_each_kept(from, to, do_with);
+            kept_in_batches(from, to, take);
             from = to;
         }
     }
@@ -151,30 +163,31 @@ class SlicePacks {
     // do_with(index, bits) for this thread's packs that are kept, each for the last time.
     template <class Do>
     __device__ __forceinline__ void leave_kept(const Do &do_with) const {
+        const auto take = [&](const auto &batch, auto which) {
+            for_each_pack(batch, which, do_with);
+        };
         if constexpr (kLooksAhead) {
             const bool looks_ahead = cache_.looks_ahead();
             uint32_t from = 0;
 #pragma unroll 1
             for (uint32_t chunk = 0; chunk < kCacheChunks; ++chunk) {
                 const uint32_t to = cache_.end_of(chunk);
-                for_each_kept(from, to, do_with);
+                kept_in_batches(from, to, take);
                 if (looks_ahead) cache_.leave(chunk);
                 from = to;
             }
             if (looks_ahead) cache_.has_left();
         } else {
-            for_each_kept(0, cached_, do_with);
+            kept_in_batches(0, cached_, take);
         }
     }
 
-    // do_with(index, bits) for this thread's packs from begin + from to begin + to, all of which are kept.
-    template <class Do>
-    __device__ __forceinline__ void for_each_kept(uint32_t from, uint32_t to,
-                                                  const Do &do_with) const {
-#pragma unroll 2
-        for (uint32_t i = from + threadIdx.x; i < to; i += blockDim.x) {
-            if (begin_ + i != skipped_) do_with(begin_ + i, cache_.packs[i]);
-        }
+    // Of the packs from begin + from to begin + to, all of which are kept.
+    template <class Take>
+    __device__ __forceinline__ void kept_in_batches(uint32_t from, uint32_t to,
+                                                    const Take &take) const {
+        in_batches<kPacksAtOnce, kTwice>(begin_ + from, begin_ + to, skipped_, lowest_pack<T>(),
+                                 [&](uint32_t index) { return cache_.load(index - begin_); }, take);
     }
 
     template <uint32_t kBatch, class Fetch, class Prefetch, class Do>
@@ -202,28 +215,19 @@ class SlicePacks {
         }
     }
 
-    template <bool kKeeps, class Do>
+    template <bool kKeeps, class Take>
     __device__ __forceinline__ void forward_in_memory(uint32_t from, uint32_t to,
-                                                      const Do &do_with) const {
-        constexpr uint32_t kBatch = Terms::kPacksInFlight;
-        const auto take = [&](uint32_t index, uint4 bits) {
-            if (index == skipped_) return;
-            if (kKeeps) cache_.packs[index - begin_] = bits;
-            do_with(index, bits);
-        };
-        uint32_t start = from + threadIdx.x;
-        // Whole batches, loaded without conditions: the skipped pack, too, is written by nobody before the
-        // merge that ends this pass.
-#pragma unroll 1
-        for (; start + (kBatch - 1) * blockDim.x < to; start += kBatch * blockDim.x) {
-            uint4 batch[kBatch];
-#pragma unroll
-            for (uint32_t i = 0; i < kBatch; ++i) batch[i] = body_[start + i * blockDim.x];
-#pragma unroll
-            for (uint32_t i = 0; i < kBatch; ++i) take(start + i * blockDim.x, batch[i]);
-        }
-#pragma unroll 1
-        for (; start < to; start += blockDim.x) take(start, body_[start]);
+                                                      const Take &take) const {
+        in_batches<Terms::kPacksInFlight, kTwice>(
+            from, to, skipped_, lowest_pack<T>(), [&](uint32_t index) { return body_[index]; },
+            [&](const auto &batch, auto which) {
+                if constexpr (kKeeps) {
+                    for_each_pack(batch, which, [&](uint32_t index, uint4 bits) {
+                        cache_.packs[index - begin_] = bits;
+                    });
+                }
+                take(batch, which);
+            });
     }
 
     __device__ __forceinline__ float4 *weights(uint32_t part, uint32_t pack) const {

@@ -145,6 +145,11 @@ struct SoftmaxState {
 
     // Re-expresses the state relative to a maximum of at least `candidate`, met at `where`.
     XENT_INLINE void raise(float candidate, uint32_t where) {
+        raise_at(candidate, [&] { return where; });
+    }
+    // The same where the place is looked for when it is needed, which is seldom.
+    template <class Find>
+    XENT_INLINE void raise_at(float candidate, const Find &find) {
         if (candidate > max) {
             Shift higher = shift;
             higher.move_to(candidate);
@@ -157,7 +162,7 @@ struct SoftmaxState {
                 }
             }
             max = candidate;
-            place = where;
+            place = find();
             shift = higher;
         }
     }
@@ -165,13 +170,22 @@ struct SoftmaxState {
     // Elements of weight 1, of which the first is at `where`.
     template <int N>
     XENT_INLINE void add(const float (&x)[N], uint32_t where) {
+        raise(max_of(x), where);
+        add_below(x, true);
+    }
+    // The same of elements of which none is above the maximum. Those that are not taken are -inf, all of them.
+    template <int N>
+    XENT_INLINE void add_below(const float (&x)[N], bool taken) {
         float t[N];
-        add_exponentials(x, t, where);
+        add_exponentials_up_to_max(x, t);
         if constexpr (kWeights != Weights::kNone) {
             XENT_UNROLL
             for (int i = 0; i < N; ++i) t[i] = shift.shifted(x[i], t[i]);
-            shifted_sum = add_rn(shifted_sum, sum_of(t));
-            mass = add_rn(mass, float(N));
+            const float of_pack = sum_of(t);
+            if (taken) {
+                shifted_sum = add_rn(shifted_sum, of_pack);
+                mass = add_rn(mass, float(N));
+            }
         }
     }
 

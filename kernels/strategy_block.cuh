@@ -25,7 +25,7 @@ template <typename T, class Terms>
 struct BlockStrategy {
     using Element = T;
     using TermsOfRow = Terms;
-    using Packs = std::conditional_t<Terms::kOnePass, PassingPacks, SlicePacks<Terms>>;
+    using Packs = std::conditional_t<Terms::kOnePass, PassingPacks, SlicePacks<T, Terms>>;
     using Row = xent::Row<T, Terms, BlockTeam, Packs>;
     static constexpr bool kSharesWarps = false;
     static constexpr bool kHasTwoLaunches = false;

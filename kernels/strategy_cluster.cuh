@@ -23,10 +23,10 @@ template <typename T, class Terms>
 struct ClusterStrategy {
     using Element = T;
     using TermsOfRow = Terms;
-    using Row = xent::Row<T, Terms, ClusterTeam, SlicePacks<Terms>>;
+    using Row = xent::Row<T, Terms, ClusterTeam, SlicePacks<T, Terms>>;
     static constexpr bool kSharesWarps = false;
     static constexpr bool kHasTwoLaunches = false;
-    static constexpr bool kLooksAhead = SlicePacks<Terms>::kLooksAhead;
+    static constexpr bool kLooksAhead = SlicePacks<T, Terms>::kLooksAhead;
     static constexpr uint32_t kDividedSlots = 1;
 
     struct Storage {

@@ -76,8 +76,8 @@ struct SplitTeam {
 
 // In the first launch a slice of a row; in the second one, in what FusedRow asks for, the whole row.
 template <typename T, class Terms>
-struct SplitRow : Row<T, Terms, SplitTeam, SlicePacks<Terms>> {
-    using Slices = Row<T, Terms, SplitTeam, SlicePacks<Terms>>;
+struct SplitRow : Row<T, Terms, SplitTeam, SlicePacks<T, Terms>> {
+    using Slices = Row<T, Terms, SplitTeam, SlicePacks<T, Terms>>;
     using Slices::Slices;
 
     // The first launch has done it.

@@ -27,11 +27,13 @@
 namespace xent {
 
 // Where a group of lanes has the packs of a row: in registers.
-template <uint32_t kPacks>
+template <typename T, uint32_t kPacks>
 class LanePacks {
     static_assert(kPacks < 32, "a bit for each");
 
   public:
+    static constexpr bool kAtHand = true;
+
     // `skipped` is a pack that no pass shall visit, or kNoPack.
     template <class Place>
     __device__ __forceinline__ LanePacks(const uint4 *body, uint32_t packs, uint32_t skipped,
@@ -46,7 +48,10 @@ class LanePacks {
         mine_ = (1u << ((packs + lanes_ - 1 - first_) >> log2)) - 1 - (first_ >> 31);
         const uint32_t slot = (skipped + shift) >> log2;
         if (skipped < packs && ((skipped + shift) & (lanes_ - 1)) == lane) mine_ &= ~(1u << slot);
-        for_each([&](uint32_t i, uint32_t index) { kept_[i] = body_[index]; });
+        for_each_slot([&](uint32_t i, uint32_t index, bool there) {
+            kept_[i] = lowest_pack<T>();
+            if (there) kept_[i] = body_[index];
+        });
     }
 
     __device__ __forceinline__ uint32_t begin() const { return 0; }
@@ -64,6 +69,25 @@ class LanePacks {
 
     // Registers cannot be chosen by an index; the row was read a moment ago, and is not overwritten yet.
     __device__ __forceinline__ uint4 fetch(uint32_t pack) const { return body_[pack]; }
+
+    // The largest element of this lane's packs, and the first pack that has it.
+    __device__ __forceinline__ float largest() const {
+        uint4 largest = lowest_pack<T>();
+        for_each_slot([&](uint32_t i, uint32_t, bool) { largest = larger<T>(largest, kept_[i]); });
+        return largest_of<T>(largest);
+    }
+    __device__ __forceinline__ uint32_t first_with(float value) const {
+        uint32_t first = kNoPack;
+        for_each([&](uint32_t i, uint32_t index) {
+            if (first == kNoPack && largest_of<T>(kept_[i]) == value) first = index;
+        });
+        return first;
+    }
+    // do_with(index, bits, there): without a branch, nothing but -inf where there is no pack.
+    template <class Do>
+    __device__ __forceinline__ void for_each_at_hand(const Do &do_with) const {
+        for_each_slot([&](uint32_t i, uint32_t index, bool there) { do_with(index, kept_[i], there); });
+    }
 
     // do_with(index, bits) for this lane's packs.
     template <Pass, class Do>
@@ -91,12 +115,18 @@ class LanePacks {
     // Unrolled, so that `kept_` stays in registers. Short rows leave it early, the whole grid at the same
     // pack; looked for at powers of two, which costs long rows less.
     template <class Do>
-    __device__ __forceinline__ void for_each(const Do &do_with) const {
+    __device__ __forceinline__ void for_each_slot(const Do &do_with) const {
 #pragma unroll
         for (uint32_t i = 0; i < kPacks; ++i) {
             if ((i & (i - 1)) == 0 && i * lanes_ > most_packs_) break;
-            if ((mine_ >> i & 1) != 0) do_with(i, i * lanes_ + first_);
+            do_with(i, i * lanes_ + first_, (mine_ >> i & 1) != 0);
         }
+    }
+    template <class Do>
+    __device__ __forceinline__ void for_each(const Do &do_with) const {
+        for_each_slot([&](uint32_t i, uint32_t index, bool there) {
+            if (there) do_with(i, index);
+        });
     }
 };
 
@@ -105,7 +135,7 @@ struct WarpStrategy {
     using Element = T;
     using TermsOfRow = Terms;
     static_assert(!Terms::kStreamed, "weights of elements are not kept in registers");
-    using Packs = std::conditional_t<Terms::kOnePass, PassingPacks, LanePacks<Terms::kLanePacks>>;
+    using Packs = std::conditional_t<Terms::kOnePass, PassingPacks, LanePacks<T, Terms::kLanePacks>>;
     using Row = xent::Row<T, Terms, ShiftedTeam, Packs>;
     static constexpr uint32_t kWarps = XENT_WARP_BLOCK_THREADS / kWarpSize;
     static constexpr bool kSharesWarps = true;
