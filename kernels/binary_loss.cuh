@@ -368,10 +368,7 @@ __device__ __forceinline__ void report_binary(const XentBinary &p, const BinaryS
                 weighted(inverse_divisor, loss) + share_of_nothing(inverse_divisor);
         }
     }
-    if (p.sums.loss != nullptr) {
-        const uint32_t rows = speakers.counted();
-        if (rows != 0) count_rows(p.sums, speakers.first, rows);
-    }
+    if (p.sums.loss != nullptr) count_rows(p.sums, speakers.first, speakers.rows);
 }
 
 template <class Strategy>

@@ -107,7 +107,9 @@ struct Dtype<__nv_bfloat16> {
         return a;
 #else
         const float2 x = unpack2(a), y = unpack2(b);
-        return pack2(fmaxf(x.x, y.x), fmaxf(x.y, y.y));  // exact: they were of this type
+        // Exact: they were of this type.
+        return __float_as_uint(fmaxf(x.x, y.x)) >> 16 |
+               (__float_as_uint(fmaxf(x.y, y.y)) & 0xffff0000u);
 #endif
     }
     static __device__ __forceinline__ float largest(unsigned word) {

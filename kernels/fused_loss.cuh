@@ -146,8 +146,7 @@ __device__ __forceinline__ void report_rows(const XentFused &p, const XentDivide
         };
         report_row<Terms>(p, divided(p, found), row, softmax, speakers.row);
     }
-    const uint32_t rows = speakers.counted();
-    if (rows != 0) count_reported(p, speakers.first, rows);
+    count_reported(p, speakers.first, speakers.rows);
 }
 
 // One row by its team, all of whose threads call it.
@@ -342,18 +341,9 @@ __device__ __forceinline__ void fused(const XentFused &p) {
     };
     // The lanes of a warp part later on, where several have a row each.
     if (Strategy::kSharesWarps) find_divided();
-    // Of the row after this one, whose packs take the places of this one's as those are left. Shared, since
-    // registers are what a block has least of.
-    __shared__ Target target_after;
     const auto body = [&](uint64_t index, const auto &tell) {
         Target target{TargetKind::kClass, 0};
-        if constexpr (Terms::kHasTarget) {
-            bool is_known = false;
-            if constexpr (Strategy::kLooksAhead) {
-                is_known = strategy.looks_ahead() && !strategy.is_first(index);
-            }
-            target = is_known ? target_after : load_target(p.targets, index, p.classes);
-        }
+        if constexpr (Terms::kHasTarget) target = load_target(p.targets, index, p.classes);
         const bool reads = target.kind == TargetKind::kClass;
         const T *logits = logits_row<T>(p, index);
         // Of a row that is not read, nothing.
@@ -369,14 +359,6 @@ __device__ __forceinline__ void fused(const XentFused &p) {
             }
         }
         find_divided();
-        [[maybe_unused]] bool knows_after = false;
-        [[maybe_unused]] int64_t value_after = 0;
-        if constexpr (Strategy::kLooksAhead) {
-            const uint64_t after = strategy.after(index);
-            knows_after = strategy.looks_ahead() && after < p.sums.rows;
-            // On its way while this row is reduced.
-            if (knows_after && threadIdx.x == 0) value_after = target_value(p.targets, after);
-        }
         FusedRow<typename Strategy::Row> fused_row(p, row);
         RowSummary summary{};
         summary.kind = target.kind;
@@ -394,20 +376,6 @@ __device__ __forceinline__ void fused(const XentFused &p) {
         tell(summary);
         if (p.gradient == nullptr) return;
         T *const gradient = gradient_row<T>(p, index);
-        if constexpr (Strategy::kLooksAhead) {
-            if (knows_after) {
-                // All have read this row's; a row that is reduced has met at a barrier since.
-                if (!reads) row.team.separate_block();
-                if (threadIdx.x == 0) {
-                    target_after = target_of(p.targets, value_after, p.classes);
-                    const bool reads_after = target_after.kind == TargetKind::kClass;
-                    const T *const logits_after = logits_row<T>(p, strategy.after(index));
-                    const RowLayout<T> layout(logits_after, reads_after ? p.classes : 0);
-                    row.packs.know_after(layout.body(logits_after), layout.packs);
-                }
-                row.packs.look_ahead();
-            }
-        }
         if (reads) {
             fused_row.write_gradient(gradient, index, divided(p, found));
         } else {

@@ -4,10 +4,6 @@
 
 #include <stdint.h>
 
-#include "dtype.cuh"
-#include "softmax_state.cuh"
-#include "vector.cuh"
-
 namespace xent {
 
 // So many packs share a look at the maximum, wherever the row is: the sums depend on when it is raised.

@@ -22,7 +22,6 @@ struct PassingPlace {
 class PassingPacks {
   public:
     static constexpr bool kAtHand = false;
-    static constexpr bool kLooksAhead = false;
 
     // No pack is skipped: there is no target to keep apart.
     template <class Team>

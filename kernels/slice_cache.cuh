@@ -1,12 +1,10 @@
-// The packs of a block's slice of a row in shared memory, on their way while the block computes: its own row's,
-// and then those of the row after, into the places of what has been read for the last time.
+// The packs of a block's slice of a row in shared memory, on their way while the block computes.
 //
 // Traffic: 16 bytes a pack, read once.
 // Parallelism: a slice comes in up to kCacheChunks chunks, so that the first ones are worked on while the
 //     last ones arrive. Pack i belongs to thread i % blockDim.x: nobody else reads it, but for those that
 //     have met the block at a barrier since.
-//     sm_90: one thread orders bulk copies, a chunk each, that are counted by mbarriers; of the row after, the
-//     warp that is the last to leave a chunk.
+//     sm_90: one thread orders bulk copies, a chunk each, that are counted by mbarriers.
 //     sm_80: each thread orders its own packs.
 //     sm_75: nothing goes on by itself: `SliceCache::kFillsItself` is false, and whoever reads a pack for
 //     the first time keeps it.
@@ -19,7 +17,6 @@
 #include "abi.h"
 #include "async_copy.cuh"
 #include "pack_batch.cuh"
-#include "reduce.cuh"
 
 namespace xent {
 
@@ -28,10 +25,6 @@ constexpr uint32_t kCacheChunks = 4;
 // In static shared memory.
 struct SliceCacheStorage {
     alignas(8) uint64_t arrived[kCacheChunks];
-    uint32_t left[kCacheChunks];  // warps that have left a chunk to the row after,
-    uint32_t after_count;         // which has so many packs
-    const uint4 *after;           // from here,
-    bool is_ordered;              // and all of them are on their way
 };
 
 class SliceCache {
@@ -41,12 +34,6 @@ class SliceCache {
 #else
     static constexpr bool kFillsItself = false;
 #endif
-    // Whether it can take the next row's packs while this row's are left.
-#if __CUDA_ARCH__ >= 900
-    static constexpr bool kLooksAhead = true;
-#else
-    static constexpr bool kLooksAhead = false;
-#endif
 
     uint4 *packs;
 
@@ -55,68 +42,34 @@ class SliceCache {
         : packs(shared),
           address_(address_of(shared)),
           count_(0),
-          looks_ahead_(false),
           storage_(storage),
           parity_(1) {
         const uint32_t at_once = kPacksAtOnce * blockDim.x, chunks = kCacheChunks * at_once;
         chunk_ = (most + chunks - 1) / chunks * at_once;
+#if __CUDA_ARCH__ >= 900
         // Stays in a register: each access would ask for the block's place in its cluster.
         asm volatile("mov.b32 %0, %0;" : "+r"(address_));
-#if __CUDA_ARCH__ >= 900
         if (threadIdx.x == 0) {
-            for (uint32_t i = 0; i < kCacheChunks; ++i) {
-                init(storage.arrived + i);
-                storage.left[i] = 0;
-            }
-            storage.is_ordered = false;
+            for (uint32_t i = 0; i < kCacheChunks; ++i) init(storage.arrived + i);
             // The engine that copies in bulk sees initialised mbarriers.
             asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         }
 #endif
     }
 
-    // A row's `count` packs: orders them, unless that has been done while the row before was left. All
-    // threads have read what was there before, and met at a barrier since.
+    // Orders a row's `count` packs. All threads have read what was there before, and met at a barrier since.
     __device__ __forceinline__ void fill(const uint4 *from, uint32_t count) {
         count_ = count;
         parity_ ^= 1;
-        looks_ahead_ = false;
-        if (kLooksAhead && (threadIdx.x != 0 || storage_.is_ordered)) return;
-        before_overwriting();
-        for (uint32_t i = 0; i < kCacheChunks; ++i) order(i, from, count);
-    }
-
-    // What is to take the places of this row's packs as they are left: the row after's. By the block's first
-    // thread before it leaves a chunk: whoever orders has counted all warps in, and so sees what it wrote.
-    __device__ __forceinline__ void know_after(const uint4 *from, uint32_t count) {
-        storage_.after = from;
-        storage_.after_count = count;
-        storage_.is_ordered = false;
-    }
-    // By all, once it is known.
-    __device__ __forceinline__ void look_ahead() { looks_ahead_ = true; }
-    __device__ __forceinline__ bool looks_ahead() const { return looks_ahead_; }
-
-    // This thread has read its packs of a chunk for the last time. Called by all threads, for each chunk.
-    __device__ __forceinline__ void leave(uint32_t chunk) {
 #if __CUDA_ARCH__ >= 900
-        __syncwarp();
-        if (threadIdx.x % kWarpSize == 0) {
-            uint32_t *const left = storage_.left + chunk;
-            if (count_in(left) + 1 == blockDim.x / kWarpSize) {
-                *left = 0;
-                before_overwriting();
-                order(chunk, storage_.after, storage_.after_count);
-            }
-        }
+        if (threadIdx.x != 0) return;
+        // Bulk copies reach shared memory another way than threads do: they overwrite what threads have read after
+        // that only behind a proxy fence.
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
-    }
-    // After the last chunk.
-    __device__ __forceinline__ void has_left() {
-        if (threadIdx.x == 0) storage_.is_ordered = true;
+        for (uint32_t i = 0; i < kCacheChunks; ++i) order(i, from);
     }
 
-    // Of this row.
     __device__ __forceinline__ uint32_t end_of(uint32_t chunk) const {
         return min((chunk + 1) * chunk_, count_);
     }
@@ -158,7 +111,6 @@ class SliceCache {
     uint32_t address_;  // of `packs` in shared memory
     uint32_t count_;
     uint32_t chunk_;  // packs of every chunk but the last ones, which can have fewer: some a thread
-    bool looks_ahead_;
     SliceCacheStorage &storage_;
     uint32_t parity_;  // of the phase that this row's packs complete
 
@@ -166,17 +118,9 @@ class SliceCache {
         return uint32_t(__cvta_generic_to_shared(shared));
     }
 
-    // Bulk copies reach shared memory another way than threads do: they overwrite what threads have read after that
-    // only behind a proxy fence.
-    __device__ __forceinline__ static void before_overwriting() {
-#if __CUDA_ARCH__ >= 900
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-    }
-
-    // A chunk of a row: where threads order, this one's packs of it.
-    __device__ __forceinline__ void order(uint32_t chunk, const uint4 *from, uint32_t count) {
-        const uint32_t begin = min(chunk * chunk_, count), end = min((chunk + 1) * chunk_, count);
+    // A chunk: where threads order, this one's packs of it.
+    __device__ __forceinline__ void order(uint32_t chunk, const uint4 *from) const {
+        const uint32_t begin = min(chunk * chunk_, count_), end = end_of(chunk);
 #if __CUDA_ARCH__ >= 900
         const uint32_t bytes = (end - begin) * XENT_PACK_BYTES;
         expect(storage_.arrived + chunk, bytes);
@@ -190,15 +134,6 @@ class SliceCache {
     }
 
 #if __CUDA_ARCH__ >= 900
-    // Counts this warp in, after all that its lanes have read; whoever is last orders after all others'.
-    __device__ __forceinline__ static uint32_t count_in(uint32_t *count) {
-        uint32_t earlier;
-        asm volatile("atom.add.acq_rel.cta.shared::cta.u32 %0, [%1], 1;"
-                     : "=r"(earlier)
-                     : "r"(address_of(count))
-                     : "memory");
-        return earlier;
-    }
     // For one arrival a phase: the one that says how many bytes it waits for.
     __device__ __forceinline__ static void init(uint64_t *barrier) {
         asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address_of(barrier)) : "memory");

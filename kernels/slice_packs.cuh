@@ -28,15 +28,14 @@ struct SlicePlace {
     uint32_t cached_packs;
 };
 
-template <typename T, class Terms>
+// `kKeepsAll`: rows are kept whole as a rule, and what is not has little code.
+template <typename T, class Terms, bool kKeepsAll = false>
 class SlicePacks {
     // Weights that come from memory with their elements are kept with them, by whoever brought them.
     static constexpr bool kFillsItself = SliceCache::kFillsItself && !Terms::kStreamed;
 
   public:
     static constexpr bool kAtHand = false;
-    // Whether the packs of the row after can be on their way before it begins.
-    static constexpr bool kLooksAhead = SliceCache::kLooksAhead && !Terms::kStreamed;
 
     // `skipped` is a pack that no pass shall visit, or kNoPack.
     __device__ __forceinline__ SlicePacks(const uint4 *body, uint32_t packs, uint32_t skipped,
@@ -51,15 +50,6 @@ class SlicePacks {
           cache_(place.cache) {
         if (kFillsItself && most_cached_ != 0) cache_.fill(body_ + begin_, cached_);
     }
-
-    // By the block's first thread, before `look_ahead` by all: the body of the row after, of which this block
-    // takes the same slice.
-    __device__ __forceinline__ void know_after(const uint4 *body, uint32_t packs) {
-        const uint32_t begin = slice_.begin(packs), count = slice_.end(packs) - begin;
-        cache_.know_after(body + begin, min(most_cached_, count));
-    }
-    // Before this row's outputs.
-    __device__ __forceinline__ void look_ahead() { cache_.look_ahead(); }
 
     __device__ __forceinline__ uint32_t begin() const { return begin_; }
     __device__ __forceinline__ uint32_t end() const { return end_; }
@@ -97,8 +87,7 @@ class SlicePacks {
     }
 
     // do_with(index, bits, prefetch(index)) after a first pass, of what is not kept the last packs first.
-    // What `prefetch` loads is on its way for several packs at once, and read before do_with writes. Called
-    // once a row: nobody reads what is kept after it.
+    // What `prefetch` loads is on its way for several packs at once, and read before do_with writes.
     template <class Prefetch, class Do>
     __device__ __forceinline__ void backward(const Prefetch &prefetch, const Do &do_with) const {
         const uint32_t first = begin_ + cached_;
@@ -106,7 +95,11 @@ class SlicePacks {
             first, end_, [&](uint32_t index) { return body_[index]; }, prefetch, do_with);
         // Shared memory is near; what is loaded beside it is not.
         if constexpr (std::is_same_v<decltype(prefetch(0)), Nothing>) {
-            leave_kept([&](uint32_t index, uint4 bits) { do_with(index, bits, Nothing()); });
+            kept_in_batches(0, cached_, [&](const auto &batch, auto which) {
+                for_each_pack(batch, which, [&](uint32_t index, uint4 bits) {
+                    do_with(index, bits, Nothing());
+                });
+            });
         } else {
             backward_batched<Terms::kPacksInFlight>(
                 begin_, first, [&](uint32_t index) { return cache_.packs[index - begin_]; },
@@ -160,28 +153,6 @@ class SlicePacks {
         }
     }
 
-    // do_with(index, bits) for this thread's packs that are kept, each for the last time.
-    template <class Do>
-    __device__ __forceinline__ void leave_kept(const Do &do_with) const {
-        const auto take = [&](const auto &batch, auto which) {
-            for_each_pack(batch, which, do_with);
-        };
-        if constexpr (kLooksAhead) {
-            const bool looks_ahead = cache_.looks_ahead();
-            uint32_t from = 0;
-#pragma unroll 1
-            for (uint32_t chunk = 0; chunk < kCacheChunks; ++chunk) {
-                const uint32_t to = cache_.end_of(chunk);
-                kept_in_batches(from, to, take);
-                if (looks_ahead) cache_.leave(chunk);
-                from = to;
-            }
-            if (looks_ahead) cache_.has_left();
-        } else {
-            kept_in_batches(0, cached_, take);
-        }
-    }
-
     // Of the packs from begin + from to begin + to, all of which are kept.
     template <class Take>
     __device__ __forceinline__ void kept_in_batches(uint32_t from, uint32_t to,
@@ -218,7 +189,7 @@ class SlicePacks {
     template <bool kKeeps, class Take>
     __device__ __forceinline__ void forward_in_memory(uint32_t from, uint32_t to,
                                                       const Take &take) const {
-        in_batches<Terms::kPacksInFlight, kTwice>(
+        in_batches<Terms::kPacksInFlight, kTwice && !kKeepsAll>(
             from, to, skipped_, lowest_pack<T>(), [&](uint32_t index) { return body_[index]; },
             [&](const auto &batch, auto which) {
                 if constexpr (kKeeps) {

@@ -1,9 +1,7 @@
 // block: one block a row. two_pass is the same with less shared memory than the row needs.
 //
 // Parallelism: block i takes rows i, i + grid, ...; its threads are the team, and have the row as
-//     slice_packs.cuh says, or passing_packs.cuh where it is visited once. Where shared memory keeps rows, as
-//     many blocks are launched as stay resident: while one row is written, the next one's packs arrive in the
-//     places of what has been written.
+//     slice_packs.cuh says, or passing_packs.cuh where it is visited once.
 #pragma once
 
 #include <stdint.h>
@@ -29,7 +27,6 @@ struct BlockStrategy {
     using Row = xent::Row<T, Terms, BlockTeam, Packs>;
     static constexpr bool kSharesWarps = false;
     static constexpr bool kHasTwoLaunches = false;
-    static constexpr bool kLooksAhead = Packs::kLooksAhead;
     static constexpr uint32_t kDividedSlots = 1;
 
     struct Storage {
@@ -54,33 +51,14 @@ struct BlockStrategy {
     template <class Summary, class Body, class Report>
     __device__ __forceinline__ void for_each_row(uint64_t rows, const Body &body,
                                                  const Report &report) {
-        const auto take = [&](uint64_t index) {
+        for (uint64_t index = blockIdx.x; index < rows; index += gridDim.x) {
             body(index, [&](const Summary &summary) {
-                if (threadIdx.x < kWarpSize) {
-                    report(summary, Speakers::first_lane(index, gridDim.x, rows));
-                }
+                if (threadIdx.x < kWarpSize) report(summary, Speakers::first_lane(index));
             });
             // All warps have read the team's storage and the cache; the next row writes both.
             team.separate();
-        };
-        if constexpr (kLooksAhead) {
-            // Turns of 32 bits leave a register: the results alone of as many rows would fill memory.
-            for (uint32_t turn = 0;; ++turn) {
-                const uint64_t index = blockIdx.x + uint64_t(turn) * gridDim.x;
-                if (index >= rows) return;
-                take(index);
-            }
-        } else {
-            // Where blocks seldom take a second row, a turn would be one register more.
-            for (uint64_t index = blockIdx.x; index < rows; index += gridDim.x) take(index);
         }
     }
-
-    // The row that this one's team takes after it, if there is one.
-    __device__ __forceinline__ uint64_t after(uint64_t index) const { return index + gridDim.x; }
-    __device__ __forceinline__ bool is_first(uint64_t index) const { return index == blockIdx.x; }
-    // Whether anything is kept, whose place that row can take.
-    __device__ __forceinline__ bool looks_ahead() const { return place.cached_packs != 0; }
 
     __device__ __forceinline__ Row row(const T *input, uint64_t, const RowLayout<T> &layout,
                                        const Terms &terms, const XentTransform &by,

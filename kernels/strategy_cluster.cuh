@@ -23,10 +23,9 @@ template <typename T, class Terms>
 struct ClusterStrategy {
     using Element = T;
     using TermsOfRow = Terms;
-    using Row = xent::Row<T, Terms, ClusterTeam, SlicePacks<T, Terms>>;
+    using Row = xent::Row<T, Terms, ClusterTeam, SlicePacks<T, Terms, true>>;
     static constexpr bool kSharesWarps = false;
     static constexpr bool kHasTwoLaunches = false;
-    static constexpr bool kLooksAhead = SlicePacks<T, Terms>::kLooksAhead;
     static constexpr uint32_t kDividedSlots = 1;
 
     struct Storage {
@@ -52,13 +51,11 @@ struct ClusterStrategy {
     template <class Summary, class Body, class Report>
     __device__ __forceinline__ void for_each_row(uint64_t rows, const Body &body,
                                                  const Report &report) {
-        for (uint32_t turn = 0;; ++turn) {
-            const uint32_t clusters = gridDim.x / cluster_size();
-            const uint64_t index = blockIdx.x / cluster_size() + uint64_t(turn) * clusters;
-            if (index >= rows) break;
+        const uint32_t clusters = gridDim.x / cluster_size();
+        for (uint64_t index = blockIdx.x / cluster_size(); index < rows; index += clusters) {
             body(index, [&](const Summary &summary) {
                 if (threadIdx.x < kWarpSize && cluster_rank() == 0) {
-                    report(summary, Speakers::first_lane(index, clusters, rows));
+                    report(summary, Speakers::first_lane(index));
                 }
             });
             // All warps have read the block's storage and the cache; the next row writes both.
@@ -66,15 +63,6 @@ struct ClusterStrategy {
         }
         team.end();
     }
-
-    __device__ __forceinline__ uint64_t after(uint64_t index) const {
-        return index + gridDim.x / cluster_size();
-    }
-    __device__ __forceinline__ bool is_first(uint64_t index) const {
-        return index < gridDim.x / cluster_size();
-    }
-    // Whether anything is kept, whose place that row can take.
-    __device__ __forceinline__ bool looks_ahead() const { return place.cached_packs != 0; }
 
     __device__ __forceinline__ Row row(const T *input, uint64_t, const RowLayout<T> &layout,
                                        const Terms &terms, const XentTransform &by,

@@ -185,7 +185,6 @@ struct SplitRowStrategy {
     using Row = SplitRow<T, Terms>;
     static constexpr bool kSharesWarps = false;
     static constexpr bool kHasTwoLaunches = true;
-    static constexpr bool kLooksAhead = false;
     static constexpr uint32_t kDividedSlots = 1;
 
     struct Storage {
@@ -218,7 +217,7 @@ struct SplitRowStrategy {
             team.partials = partials + index * team.slices;
             body(index, [&](const Summary &summary) {
                 if (threadIdx.x < kWarpSize && place.slice.has_edges()) {
-                    report(summary, Speakers::first_lane(index, step, rows));
+                    report(summary, Speakers::first_lane(index));
                 }
             });
             // All warps have read the team's storage; the next row writes it.

@@ -140,7 +140,6 @@ struct WarpStrategy {
     static constexpr uint32_t kWarps = XENT_WARP_BLOCK_THREADS / kWarpSize;
     static constexpr bool kSharesWarps = true;
     static constexpr bool kHasTwoLaunches = false;
-    static constexpr bool kLooksAhead = false;
     static constexpr uint32_t kDividedSlots = kWarps;
 
     struct Storage {};

@@ -27,17 +27,13 @@ __device__ __forceinline__ bool is_ignored(const XentTargets &targets, int64_t v
     return targets.has_ignore_index != 0 && value == targets.ignore_index;
 }
 
-__device__ __forceinline__ Target target_of(const XentTargets &targets, int64_t value,
-                                            uint32_t classes) {
+__device__ __forceinline__ Target load_target(const XentTargets &targets, uint64_t row,
+                                              uint32_t classes) {
+    const int64_t value = target_value(targets, row);
     if (is_ignored(targets, value)) return {TargetKind::kIgnored, value};
     // As unsigned, a negative target is larger than any number of classes.
     if (uint64_t(value) >= classes) return {TargetKind::kBad, value};
     return {TargetKind::kClass, value};
-}
-
-__device__ __forceinline__ Target load_target(const XentTargets &targets, uint64_t row,
-                                              uint32_t classes) {
-    return target_of(targets, target_value(targets, row), classes);
 }
 
 // Called by one thread for each bad row. Three fields have to agree, so a lock guards them; it is

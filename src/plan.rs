@@ -232,8 +232,6 @@ pub struct RowsPlan {
     pub second: Option<Step>,
     /// Which pass it is.
     pub pass: Pass,
-    /// Whether a block takes row after row, and brings the next one while it writes one.
-    pub looks_ahead: bool,
     /// What is read how often.
     pub traffic: Traffic,
     /// What fits a multiprocessor.

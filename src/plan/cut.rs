@@ -456,7 +456,7 @@ impl Cutter<'_> {
         };
         let grid = clamp_grid(shape.blocks, device.max_grid);
         let cluster = if strategy == Strategy::Cluster { shape.geometry.slices } else { 1 };
-        let mut launch = Launch {
+        let launch = Launch {
             kernel: Kernel::Rows(family, work.dtype),
             // All slices of a row have a block.
             grid: grid - grid % shape.geometry.slices,
@@ -485,10 +485,6 @@ impl Cutter<'_> {
             ) => (Phase::Whole, None),
         };
         let residency = residency(launch.block, launch.shared_bytes, device);
-        let looks_ahead = self.looks_ahead(strategy, shape.geometry);
-        if looks_ahead {
-            launch.grid = launch.grid.min(self.blocks_that_stay(&launch, &residency));
-        }
         let resident = residency.blocks() as usize * self.multiprocessors();
         let resident = resident.min(shape.blocks) as u64;
         RowsPlan {
@@ -497,31 +493,10 @@ impl Cutter<'_> {
             first: Step { launch, phase: first },
             second,
             pass: work.pass,
-            looks_ahead,
             traffic: self.traffic(strategy, shape.geometry, resident),
             residency,
             reasons,
         }
-    }
-
-    /// Whether a block brings the next of its rows while it writes one.
-    fn looks_ahead(&self, strategy: Strategy, geometry: Geometry) -> bool {
-        let operation = matches!(self.work.operation, Operation::Fused | Operation::FusedGeneral);
-        let strategy = matches!(strategy, Strategy::Block | Strategy::TwoPass);
-        // Before, threads order copies for themselves.
-        let device = self.device.generation() == Generation::Clusters;
-        operation && strategy && device && geometry.cached_packs > 0
-    }
-
-    /// As many blocks as are resident, or fewer that have as many rows each. One too many would begin when
-    /// the others end.
-    fn blocks_that_stay(&self, launch: &Launch, residency: &Residency) -> u32 {
-        let registers = launch.block * tuning::BLOCK_REGISTERS;
-        let by_registers = self.device.registers_per_multiprocessor / registers;
-        let resident =
-            residency.blocks().min(by_registers).max(1) as usize * self.multiprocessors();
-        let rows_each = self.work.rows.div_ceil(resident);
-        clamp_grid(self.work.rows.div_ceil(rows_each), self.device.max_grid)
     }
 
     /// Of a kernel of short rows on the device, at least one; no more than its largest grid.

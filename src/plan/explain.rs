@@ -102,13 +102,7 @@ impl fmt::Display for Cut<'_> {
                 write!(f, "{} a warp, {lanes} a row", geometry.rows_per_warp)
             }
             Strategy::Block | Strategy::TwoPass => {
-                let each =
-                    if self.0.looks_ahead { "one after the other a block" } else { "a block each" };
-                write!(f, "{each}, {} of 16 bytes{}", count(packs, "pack"), Keeps(self.0))?;
-                match self.0.looks_ahead {
-                    true => write!(f, ", the next row's brought while one is written"),
-                    false => Ok(()),
-                }
+                write!(f, "a block each, {} of 16 bytes{}", count(packs, "pack"), Keeps(self.0))
             }
             Strategy::Cluster => {
                 let (slices, packs) = (count(geometry.slices, "slice"), count(packs, "pack"));

@@ -190,10 +190,6 @@ fn threads_of(packs: u32, packs_per_thread: u32) -> u32 {
     (warps * super::WARP_SIZE).clamp(super::WARP_SIZE, crate::abi::XENT_MAX_BLOCK_THREADS)
 }
 
-/// What a thread of the block kernels has at most: they are compiled so that two of the largest blocks fit a
-/// multiprocessor, and `cargo xtask sass` checks it.
-pub(super) const BLOCK_REGISTERS: u32 = 80;
-
 /// Predicted, not measured: twice the 16 blocks of 128 threads that can be resident, before a warp
 /// takes more than one row.
 pub(super) const WARP_BLOCKS_PER_MULTIPROCESSOR: usize = 32;

@@ -59,7 +59,8 @@ const MODELS: [(&str, &[(&str, &str)]); 2] = [
 /// block take row after row. Left out is what is slow and does not depend on it: memory that is large or far apart,
 /// calls at random, many of them at once, and, by tests/device/edges.rs itself, rows that the strategy cannot take.
 const STRATEGIES: [&str; 6] = ["tiny", "warp", "block", "two_pass", "cluster", "split_row"];
-const LOOKS_AHEAD: &str = "block";
+/// With a look for races, since bulk copies overwrite what threads read of the row before.
+const COPIES_IN_BULK: &str = "block";
 const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
 const WITHOUT_STRATEGY: [&str; 4] = ["edges::far_apart", "fuzz::", "concurrency::", "sizes::"];
 
@@ -195,8 +196,8 @@ impl Runner<'_> {
         let what = "sm_90, code for sm_80";
         suites.push(run_part(device, what, &OLDER_CODE, part, &WITHOUT_MODEL)?);
         for strategy in STRATEGIES {
-            // Races are the other runs' concern, but where the next row arrives while one is written.
-            let races = if LOOKS_AHEAD == strategy { "1" } else { "0" };
+            // Else races are the other runs' concern.
+            let races = if COPIES_IN_BULK == strategy { "1" } else { "0" };
             let settings = [
                 (STRATEGY_VARIABLE, strategy),
                 ("CUDA_EMULATOR_RACES", races),

@@ -57,7 +57,7 @@ const MODULE_IMPORTS: [(&str, &[&str]); 16] = [
 
 /// What each file of kernels/ may include of the others: a layer includes those above it. `*`
 /// stands for anything; the first line that fits a file is its own.
-const KERNEL_INCLUDES: [(&str, &[&str]); 22] = [
+const KERNEL_INCLUDES: [(&str, &[&str]); 23] = [
     ("abi.h", &[]),
     ("arithmetic.cuh", &[]),
     ("cluster.cuh", &[]),
@@ -65,7 +65,8 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 22] = [
     ("vector.cuh", &["abi.h"]),
     ("targets.cuh", &["abi.h"]),
     ("async_copy.cuh", &[]),
-    ("slice_cache.cuh", &["abi.h", "async_copy.cuh", "reduce.cuh"]),
+    ("pack_batch.cuh", &[]),
+    ("slice_cache.cuh", &["abi.h", "async_copy.cuh", "pack_batch.cuh"]),
     ("tile.cuh", &["abi.h", "async_copy.cuh", "dtype.cuh", "reduce.cuh", "vector.cuh"]),
     ("softmax_state.cuh", &["abi.h", "arithmetic.cuh"]),
     ("row_loss.cuh", &["abi.h", "arithmetic.cuh", "softmax_state.cuh"]),
@@ -78,7 +79,10 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 22] = [
     ),
     ("terms.cuh", &["abi.h", "arithmetic.cuh", "dtype.cuh", "softmax_state.cuh", "vector.cuh"]),
     // What strategies are made of, and they themselves: they know no loss.
-    ("row.cuh", &["abi.h", "dtype.cuh", "softmax_state.cuh", "terms.cuh", "vector.cuh"]),
+    (
+        "row.cuh",
+        &["abi.h", "dtype.cuh", "pack_batch.cuh", "softmax_state.cuh", "terms.cuh", "vector.cuh"],
+    ),
     ("passing_packs.cuh", &["vector.cuh"]),
     (
         "s*.cuh",
@@ -86,6 +90,7 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 22] = [
             "abi.h",
             "cluster.cuh",
             "dtype.cuh",
+            "pack_batch.cuh",
             "passing_packs.cuh",
             "reduce.cuh",
             "row.cuh",
