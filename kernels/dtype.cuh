@@ -165,6 +165,15 @@ __device__ __forceinline__ void store_pack_if(bool there, uint4 *to, uint4 bits)
         : "memory");
 }
 
+// Whether packs of T are compared as they are stored without taking them apart.
+#if __CUDA_ARCH__ >= 800
+template <typename T>
+constexpr bool kComparesPacks = true;
+#else
+template <typename T>
+constexpr bool kComparesPacks = sizeof(T) == sizeof(float);
+#endif
+
 // The larger of each two elements of packs as they are stored; NaN is passed over, as by fmaxf. Two of half
 // precision at once, where there is such an instruction.
 template <typename T>

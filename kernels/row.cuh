@@ -184,9 +184,10 @@ struct Row {
     template <Pass pass, class AnyState>
     __device__ __forceinline__ void accumulate(AnyState &state, uint32_t excluded = kNoPosition) {
         // Of a later pass, the maximum is known.
-        if constexpr (pass == Pass::kFirst && !Terms::kKnowsCap && Packs::kAtHand) {
+        constexpr bool kCompares = pass == Pass::kFirst && !Terms::kKnowsCap && kComparesPacks<T>;
+        if constexpr (kCompares && Packs::kAtHand) {
             add_at_hand(state);
-        } else if constexpr (pass == Pass::kFirst && !Terms::kKnowsCap) {
+        } else if constexpr (kCompares) {
             packs.template forward_in_batches<pass>(
                 [&](const auto &batch, auto which) { add_batch(state, batch, which); });
         } else {

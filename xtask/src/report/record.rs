@@ -345,6 +345,10 @@ impl Speed {
     pub fn is_wrong(&self) -> bool {
         self.verdict == Some(Verdict::Wrong)
     }
+
+    pub fn is_of_a_peer(&self) -> bool {
+        !matches!(self.implementation, Implementation::Smoothxent | Implementation::Copy)
+    }
 }
 
 /// How far one implementation was from the truth.

@@ -1,4 +1,5 @@
-//! The folder of records: which there are, the newest of each GPU, and how a new one is filed.
+//! The folder of records: which there are, the newest of each GPU with what it lacks of those before, and how a new
+//! one is filed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,6 +24,10 @@ pub struct Record {
     pub accuracies: Vec<Accuracy>,
     pub heads: Vec<Head>,
     pub missing: Vec<Missing>,
+    /// Which record the errors are of, if it has none itself.
+    pub errors_of: Option<String>,
+    /// The newest one of those before that compared more problems with others, if one did.
+    pub compared_more: Option<Box<Record>>,
 }
 
 /// The newest record of each GPU in a folder of records, by the names of their folders.
@@ -33,8 +38,14 @@ pub fn newest(records: &Path) -> Result<Vec<Record>> {
         for file in entries(&folder)? {
             names.extend(name_of(&file).map(|name| (measured_at(&folder, &name), name)));
         }
-        if let Some((_, name)) = names.pop_last() {
-            found.push(Record::read(&folder, name)?);
+        let mut records = Vec::new();
+        while let Some((_, name)) = names.pop_last() {
+            records.push(Record::read(&folder, name)?);
+        }
+        let mut records = records.into_iter();
+        if let Some(mut newest) = records.next() {
+            records.for_each(|earlier| newest.add(earlier));
+            found.push(newest);
         }
     }
     Ok(found)
@@ -88,7 +99,22 @@ impl Record {
             accuracies: accuracies.measured,
             heads: heads.measured,
             missing: [speeds.missing, accuracies.missing, heads.missing].concat(),
+            errors_of: None,
+            compared_more: None,
         })
+    }
+
+    /// What this one lacks of an earlier one. Times of one record stand beside each other only.
+    fn add(&mut self, mut earlier: Self) {
+        if self.accuracies.is_empty() && !earlier.accuracies.is_empty() {
+            self.accuracies = std::mem::take(&mut earlier.accuracies);
+            self.errors_of = Some(earlier.name.clone());
+        }
+        let compared =
+            |record: &Self| record.speeds.iter().filter(|row| row.is_of_a_peer()).count();
+        if self.compared_more.is_none() && compared(&earlier) > compared(self) {
+            self.compared_more = Some(Box::new(earlier));
+        }
     }
 }
 
@@ -363,5 +389,31 @@ mod tests {
         let newest = newest(&records).expect("they are read");
         let names: Vec<&str> = newest.iter().map(|record| record.name.as_str()).collect();
         assert_eq!(names, ["2026-01-31-000", "2024-01-01-abc"]);
+    }
+
+    /// Errors, and comparisons, of the newest of those before that have more.
+    #[test]
+    fn what_the_newest_lacks_is_an_earlier_ones() {
+        let records = empty_folder("earlier");
+        let source = synthetic_folder().join("synthetic-gpu");
+        let folder = records.join("a");
+        fs::create_dir_all(&folder).expect("created");
+        for (name, suffixes) in [
+            ("2026-01-29-aaa", &["csv", "accuracy.csv"][..]),
+            ("2026-01-30-bbb", &["csv", "accuracy.csv"]),
+            ("2026-01-31-ccc", &["head.csv"]),
+        ] {
+            for suffix in suffixes {
+                let from = source.join(format!("2026-01-31-0123abc.{suffix}"));
+                fs::copy(from, folder.join(format!("{name}.{suffix}"))).expect("copied");
+            }
+        }
+        let newest = newest(&records).expect("they are read");
+        let [record] = &newest[..] else { panic!("one GPU") };
+        assert_eq!(record.name, "2026-01-31-ccc");
+        assert!(record.speeds.is_empty() && !record.accuracies.is_empty());
+        assert_eq!(record.errors_of.as_deref(), Some("2026-01-30-bbb"));
+        let compared = record.compared_more.as_ref().expect("it compared none itself");
+        assert_eq!(compared.name, "2026-01-30-bbb");
     }
 }

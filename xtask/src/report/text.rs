@@ -71,6 +71,7 @@ pub fn page(record: &Record) -> String {
         parts.push(peers_table(&speeds, &Pass::ALL));
         parts.extend(differences(&speeds));
     }
+    parts.extend(compared_before(record, &Pass::ALL));
     for pass in Pass::ALL {
         for dtype in Dtype::ALL {
             let shapes = speeds.shapes(pass, dtype);
@@ -118,6 +119,7 @@ fn speed(record: &Record, folder: &str) -> Option<String> {
         parts.push(peers_table(&speeds, &[Pass::Fused]));
         parts.extend(differences(&speeds));
     }
+    parts.extend(compared_before(record, &[Pass::Fused]));
     parts.push(format!(
         "Loss and gradient in {dtype}, the most rows measured of each number of classes (of those beside \
          others, if they are large); of a peer, how many times as fast smoothxent is:"
@@ -133,6 +135,17 @@ fn speed(record: &Record, folder: &str) -> Option<String> {
 
 fn first_dtype(speeds: &Speeds<'_>, pass: Pass) -> Option<Dtype> {
     Dtype::ALL.into_iter().find(|&dtype| !speeds.shapes(pass, dtype).is_empty())
+}
+
+/// Those that an earlier record compared, where they are more: beside what smoothxent was then.
+fn compared_before(record: &Record, passes: &[Pass]) -> Option<String> {
+    let earlier = record.compared_more.as_ref()?;
+    let speeds = Speeds::of(&earlier.speeds);
+    Some(format!(
+        "Of an earlier record, {}, which compared more problems, with the kernels of then:\n\n{}",
+        earlier.name,
+        peers_table(&speeds, passes)
+    ))
 }
 
 /// On what, with what, and how sure.
@@ -418,10 +431,13 @@ fn accuracy(record: &Record, folder: &str) -> Option<String> {
 
 /// The worst error over all shapes, of random rows and of the most confident ones.
 fn errors(record: &Record, dtypes: &[Dtype], folder: &str) -> String {
+    let of = record.errors_of.as_ref();
+    let of = of.map_or_else(String::new, |name| format!("Of an earlier record, {name}. "));
     let mut parts = vec![
-        "Largest relative error against f64 over all shapes. Random logits; and rows whose target leads \
-         by so many nats, where 1 - p is lost to cancellation if it is formed from p:"
-            .to_owned(),
+        format!(
+            "{of}Largest relative error against f64 over all shapes. Random logits; and rows whose target leads \
+             by so many nats, where 1 - p is lost to cancellation if it is formed from p:"
+        ),
         accuracy_table(&record.accuracies, dtypes),
     ];
     for &dtype in dtypes {
