@@ -87,8 +87,8 @@ pub(super) struct Splitting {
 
 const KIB: u32 = 1 << 10;
 
-// From 9.0, where one strategy ends and the next begins is as measured on an H200, before blocks took row
-// after row; how clusters and split-row cut is predicted:
+// From 9.0, where one strategy ends and the next begins is as measured on an H200; what a later record would choose
+// otherwise is in ARCHITECTURE.md. How clusters and split-row cut is predicted:
 // - tiny up to 128 classes: beyond, its lanes were a whole warp when that was measured; warp is faster for few
 //   short rows;
 // - warp up to what its registers hold: it needs no barrier;
