@@ -4,10 +4,11 @@
 
 #include <stdint.h>
 
+#include "abi.h"
+
 namespace xent {
 
-// So many packs share a look at the maximum, wherever the row is: the sums depend on when it is raised.
-constexpr uint32_t kPacksAtOnce = 2;
+constexpr uint32_t kPacksAtOnce = XENT_PACKS_AT_ONCE;
 
 template <uint32_t kCount>
 struct PackBatch {
@@ -22,7 +23,7 @@ struct PackBatch {
     __device__ __forceinline__ bool has(uint32_t i) const { return (there >> i & 1) != 0; }
 };
 
-// What is known of a batch when it is compiled: that all of it is there, or nothing.
+// What code for a batch may count on: that all of its packs are there, or nothing.
 struct AllThere {
     static constexpr bool kAll = true;
 };
@@ -31,7 +32,8 @@ struct SomeThere {
 };
 
 // take(batch, AllThere or SomeThere) for the packs from `from` to `to` that are this thread's of its block, but
-// `skipped`, first ones first; load(index) brings one. `kTwice`: AllThere has code of its own.
+// `skipped`, first ones first; load(index) brings one, and `blank` stands for one that is not there. `kTwice`: AllThere
+// has code of its own.
 template <uint32_t kCount, bool kTwice, class Load, class Take>
 __device__ __forceinline__ void in_batches(uint32_t from, uint32_t to, uint32_t skipped, uint4 blank,
                                            const Load &load, const Take &take) {

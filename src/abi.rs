@@ -4,6 +4,7 @@
 
 /// Width of one vector access to logits or gradients.
 pub const XENT_PACK_BYTES: u32 = 16;
+pub const XENT_PACKS_AT_ONCE: u32 = 2;
 /// Largest number of classes: positions within a row are 32-bit in the kernels.
 pub const XENT_MAX_CLASSES: u32 = 1073741824;
 /// Threads of a block of the strategies that give a row to a warp, or to a part of one.

@@ -519,8 +519,10 @@ impl Cutter<'_> {
             Kept::Nothing => (0, 0),
             Kept::Packs { bytes } => {
                 let room = bytes_at_most / bytes;
-                // All, or as many for each thread: so each adds its packs in the same order.
-                let cached_packs = if packs <= room { packs } else { room - room % block };
+                // All, or as many for each thread: so each adds its packs in the same order, and compares the same
+                // ones with its maximum at once.
+                let at_once = block * abi::XENT_PACKS_AT_ONCE;
+                let cached_packs = if packs <= room { packs } else { room - room % at_once };
                 (cached_packs, cached_packs * bytes)
             }
         };

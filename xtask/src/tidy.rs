@@ -65,7 +65,7 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 23] = [
     ("vector.cuh", &["abi.h"]),
     ("targets.cuh", &["abi.h"]),
     ("async_copy.cuh", &[]),
-    ("pack_batch.cuh", &[]),
+    ("pack_batch.cuh", &["abi.h"]),
     ("slice_cache.cuh", &["abi.h", "async_copy.cuh", "pack_batch.cuh"]),
     ("tile.cuh", &["abi.h", "async_copy.cuh", "dtype.cuh", "reduce.cuh", "vector.cuh"]),
     ("softmax_state.cuh", &["abi.h", "arithmetic.cuh"]),
