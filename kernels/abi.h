@@ -12,8 +12,8 @@
 /* Width of one vector access to logits or gradients. */
 #define XENT_PACK_BYTES 16
 
-// Packs of a thread that are compared with the maximum at once, wherever the row is: its sums depend on when that is
-// raised. What is kept of a row is as many times that for each thread, or all of it.
+/* Packs of a thread that are compared with the maximum at once, wherever the row is: its sums depend on when that
+   is raised. What is kept of a row is a multiple of that for each thread, or all of it. */
 #define XENT_PACKS_AT_ONCE 2
 
 /* Largest number of classes: positions within a row are 32-bit in the kernels. */

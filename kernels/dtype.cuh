@@ -27,7 +27,6 @@ struct Dtype<float> {
     static __device__ __forceinline__ unsigned larger(unsigned a, unsigned b) {
         return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));
     }
-    static __device__ __forceinline__ float largest(unsigned word) { return __uint_as_float(word); }
 
     static __device__ __forceinline__ void unpack(uint4 pack, float (&x)[4]) {
         x[0] = __uint_as_float(pack.x);
@@ -63,19 +62,12 @@ struct Dtype<__half> {
         const __half2 both = __floats2half2_rn(low, high);
         return *reinterpret_cast<const unsigned *>(&both);
     }
-    static __device__ __forceinline__ unsigned larger(unsigned a, unsigned b) {
 #if __CUDA_ARCH__ >= 800
+    static __device__ __forceinline__ unsigned larger(unsigned a, unsigned b) {
         asm("max.f16x2 %0, %0, %1;" : "+r"(a) : "r"(b));
         return a;
-#else
-        const float2 x = unpack2(a), y = unpack2(b);
-        return pack2(fmaxf(x.x, y.x), fmaxf(x.y, y.y));  // exact: they were of this type
+    }
 #endif
-    }
-    static __device__ __forceinline__ float largest(unsigned word) {
-        const float2 both = unpack2(word);
-        return fmaxf(both.x, both.y);
-    }
 };
 
 template <>
@@ -101,21 +93,12 @@ struct Dtype<__nv_bfloat16> {
         const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
         return *reinterpret_cast<const unsigned *>(&both);
     }
-    static __device__ __forceinline__ unsigned larger(unsigned a, unsigned b) {
 #if __CUDA_ARCH__ >= 800
+    static __device__ __forceinline__ unsigned larger(unsigned a, unsigned b) {
         asm("max.bf16x2 %0, %0, %1;" : "+r"(a) : "r"(b));
         return a;
-#else
-        const float2 x = unpack2(a), y = unpack2(b);
-        // Exact: they were of this type.
-        return __float_as_uint(fmaxf(x.x, y.x)) >> 16 |
-               (__float_as_uint(fmaxf(x.y, y.y)) & 0xffff0000u);
+    }
 #endif
-    }
-    static __device__ __forceinline__ float largest(unsigned word) {
-        const float2 both = unpack2(word);
-        return fmaxf(both.x, both.y);
-    }
 };
 
 // The two half precisions share the shape of a pack: eight elements, two to a register.
@@ -153,29 +136,28 @@ __device__ __forceinline__ uint4 lowest_pack() {
     return make_uint4(kWord, kWord, kWord, kWord);
 }
 
-// Stores a pack or not, without a branch: what was computed of it is computed in any case.
-__device__ __forceinline__ void store_pack_if(bool there, uint4 *to, uint4 bits) {
+// Stores a pack, or not where `there` is 0, without a branch: what was computed of it is computed in any case.
+__device__ __forceinline__ void store_pack_if(uint32_t there, uint4 *to, uint4 bits) {
     asm volatile(
         "{\n"
         ".reg .pred there;\n"
         "setp.ne.u32 there, %5, 0;\n"
         "@there st.global.v4.b32 [%0], {%1, %2, %3, %4};\n"
         "}" ::"l"(__cvta_generic_to_global(to)),
-        "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w), "r"(uint32_t(there))
+        "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w), "r"(there)
         : "memory");
 }
 
-// Whether packs of T are compared as they are stored without taking them apart.
-#if __CUDA_ARCH__ >= 800
+// Whether packs are compared as they are stored: of half precision, two elements at once, where there is such an
+// instruction.
 template <typename T>
+#if __CUDA_ARCH__ >= 800
 constexpr bool kComparesPacks = true;
 #else
-template <typename T>
 constexpr bool kComparesPacks = sizeof(T) == sizeof(float);
 #endif
 
-// The larger of each two elements of packs as they are stored; NaN is passed over, as by fmaxf. Two of half
-// precision at once, where there is such an instruction.
+// The larger ones of two such packs, element by element, and the largest of one; NaN is passed over, as by fmaxf.
 template <typename T>
 __device__ __forceinline__ uint4 larger(uint4 a, uint4 b) {
     return make_uint4(Dtype<T>::larger(a.x, b.x), Dtype<T>::larger(a.y, b.y),
@@ -183,8 +165,14 @@ __device__ __forceinline__ uint4 larger(uint4 a, uint4 b) {
 }
 template <typename T>
 __device__ __forceinline__ float largest_of(uint4 pack) {
-    return Dtype<T>::largest(Dtype<T>::larger(Dtype<T>::larger(pack.x, pack.y),
-                                              Dtype<T>::larger(pack.z, pack.w)));
+    const unsigned word = Dtype<T>::larger(Dtype<T>::larger(pack.x, pack.y),
+                                           Dtype<T>::larger(pack.z, pack.w));
+    if constexpr (sizeof(T) == sizeof(float)) {
+        return __uint_as_float(word);
+    } else {
+        const float2 two = Dtype<T>::unpack2(word);
+        return fmaxf(two.x, two.y);
+    }
 }
 
 template <typename T>

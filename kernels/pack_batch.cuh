@@ -8,16 +8,14 @@
 
 namespace xent {
 
-constexpr uint32_t kPacksAtOnce = XENT_PACKS_AT_ONCE;
-
 template <uint32_t kCount>
 struct PackBatch {
-    static_assert(kCount % kPacksAtOnce == 0, "whole groups");
+    static_assert(kCount % XENT_PACKS_AT_ONCE == 0, "whole groups");
 
     uint4 bits[kCount];
     uint32_t first;  // its index
     uint32_t step;   // from one to the next
-    uint32_t there;  // bit i: whether pack i is to be visited; else its bits are those of `blank`
+    uint32_t there;  // bit i: whether pack i is to be visited; else it has no bits
 
     __device__ __forceinline__ uint32_t index(uint32_t i) const { return first + i * step; }
     __device__ __forceinline__ bool has(uint32_t i) const { return (there >> i & 1) != 0; }
@@ -32,10 +30,9 @@ struct SomeThere {
 };
 
 // take(batch, AllThere or SomeThere) for the packs from `from` to `to` that are this thread's of its block, but
-// `skipped`, first ones first; load(index) brings one, and `blank` stands for one that is not there. `kTwice`: AllThere
-// has code of its own.
+// `skipped`, first ones first; load(index) brings one. `kTwice`: AllThere has code of its own.
 template <uint32_t kCount, bool kTwice, class Load, class Take>
-__device__ __forceinline__ void in_batches(uint32_t from, uint32_t to, uint32_t skipped, uint4 blank,
+__device__ __forceinline__ void in_batches(uint32_t from, uint32_t to, uint32_t skipped,
                                            const Load &load, const Take &take) {
     PackBatch<kCount> batch;
     batch.step = blockDim.x;
@@ -52,7 +49,8 @@ __device__ __forceinline__ void in_batches(uint32_t from, uint32_t to, uint32_t 
             batch.there = 0;
 #pragma unroll
             for (uint32_t i = 0; i < kCount; ++i) {
-                batch.bits[i] = blank;
+                // Else registers of both ways are kept apart, and spill.
+                batch.bits[i] = make_uint4(0, 0, 0, 0);
                 if (batch.index(i) < to && batch.index(i) != skipped) {
                     batch.bits[i] = load(batch.index(i));
                     batch.there |= 1 << i;

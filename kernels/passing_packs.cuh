@@ -21,7 +21,6 @@ struct PassingPlace {
 
 class PassingPacks {
   public:
-    static constexpr bool kAtHand = false;
 
     // No pack is skipped: there is no target to keep apart.
     template <class Team>

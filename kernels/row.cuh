@@ -46,6 +46,8 @@ struct Row {
     static constexpr uint32_t kSize = kPackSize<T>;
     // Elements of a pack around a target.
     static constexpr uint32_t kTargetPack = Terms::kHasTarget ? kSize : 0;
+    // Whether packs are compared with the maximum before they are taken apart.
+    static constexpr bool kCompares = !Terms::kKnowsCap && kComparesPacks<T>;
     // Single elements of a thread, at most: of two edges and that pack.
     static constexpr uint32_t kSingles =
         (2 * kSize - 2 + kTargetPack + Team::kFewestThreads - 1) / Team::kFewestThreads;
@@ -184,11 +186,10 @@ struct Row {
     template <Pass pass, class AnyState>
     __device__ __forceinline__ void accumulate(AnyState &state, uint32_t excluded = kNoPosition) {
         // Of a later pass, the maximum is known.
-        constexpr bool kCompares = pass == Pass::kFirst && !Terms::kKnowsCap && kComparesPacks<T>;
-        if constexpr (kCompares && Packs::kAtHand) {
+        if constexpr (pass == Pass::kFirst && kCompares && Packs::kAtHand) {
             add_at_hand(state);
-        } else if constexpr (kCompares) {
-            packs.template forward_in_batches<pass>(
+        } else if constexpr (pass == Pass::kFirst && kCompares) {
+            packs.forward_in_batches(
                 [&](const auto &batch, auto which) { add_batch(state, batch, which); });
         } else {
             packs.template forward<pass>([&](uint32_t index, uint4 bits) {
@@ -201,40 +202,35 @@ struct Row {
     // All packs at once: their maximum is known before the first of them is taken.
     template <class AnyState>
     __device__ __forceinline__ void add_at_hand(AnyState &state) const {
-        const float largest = packs.largest();
-        state.raise_at(largest, [&] { return layout.start_of(packs.first_with(largest)); });
-        packs.for_each_at_hand([&](uint32_t, uint4 bits, bool there) {
+        state.raise(packs.largest(), kSomePack);
+        packs.for_each_at_hand([&](uint32_t, uint4 bits, uint32_t there) {
             float x[kSize];
             unpack<T>(bits, x);
-            state.add_below(x, there);
+            state.add_below(x, there != 0);
         });
     }
 
-    // Packs of elements as they are, kPacksAtOnce of which raise the maximum once.
+    // XENT_PACKS_AT_ONCE of which raise the maximum once; the place is the first one's.
     template <class AnyState, uint32_t kCount, class Which>
     __device__ __forceinline__ void add_batch(AnyState &state, const PackBatch<kCount> &batch,
                                               Which) const {
 #pragma unroll
-        for (uint32_t start = 0; start < kCount; start += kPacksAtOnce) {
-            uint4 elements = batch.bits[start];
+        for (uint32_t start = 0; start < kCount; start += XENT_PACKS_AT_ONCE) {
+            uint4 elements = Which::kAll ? batch.bits[start] : lowest_pack<T>();
 #pragma unroll
-            for (uint32_t i = 1; i < kPacksAtOnce; ++i) {
-                elements = larger<T>(elements, batch.bits[start + i]);
-            }
-            const float largest = largest_of<T>(elements);
-            state.raise_at(largest, [&] {
-                uint32_t first = start;
-#pragma unroll
-                for (uint32_t i = kPacksAtOnce; i-- > 0;) {
-                    if (largest_of<T>(batch.bits[start + i]) == largest) first = start + i;
+            for (uint32_t i = Which::kAll ? 1 : 0; i < XENT_PACKS_AT_ONCE; ++i) {
+                if (Which::kAll || batch.has(start + i)) {
+                    elements = larger<T>(elements, batch.bits[start + i]);
                 }
-                return layout.start_of(batch.index(first));
-            });
+            }
+            state.raise(largest_of<T>(elements), layout.start_of(batch.index(start)));
 #pragma unroll
-            for (uint32_t i = 0; i < kPacksAtOnce; ++i) {
-                float x[kSize];
-                unpack<T>(batch.bits[start + i], x);
-                state.add_below(x, Which::kAll || batch.has(start + i));
+            for (uint32_t i = 0; i < XENT_PACKS_AT_ONCE; ++i) {
+                if (Which::kAll || batch.has(start + i)) {
+                    float x[kSize];
+                    unpack<T>(batch.bits[start + i], x);
+                    state.add_below(x, true);
+                }
             }
         }
     }
@@ -320,7 +316,7 @@ struct Row {
     }
 
     // The lowest position of this thread's elements, the target apart, that have the row's largest value,
-    // if `state` is what the thread found of them. One pack is looked at again.
+    // if `state` is what the thread found of them. What it was compared with at once is looked at again.
     template <class AnyState>
     __device__ __forceinline__ uint32_t lowest_of(const AnyState &state, float row_max) const {
         if (state.max != row_max || state.place == kNoPlace) return kNoPosition;
@@ -334,11 +330,21 @@ struct Row {
             }
         });
         if (place_is_single) return lowest;
-        float x[kSize];
-        values_of(packs.fetch((state.place - layout.head) / kSize), x);
+        uint32_t pack = (state.place - layout.head) / kSize, end = packs.end();
+        if constexpr (kCompares && Packs::kAtHand) {
+            pack = packs.first_with(row_max);
+            end = pack + 1;
+        }
+        // The packs that were compared at once, of which one has it.
 #pragma unroll
-        for (uint32_t i = kSize; i-- > 0;) {
-            if (x[i] == row_max) lowest = min(lowest, state.place + i);
+        for (uint32_t i = 0; i < (kCompares ? XENT_PACKS_AT_ONCE : 1); ++i, pack += team.size()) {
+            if (pack >= end) break;
+            float x[kSize];
+            values_of(packs.fetch(pack), x);
+#pragma unroll
+            for (uint32_t k = kSize; k-- > 0;) {
+                if (x[k] == row_max) lowest = min(lowest, layout.start_of(pack) + k);
+            }
         }
         return lowest;
     }
@@ -365,8 +371,8 @@ struct Row {
             return;
         }
         uint4 *const packs_to = layout.body(to);
-        if constexpr (Packs::kAtHand && Terms::kWeights != Weights::kGiven) {
-            packs.for_each_at_hand([&](uint32_t index, uint4 bits, bool there) {
+        if constexpr (kCompares && Packs::kAtHand) {
+            packs.for_each_at_hand([&](uint32_t index, uint4 bits, uint32_t there) {
                 store_pack_if(there, packs_to + index, outputs_of(index, bits, output, shift));
             });
             write_singles(to, output, shift);

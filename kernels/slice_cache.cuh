@@ -8,7 +8,7 @@
 //     sm_80: each thread orders its own packs.
 //     sm_75: nothing goes on by itself: `SliceCache::kFillsItself` is false, and whoever reads a pack for
 //     the first time keeps it.
-// Invariants: a chunk is a whole number of kPacksAtOnce packs a thread. Every row passes through every chunk, an
+// Invariants: a chunk is a multiple of XENT_PACKS_AT_ONCE packs a thread. Every row passes through every chunk, an
 //     empty one too, so that all mbarriers are in the same phase.
 #pragma once
 
@@ -16,7 +16,6 @@
 
 #include "abi.h"
 #include "async_copy.cuh"
-#include "pack_batch.cuh"
 
 namespace xent {
 
@@ -44,7 +43,7 @@ class SliceCache {
           count_(0),
           storage_(storage),
           parity_(1) {
-        const uint32_t at_once = kPacksAtOnce * blockDim.x, chunks = kCacheChunks * at_once;
+        const uint32_t at_once = XENT_PACKS_AT_ONCE * blockDim.x, chunks = kCacheChunks * at_once;
         chunk_ = (most + chunks - 1) / chunks * at_once;
 #if __CUDA_ARCH__ >= 900
         // Stays in a register: each access would ask for the block's place in its cluster.

@@ -28,8 +28,7 @@ struct SlicePlace {
     uint32_t cached_packs;
 };
 
-// `kKeepsAll`: rows are kept whole as a rule, and what is not has little code.
-template <typename T, class Terms, bool kKeepsAll = false>
+template <typename T, class Terms>
 class SlicePacks {
     // Weights that come from memory with their elements are kept with them, by whoever brought them.
     static constexpr bool kFillsItself = SliceCache::kFillsItself && !Terms::kStreamed;
@@ -68,22 +67,41 @@ class SlicePacks {
         return is_kept(pack) ? cache_.packs[pack - begin_] : body_[pack];
     }
 
-    // take(batch, AllThere or SomeThere) for this thread's packs, first ones first.
-    template <Pass pass, class Take>
-    __device__ __forceinline__ void forward_in_batches(const Take &take) {
-        if (kFillsItself || pass == Pass::kLater) {
-            if (cached_ != 0) forward_in_cache<pass>(take);
-        } else {
-            forward_in_memory<true>(begin_, begin_ + cached_, take);
-        }
-        forward_in_memory<false>(begin_ + cached_, end_, take);
-    }
-    // do_with(index, bits) for each.
+    // do_with(index, bits) for this thread's packs, first ones first.
     template <Pass pass, class Do>
     __device__ __forceinline__ void forward(const Do &do_with) {
-        forward_in_batches<pass>([&](const auto &batch, auto which) {
-            for_each_pack(batch, which, do_with);
-        });
+        if (kFillsItself || pass == Pass::kLater) {
+            if (cached_ != 0) {
+                forward_in_cache<pass>([&](uint32_t from, uint32_t to) {
+                    for_each_kept(from, to, do_with);
+                });
+            }
+        } else {
+            forward_in_memory<true>(begin_, begin_ + cached_, do_with);
+        }
+        forward_in_memory<false>(begin_ + cached_, end_, do_with);
+    }
+
+    // take(batch, AllThere or SomeThere) for them in a first pass.
+    template <class Take>
+    __device__ __forceinline__ void forward_in_batches(const Take &take) {
+        const auto from_memory = [&](uint32_t index) { return body_[index]; };
+        if constexpr (kFillsItself) {
+            if (cached_ != 0) {
+                forward_in_cache<Pass::kFirst>([&](uint32_t from, uint32_t to) {
+                    kept_in_batches<true>(from, to, take);
+                });
+            }
+        } else {
+            in_batches<Terms::kPacksInFlight, true>(
+                begin_, begin_ + cached_, skipped_, from_memory, [&](const auto &batch, auto which) {
+                    for_each_pack(batch, which, [&](uint32_t index, uint4 bits) {
+                        cache_.packs[index - begin_] = bits;
+                    });
+                    take(batch, which);
+                });
+        }
+        in_batches<Terms::kPacksInFlight, true>(begin_ + cached_, end_, skipped_, from_memory, take);
     }
 
     // do_with(index, bits, prefetch(index)) after a first pass, of what is not kept the last packs first.
@@ -95,11 +113,15 @@ class SlicePacks {
             first, end_, [&](uint32_t index) { return body_[index]; }, prefetch, do_with);
         // Shared memory is near; what is loaded beside it is not.
         if constexpr (std::is_same_v<decltype(prefetch(0)), Nothing>) {
-            kept_in_batches(0, cached_, [&](const auto &batch, auto which) {
-                for_each_pack(batch, which, [&](uint32_t index, uint4 bits) {
-                    do_with(index, bits, Nothing());
+            const auto take = [&](uint32_t index, uint4 bits) { do_with(index, bits, Nothing()); };
+            if constexpr (Terms::kKnowsCap) {
+                for_each_kept(0, cached_, take);
+            } else {
+                // By one way for all: a lane on another would store apart from its warp.
+                kept_in_batches<false>(0, cached_, [&](const auto &batch, auto which) {
+                    for_each_pack(batch, which, take);
                 });
-            });
+            }
         } else {
             backward_batched<Terms::kPacksInFlight>(
                 begin_, first, [&](uint32_t index) { return cache_.packs[index - begin_]; },
@@ -128,9 +150,6 @@ class SlicePacks {
     }
 
   private:
-    // Not where the code for a pack is long.
-    static constexpr bool kTwice = !Terms::kKnowsCap;
-
     const uint4 *body_;
     uint32_t skipped_;
     Slice slice_;
@@ -140,6 +159,7 @@ class SlicePacks {
     uint32_t cached_;  // packs [begin, begin + cached) are kept
     SliceCache &cache_;
 
+    // take(from, to) for parts of what is kept, as they are there.
     template <Pass pass, class Take>
     __device__ __forceinline__ void forward_in_cache(const Take &take) const {
         uint32_t from = 0;
@@ -148,17 +168,26 @@ class SlicePacks {
             // All at once where they have been there since an earlier pass.
             const uint32_t to = pass == Pass::kFirst ? cache_.end_of(chunk) : cached_;
             if (pass == Pass::kFirst) cache_.wait_for(chunk);
-            kept_in_batches(from, to, take);
+            take(from, to);
             from = to;
         }
     }
 
-    // Of the packs from begin + from to begin + to, all of which are kept.
-    template <class Take>
+    // do_with(index, bits) for this thread's packs from begin + from to begin + to, all of which are kept.
+    template <class Do>
+    __device__ __forceinline__ void for_each_kept(uint32_t from, uint32_t to,
+                                                  const Do &do_with) const {
+#pragma unroll 2
+        for (uint32_t i = from + threadIdx.x; i < to; i += blockDim.x) {
+            if (begin_ + i != skipped_) do_with(begin_ + i, cache_.packs[i]);
+        }
+    }
+    // take(batch, AllThere or SomeThere) for them.
+    template <bool kTwice, class Take>
     __device__ __forceinline__ void kept_in_batches(uint32_t from, uint32_t to,
                                                     const Take &take) const {
-        in_batches<kPacksAtOnce, kTwice>(begin_ + from, begin_ + to, skipped_, lowest_pack<T>(),
-                                 [&](uint32_t index) { return cache_.load(index - begin_); }, take);
+        const auto load = [&](uint32_t index) { return cache_.load(index - begin_); };
+        in_batches<XENT_PACKS_AT_ONCE, kTwice>(begin_ + from, begin_ + to, skipped_, load, take);
     }
 
     template <uint32_t kBatch, class Fetch, class Prefetch, class Do>
@@ -186,19 +215,28 @@ class SlicePacks {
         }
     }
 
-    template <bool kKeeps, class Take>
+    template <bool kKeeps, class Do>
     __device__ __forceinline__ void forward_in_memory(uint32_t from, uint32_t to,
-                                                      const Take &take) const {
-        in_batches<Terms::kPacksInFlight, kTwice && !kKeepsAll>(
-            from, to, skipped_, lowest_pack<T>(), [&](uint32_t index) { return body_[index]; },
-            [&](const auto &batch, auto which) {
-                if constexpr (kKeeps) {
-                    for_each_pack(batch, which, [&](uint32_t index, uint4 bits) {
-                        cache_.packs[index - begin_] = bits;
-                    });
-                }
-                take(batch, which);
-            });
+                                                      const Do &do_with) const {
+        constexpr uint32_t kBatch = Terms::kPacksInFlight;
+        const auto take = [&](uint32_t index, uint4 bits) {
+            if (index == skipped_) return;
+            if (kKeeps) cache_.packs[index - begin_] = bits;
+            do_with(index, bits);
+        };
+        uint32_t start = from + threadIdx.x;
+        // Whole batches, loaded without conditions: the skipped pack, too, is written by nobody before the
+        // merge that ends this pass.
+#pragma unroll 1
+        for (; start + (kBatch - 1) * blockDim.x < to; start += kBatch * blockDim.x) {
+            uint4 batch[kBatch];
+#pragma unroll
+            for (uint32_t i = 0; i < kBatch; ++i) batch[i] = body_[start + i * blockDim.x];
+#pragma unroll
+            for (uint32_t i = 0; i < kBatch; ++i) take(start + i * blockDim.x, batch[i]);
+        }
+#pragma unroll 1
+        for (; start < to; start += blockDim.x) take(start, body_[start]);
     }
 
     __device__ __forceinline__ float4 *weights(uint32_t part, uint32_t pack) const {

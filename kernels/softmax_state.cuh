@@ -121,6 +121,8 @@ XENT_INLINE float weighted(float weight, float value) {
 }
 
 constexpr uint32_t kNoPlace = UINT32_MAX;
+// One of several packs; whoever asks for it has them at hand.
+constexpr uint32_t kSomePack = kNoPlace - 1;
 
 // The weights of elements in `shifted_sum`: it is not kept, all are 1, or they come with the elements.
 enum class Weights { kNone, kOnes, kGiven };
@@ -145,11 +147,6 @@ struct SoftmaxState {
 
     // Re-expresses the state relative to a maximum of at least `candidate`, met at `where`.
     XENT_INLINE void raise(float candidate, uint32_t where) {
-        raise_at(candidate, [&] { return where; });
-    }
-    // The same where the place is looked for when it is needed, which is seldom.
-    template <class Find>
-    XENT_INLINE void raise_at(float candidate, const Find &find) {
         if (candidate > max) {
             Shift higher = shift;
             higher.move_to(candidate);
@@ -162,7 +159,7 @@ struct SoftmaxState {
                 }
             }
             max = candidate;
-            place = find();
+            place = where;
             shift = higher;
         }
     }

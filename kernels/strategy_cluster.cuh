@@ -23,7 +23,7 @@ template <typename T, class Terms>
 struct ClusterStrategy {
     using Element = T;
     using TermsOfRow = Terms;
-    using Row = xent::Row<T, Terms, ClusterTeam, SlicePacks<T, Terms, true>>;
+    using Row = xent::Row<T, Terms, ClusterTeam, SlicePacks<T, Terms>>;
     static constexpr bool kSharesWarps = false;
     static constexpr bool kHasTwoLaunches = false;
     static constexpr uint32_t kDividedSlots = 1;

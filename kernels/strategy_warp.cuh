@@ -44,13 +44,14 @@ class LanePacks {
           most_packs_(place.most_packs) {
         const uint32_t lane = place.team.lane(), shift = place.team.shift, log2 = place.lanes_log2;
         first_ = lane - shift;
+        slots_ = (packs + shift + lanes_ - 1) >> log2;
         // Slot i is pack i * lanes + first, where there is one: none in the first slot where that wrapped.
         mine_ = (1u << ((packs + lanes_ - 1 - first_) >> log2)) - 1 - (first_ >> 31);
         const uint32_t slot = (skipped + shift) >> log2;
         if (skipped < packs && ((skipped + shift) & (lanes_ - 1)) == lane) mine_ &= ~(1u << slot);
-        for_each_slot([&](uint32_t i, uint32_t index, bool there) {
-            kept_[i] = lowest_pack<T>();
-            if (there) kept_[i] = body_[index];
+        for_each_slot([&](uint32_t i, uint32_t there) {
+            if constexpr (kComparesPacks<T>) kept_[i] = lowest_pack<T>();
+            if (there != 0) kept_[i] = body_[index_of(i)];
         });
     }
 
@@ -73,7 +74,7 @@ class LanePacks {
     // The largest element of this lane's packs, and the first pack that has it.
     __device__ __forceinline__ float largest() const {
         uint4 largest = lowest_pack<T>();
-        for_each_slot([&](uint32_t i, uint32_t, bool) { largest = larger<T>(largest, kept_[i]); });
+        for_each_slot([&](uint32_t i, uint32_t) { largest = larger<T>(largest, kept_[i]); });
         return largest_of<T>(largest);
     }
     __device__ __forceinline__ uint32_t first_with(float value) const {
@@ -83,10 +84,10 @@ class LanePacks {
         });
         return first;
     }
-    // do_with(index, bits, there): without a branch, nothing but -inf where there is no pack.
+    // do_with(index, bits, there): without a branch, nothing but -inf where there is no pack, and `there` is 0.
     template <class Do>
     __device__ __forceinline__ void for_each_at_hand(const Do &do_with) const {
-        for_each_slot([&](uint32_t i, uint32_t index, bool there) { do_with(index, kept_[i], there); });
+        for_each_slot([&](uint32_t i, uint32_t there) { do_with(index_of(i), kept_[i], there); });
     }
 
     // do_with(index, bits) for this lane's packs.
@@ -107,25 +108,33 @@ class LanePacks {
     uint32_t packs_;
     uint32_t lanes_;
     uint32_t most_packs_;
+    uint32_t slots_;  // that some lane of the group has a pack in
     uint32_t first_;  // wraps before the first pack
     // Bit i: whether pack i * lanes + first is there, and not skipped. Found once, not by each pass.
     uint32_t mine_;
     uint4 kept_[kPacks];
 
-    // Unrolled, so that `kept_` stays in registers. Short rows leave it early, the whole grid at the same
-    // pack; looked for at powers of two, which costs long rows less.
+    __device__ __forceinline__ uint32_t index_of(uint32_t i) const { return i * lanes_ + first_; }
+
+    // Unrolled, so that `kept_` stays in registers. Short rows leave it early: where a slot without a pack costs what
+    // others do, the group looks in every other one whether any of its lanes has one; else the whole grid does at
+    // powers of two, which costs long rows less.
     template <class Do>
     __device__ __forceinline__ void for_each_slot(const Do &do_with) const {
 #pragma unroll
         for (uint32_t i = 0; i < kPacks; ++i) {
-            if ((i & (i - 1)) == 0 && i * lanes_ > most_packs_) break;
-            do_with(i, i * lanes_ + first_, (mine_ >> i & 1) != 0);
+            if constexpr (kComparesPacks<T>) {
+                if (i % 2 == 0 && i >= slots_) break;
+            } else {
+                if ((i & (i - 1)) == 0 && i * lanes_ > most_packs_) break;
+            }
+            do_with(i, mine_ >> i & 1);
         }
     }
     template <class Do>
     __device__ __forceinline__ void for_each(const Do &do_with) const {
-        for_each_slot([&](uint32_t i, uint32_t index, bool there) {
-            if (there) do_with(i, index);
+        for_each_slot([&](uint32_t i, uint32_t there) {
+            if (there != 0) do_with(i, index_of(i));
         });
     }
 };

@@ -4,6 +4,7 @@
 
 /// Width of one vector access to logits or gradients.
 pub const XENT_PACK_BYTES: u32 = 16;
+/// Packs of a thread that are compared with the maximum at once, wherever the row is: its sums depend on when that is raised. What is kept of a row is a multiple of that for each thread, or all of it.
 pub const XENT_PACKS_AT_ONCE: u32 = 2;
 /// Largest number of classes: positions within a row are 32-bit in the kernels.
 pub const XENT_MAX_CLASSES: u32 = 1073741824;

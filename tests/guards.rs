@@ -115,9 +115,6 @@ const SECTORS_RAGGED_LOADED: f64 = 1.075;
 const FEW_BYTES: f64 = 64.0;
 const FEW_SECTORS: f64 = 8.0;
 
-/// Of a row: the lane that has the target's pack parts from its warp, and its accesses with it.
-const SECTORS_OF_A_ROW: f64 = 1.0;
-
 /// Instructions may differ so much from what is written down, either way: figures that are out of date
 /// say nothing.
 const INSTRUCTIONS: f64 = 1.02;
@@ -278,7 +275,7 @@ impl Guard<'_> {
                 "sectors written",
                 sum(|l| l.global_sectors_written),
                 written,
-                written * most + few + SECTORS_OF_A_ROW * rows as f64,
+                written * most + few,
             );
         }
         let wavefronts = sum(|l| l.shared_wavefronts);

@@ -66,7 +66,7 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 23] = [
     ("targets.cuh", &["abi.h"]),
     ("async_copy.cuh", &[]),
     ("pack_batch.cuh", &["abi.h"]),
-    ("slice_cache.cuh", &["abi.h", "async_copy.cuh", "pack_batch.cuh"]),
+    ("slice_cache.cuh", &["abi.h", "async_copy.cuh"]),
     ("tile.cuh", &["abi.h", "async_copy.cuh", "dtype.cuh", "reduce.cuh", "vector.cuh"]),
     ("softmax_state.cuh", &["abi.h", "arithmetic.cuh"]),
     ("row_loss.cuh", &["abi.h", "arithmetic.cuh", "softmax_state.cuh"]),

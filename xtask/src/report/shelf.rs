@@ -26,7 +26,7 @@ pub struct Record {
     pub missing: Vec<Missing>,
     /// Which record the errors are of, if it has none itself.
     pub errors_of: Option<String>,
-    /// The newest one of those before that compared more problems with others, if one did.
+    /// The newest one of those before that has more times of others, if one has.
     pub compared_more: Option<Box<Record>>,
 }
 
@@ -109,6 +109,8 @@ impl Record {
         if self.accuracies.is_empty() && !earlier.accuracies.is_empty() {
             self.accuracies = std::mem::take(&mut earlier.accuracies);
             self.errors_of = Some(earlier.name.clone());
+            let of_errors = |missing: &&Missing| missing.kind == Kind::Accuracy;
+            self.missing.extend(earlier.missing.iter().filter(of_errors).cloned());
         }
         let compared =
             |record: &Self| record.speeds.iter().filter(|row| row.is_of_a_peer()).count();

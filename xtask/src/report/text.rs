@@ -137,12 +137,12 @@ fn first_dtype(speeds: &Speeds<'_>, pass: Pass) -> Option<Dtype> {
     Dtype::ALL.into_iter().find(|&dtype| !speeds.shapes(pass, dtype).is_empty())
 }
 
-/// Those that an earlier record compared, where they are more: beside what smoothxent was then.
+/// What an earlier record has, where it has more times of others: they are beside smoothxent's of then.
 fn compared_before(record: &Record, passes: &[Pass]) -> Option<String> {
     let earlier = record.compared_more.as_ref()?;
     let speeds = Speeds::of(&earlier.speeds);
     Some(format!(
-        "Of an earlier record, {}, which compared more problems, with the kernels of then:\n\n{}",
+        "Of an earlier record, {}, which has more comparisons, with the kernels of then:\n\n{}",
         earlier.name,
         peers_table(&speeds, passes)
     ))
