@@ -415,6 +415,7 @@ mod tests {
         assert_eq!(record.name, "2026-01-31-ccc");
         assert!(record.speeds.is_empty() && !record.accuracies.is_empty());
         assert_eq!(record.errors_of.as_deref(), Some("2026-01-30-bbb"));
+        assert!(record.missing.iter().any(|missing| missing.kind == Kind::Accuracy));
         let compared = record.compared_more.as_ref().expect("it compared none itself");
         assert_eq!(compared.name, "2026-01-30-bbb");
     }
