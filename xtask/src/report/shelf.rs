@@ -410,6 +410,17 @@ mod tests {
                 fs::copy(from, folder.join(format!("{name}.{suffix}"))).expect("copied");
             }
         }
+        let errors = folder.join("2026-01-30-bbb.accuracy.csv");
+        let mut text = fs::read_to_string(&errors).expect("read");
+        let header = text.lines().next().expect("a header").to_owned();
+        let cell = |column| match column {
+            "implementation" => "apex",
+            "verdict" => "not_measured",
+            "note" => "not installed",
+            _ => "",
+        };
+        text.push_str(&header.split(',').map(cell).collect::<Vec<_>>().join(","));
+        fs::write(&errors, text).expect("written");
         let newest = newest(&records).expect("they are read");
         let [record] = &newest[..] else { panic!("one GPU") };
         assert_eq!(record.name, "2026-01-31-ccc");
