@@ -7,6 +7,7 @@
 | `data` | the buffers that every implementation gets |
 | `implementations/` | one file for each: how it is called, what it cannot do |
 | `reference`, `tolerance` | the loss and gradient in f64, and how far a result may be from them |
+| `ahead` | what peers compile, compiled by several processes before anything is timed |
 | `timing` | events, batches, samples that take turns, graphs |
 | `speed`, `accuracy`, `head` | the three measurements |
 | `machine` | the device, its clocks and what throttles it |

@@ -15,6 +15,9 @@ class Budget:
     def elapsed(self) -> float:
         return time.monotonic() - self._begun
 
+    def left(self) -> Optional[float]:
+        return None if self._seconds is None else self._seconds - self.elapsed()
+
     def allows(self, share: float = 1.0) -> bool:
         """Whether a case may begin that may take as long as the slowest so far."""
         return self._seconds is None or self.elapsed() + self._slowest <= self._seconds * share
@@ -32,12 +35,12 @@ class Progress:
 
     def __init__(self, what: str, total: int) -> None:
         self._what, self._total = what, total
-        self._done, self._spent = 0, 0.0
+        self._done, self.spent = 0, 0.0
 
     def line(self, case: object, outcome: str, seconds: float) -> str:
         self._done += 1
-        self._spent += seconds
-        rest = (self._total - self._done) * self._spent / self._done
+        self.spent += seconds
+        rest = (self._total - self._done) * self.spent / self._done
         left = f"about {duration(rest)} left" if self._done < self._total else "last"
         return f"[{self._what} {self._done}/{self._total}, {left}] {case}: {outcome}"
 

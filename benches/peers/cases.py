@@ -230,6 +230,12 @@ def parse_names(text: str, names: Sequence[str], what: str) -> List[str]:
     return chosen
 
 
+def parse_count(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{text!r}: a number, such as 8")
+    return int(text)
+
+
 def parse_smoothings(text: str) -> List[float]:
     smoothings = [float(number) for number in text.split(",")]
     if not all(0 <= smoothing <= 1 for smoothing in smoothings):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence
 
-from . import cases, record, summary
+from . import ahead, cases, record, summary
 from .budget import Budget, Progress, duration
 from .record import WRONG, Record, Writer
 
@@ -16,7 +16,8 @@ from .record import WRONG, Record, Writer
 MEASUREMENTS = ("accuracy", "head", "speed")
 
 # Of the whole budget: what comes after needs some, too.
-ACCURACY_SHARE = 0.25
+COMPILING_SHARE = 0.3
+ACCURACY_SHARE = 0.5
 HEAD_SECONDS = 40.0
 
 # Everything a newcomer without a device needs to know, on one line.
@@ -37,12 +38,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if not options.rehearse and not torch.cuda.is_available():
         print(NO_GPU.format(version=torch.__version__), file=sys.stderr)
         return 1
-    if options.rehearse:
-        return Session(options).run()
-    torch.cuda.set_device(0)
-    # Not the default one, which cannot be captured.
-    with torch.cuda.stream(torch.cuda.Stream()):
-        return Session(options).run()
+    with ahead.own_caches():
+        if options.rehearse:
+            return Session(options).run()
+        torch.cuda.set_device(0)
+        # Not the default one, which cannot be captured.
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return Session(options).run()
 
 
 class Session:
@@ -69,6 +71,7 @@ class Session:
             print(f"    {implementation.label} {implementation.version}".rstrip())
         for label, why in self._loaded.absent.items():
             print(f"    {label}: not measured: {why}")
+        self._compile_ahead()
         run_of = {"accuracy": self._accuracy, "speed": self._speed, "head": self._head}
         status = 0
         try:
@@ -85,11 +88,56 @@ class Session:
         wrong = any(each.implementation == summary.OWN and each.verdict == WRONG for each in self._all)
         return 1 if wrong else status
 
+    def _compile_ahead(self) -> None:
+        options = self._options
+        chosen = []
+        if "accuracy" in options.measure:
+            chosen += self._accuracy_cases()
+        if "speed" in options.measure:
+            chosen += self._speed_cases()
+        compilers = [each for each in self._loaded.present if each.compiles]
+        chosen = [
+            case
+            for case in ahead.distinct(chosen)
+            if any(not implementation.lacks(case) for implementation in compilers)
+        ]
+        processes = options.compile_processes
+        if processes is None:
+            processes = ahead.processes_for(chosen, self._machine.memory_bytes)
+        # One would take as long as the process that measures.
+        if processes < 2 or len(chosen) < 2:
+            return
+        progress, begun = Progress("compile", len(chosen)), time.monotonic()
+
+        def done(case: cases.Case, outcome: str) -> None:
+            seconds = time.monotonic() - begun - progress.spent
+            print(progress.line(case, outcome, seconds), flush=True)
+
+        print(f"compiling for {len(chosen)} cases in {processes} processes", flush=True)
+        left = self._budget.left()
+        ahead.compile_ahead(
+            chosen,
+            options.peers,
+            options.rehearse,
+            processes,
+            None if left is None else left * COMPILING_SHARE,
+            done,
+        )
+
+    def _speed_cases(self) -> List[cases.Case]:
+        options = self._options
+        return cases.speed_cases(self._sizes(), options.passes, options.variants, options.smoothing)
+
+    def _accuracy_cases(self) -> List[cases.Case]:
+        options = self._options
+        chosen = cases.accuracy_cases(sorted(options.smoothing), 300 if options.rehearse else None)
+        return [case for case in chosen if case.dtype == "bf16"] if options.quick else chosen
+
     def _speed(self) -> None:
         from .speed import SpeedRun
 
         options, run = self._options, SpeedRun(self._machine, self._loaded, self._repeats)
-        chosen = cases.speed_cases(self._sizes(), options.passes, options.variants, options.smoothing)
+        chosen = self._speed_cases()
         records: List[Any] = []
         try:
             self._each(
@@ -102,10 +150,7 @@ class Session:
         from .accuracy import AccuracyRun
 
         options, run = self._options, AccuracyRun(self._machine, self._loaded)
-        classes = 300 if options.rehearse else None
-        chosen = cases.accuracy_cases(sorted(options.smoothing), classes)
-        if options.quick:
-            chosen = [case for case in chosen if case.dtype == "bf16"]
+        chosen = self._accuracy_cases()
         records: List[Any] = []
         writer = Writer(options.accuracy_csv, record.ACCURACY_COLUMNS)
         try:
@@ -280,6 +325,13 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="N",
         help="begin nothing that may not end in time; what was left out is named",
+    )
+    parser.add_argument(
+        "--compile-processes",
+        type=_argument(cases.parse_count),
+        metavar="N",
+        help="that compile for all cases before anything is timed; 0: each case when its turn comes "
+        "(default: half the processors, twelve at most, fewer where memory is short)",
     )
     parser.add_argument(
         "--rehearse",

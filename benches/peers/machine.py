@@ -57,10 +57,12 @@ class Machine:
         if rehearsal:
             self.device = torch.device("cpu")
             self.name, self.driver, self.l2_bytes = "CPU (rehearsal)", "", 0
+            self.memory_bytes: Optional[int] = None
             return
         self.device = torch.device("cuda", 0)
         properties = torch.cuda.get_device_properties(self.device)
         self.name = properties.name.replace(",", " ")
+        self.memory_bytes = properties.total_memory
         self.l2_bytes = getattr(properties, "L2_cache_size", L2_BYTES_IF_UNKNOWN)
         # nvidia-smi numbers devices by their slot, CUDA_VISIBLE_DEVICES renames them.
         uuid = getattr(properties, "uuid", None)

@@ -48,6 +48,8 @@ class Implementation:
     install: str = ""
     # Whether a call can be captured into a CUDA graph.
     capturable: bool = True
+    # Whether its first call compiles, and keeps what came of it in a cache on disk.
+    compiles: bool = False
     version: str = ""
     # Whether the gradient always goes over the logits.
     overwrites: bool = False

@@ -16,6 +16,7 @@ from .base import Implementation, Prepared, by_autograd, version_of
 class FlashAttn(Implementation):
     name = "flash_attn"
     install = "FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE pip install --no-deps --no-build-isolation flash-attn"
+    compiles = True
 
     def load(self, device: torch.device) -> None:
         package = util.find_spec("flash_attn")

@@ -12,6 +12,7 @@ from .base import Implementation, Prepared, Result, by_autograd, version_of
 class Liger(Implementation):
     name = "liger"
     install = "pip install liger-kernel"
+    compiles = True
     # It reads the number of rows that count back to the host.
     capturable = False
     overwrites = True

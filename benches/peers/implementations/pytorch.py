@@ -50,6 +50,7 @@ class TorchEager(Implementation):
 class TorchCompile(Implementation):
     name = "torch_compile"
     install = "pip install torch"
+    compiles = True
 
     def __init__(self, mode: str) -> None:
         self.mode = mode

@@ -15,6 +15,7 @@ class Quack(Implementation):
     name = "quack"
     mode = "autograd"
     install = "pip install quack-kernels"
+    compiles = True
 
     def load(self, device: torch.device) -> None:
         from quack.cross_entropy import cross_entropy, cross_entropy_fwd

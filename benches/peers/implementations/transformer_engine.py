@@ -14,6 +14,7 @@ from .base import Implementation, Prepared, by_autograd, version_of
 class TransformerEngine(Implementation):
     name = "transformer_engine"
     install = "pip install --no-build-isolation transformer-engine[pytorch]"
+    compiles = True
 
     def load(self, device: torch.device) -> None:
         from transformer_engine.pytorch.cross_entropy import parallel_cross_entropy

@@ -52,7 +52,9 @@ class Stream:
 @contextlib.contextmanager
 def device():
     """torch.cuda as far as the harness uses it; buffers are on the CPU."""
-    properties = types.SimpleNamespace(name="Stand-in", L2_cache_size=L2_BYTES, uuid=None)
+    properties = types.SimpleNamespace(
+        name="Stand-in", total_memory=16 << 30, L2_cache_size=L2_BYTES, uuid=None
+    )
     stand_ins = {
         "is_available": lambda: True,
         "set_device": lambda device: None,

@@ -55,7 +55,13 @@ class CommandLine(unittest.TestCase):
         self.assertIn("--budget-seconds", answer.stdout)
 
     def test_nonsense_is_refused(self):
-        for arguments in (["--peers", "x"], ["--shapes", "8"], ["--passes", "x"], ["--smoothing", "2"]):
+        for arguments in (
+            ["--peers", "x"],
+            ["--shapes", "8"],
+            ["--passes", "x"],
+            ["--smoothing", "2"],
+            ["--compile-processes", "-1"],
+        ):
             answer = self.program(*arguments)
             self.assertEqual(answer.returncode, 2, answer.stderr)
             self.assertNotIn("Traceback", answer.stderr)
