@@ -205,8 +205,8 @@ struct XentGeometry {
     /* tiny, warp: lanes of a row, a power of two up to 32; of warp from XENT_FEWEST_WARP_LANES up, each with
        XENT_WARP_PACKS packs at most, or XENT_WARP_PACKS_OF_TWO. 0 elsewhere. */
     uint32_t lanes_per_row;
-    /* Keeps the size a multiple of 8; 0. */
-    uint32_t reserved;
+    /* block: how many rows later the one is that a row's block asks the L2 cache for; 0 for none. */
+    uint32_t rows_ahead;
 };
 
 /* Which launch of a strategy that takes two it is. */

@@ -1,9 +1,12 @@
-// Copies of packs from global to shared memory that go on by themselves: cp.async, one pack for a thread.
+// What goes on by itself between global memory and where it is needed: copies of packs to shared memory (cp.async,
+// one pack for a thread), and what comes to the L2 cache before anybody reads it.
 //
-// Before sm_80 a copy is a load and a store.
+// Before sm_80 a copy is a load and a store; before sm_90 nothing comes ahead of its time.
 #pragma once
 
 #include <stdint.h>
+
+#include "abi.h"
 
 namespace xent {
 
@@ -16,6 +19,15 @@ __device__ __forceinline__ void copy_pack_async(uint4 *to_shared, const uint4 *f
                  : "memory");
 #else
     *to_shared = *from;
+#endif
+}
+
+// So many packs, on their way to the L2 cache. Nobody waits for them, and nothing depends on it.
+__device__ __forceinline__ void bring_to_l2(const uint4 *from, uint32_t packs) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)),
+                 "r"(packs * XENT_PACK_BYTES)
+                 : "memory");
 #endif
 }
 

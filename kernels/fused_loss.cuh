@@ -12,7 +12,10 @@
 
 #include <stdint.h>
 
+#include <type_traits>
+
 #include "abi.h"
+#include "async_copy.cuh"
 #include "cluster.cuh"
 #include "normalizer.cuh"
 #include "ordered_sum.cuh"
@@ -315,6 +318,27 @@ __device__ __forceinline__ Strategy make_strategy(const XentFused &p,
     }
 }
 
+// Whether a block brings another's row to the L2 cache: where it was measured, and leaves registers enough.
+template <class Strategy>
+#if __CUDA_ARCH__ >= 900
+constexpr bool kLooksAhead = Strategy::kLooksAhead && sizeof(typename Strategy::Element) == 2 &&
+                             std::is_same_v<typename Strategy::TermsOfRow, PlainTerms>;
+#else
+constexpr bool kLooksAhead = false;
+#endif
+
+// A row that is to be read, on its way to the L2 cache. By one thread.
+template <typename T, class Terms>
+__device__ __forceinline__ void bring_row_to_l2(const XentFused &p, uint64_t index) {
+    if (index >= p.sums.rows) return;
+    if constexpr (Terms::kHasTarget) {
+        if (load_target(p.targets, index, p.classes).kind != TargetKind::kClass) return;
+    }
+    const T *const logits = logits_row<T>(p, index);
+    const RowLayout<T> layout(logits, p.classes);
+    bring_to_l2(layout.body(logits), layout.packs);
+}
+
 template <class Strategy>
 __device__ __forceinline__ void fused(const XentFused &p) {
     using T = typename Strategy::Element;
@@ -351,6 +375,11 @@ __device__ __forceinline__ void fused(const XentFused &p) {
         const uint32_t position = Terms::kHasTarget && reads ? uint32_t(target.value) : kNoPosition;
         auto row = strategy.row(logits, p.logits_row_stride, layout, Terms(p, index, layout),
                                 p.transform, position);
+        if constexpr (kLooksAhead<Strategy>) {
+            // While all threads wait for their row.
+            const uint32_t ahead = p.geometry.rows_ahead;
+            if (ahead != 0 && threadIdx.x == 0) bring_row_to_l2<T, Terms>(p, index + ahead);
+        }
         if constexpr (Strategy::kHasTwoLaunches) {
             // Which divides nothing yet.
             if (p.phase == XENT_PHASE_PARTIALS) {

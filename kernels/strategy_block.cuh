@@ -26,6 +26,7 @@ struct BlockStrategy {
     using Packs = std::conditional_t<Terms::kOnePass, PassingPacks, SlicePacks<T, Terms>>;
     using Row = xent::Row<T, Terms, BlockTeam, Packs>;
     static constexpr bool kSharesWarps = false;
+    static constexpr bool kLooksAhead = true;
     static constexpr bool kHasTwoLaunches = false;
     static constexpr uint32_t kDividedSlots = 1;
 

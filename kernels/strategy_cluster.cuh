@@ -25,6 +25,7 @@ struct ClusterStrategy {
     using TermsOfRow = Terms;
     using Row = xent::Row<T, Terms, ClusterTeam, SlicePacks<T, Terms>>;
     static constexpr bool kSharesWarps = false;
+    static constexpr bool kLooksAhead = false;
     static constexpr bool kHasTwoLaunches = false;
     static constexpr uint32_t kDividedSlots = 1;
 

@@ -184,6 +184,7 @@ struct SplitRowStrategy {
     using TermsOfRow = Terms;
     using Row = SplitRow<T, Terms>;
     static constexpr bool kSharesWarps = false;
+    static constexpr bool kLooksAhead = false;
     static constexpr bool kHasTwoLaunches = true;
     static constexpr uint32_t kDividedSlots = 1;
 

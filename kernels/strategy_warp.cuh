@@ -148,6 +148,7 @@ struct WarpStrategy {
     using Row = xent::Row<T, Terms, ShiftedTeam, Packs>;
     static constexpr uint32_t kWarps = XENT_WARP_BLOCK_THREADS / kWarpSize;
     static constexpr bool kSharesWarps = true;
+    static constexpr bool kLooksAhead = false;
     static constexpr bool kHasTwoLaunches = false;
     static constexpr uint32_t kDividedSlots = kWarps;
 

@@ -290,8 +290,8 @@ pub struct XentGeometry {
     /// tiny, warp: lanes of a row, a power of two up to 32; of warp from XENT_FEWEST_WARP_LANES up, each with
     /// XENT_WARP_PACKS packs at most, or XENT_WARP_PACKS_OF_TWO. 0 elsewhere.
     pub lanes_per_row: u32,
-    /// Keeps the size a multiple of 8; 0.
-    pub reserved: u32,
+    /// block: how many rows later the one is that a row's block asks the L2 cache for; 0 for none.
+    pub rows_ahead: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -305,8 +305,8 @@ const _: () = {
         [::core::mem::offset_of!(XentGeometry, cached_packs) - 12usize];
     ["Offset of field: XentGeometry::lanes_per_row"]
         [::core::mem::offset_of!(XentGeometry, lanes_per_row) - 16usize];
-    ["Offset of field: XentGeometry::reserved"]
-        [::core::mem::offset_of!(XentGeometry, reserved) - 20usize];
+    ["Offset of field: XentGeometry::rows_ahead"]
+        [::core::mem::offset_of!(XentGeometry, rows_ahead) - 20usize];
 };
 /// The only one.
 pub const XENT_PHASE_WHOLE: XentPhase = 0;

@@ -177,12 +177,15 @@ pub struct Geometry {
     pub rows_per_warp: u64,
     /// Tiny, warp: lanes of a row, a power of two. 0 elsewhere.
     pub lanes_per_row: u32,
+    /// Block: how many rows later the one is that is brought to the L2 cache while a block waits for its own;
+    /// 0 for none.
+    pub rows_ahead: u32,
 }
 
 impl From<Geometry> for abi::XentGeometry {
     fn from(geometry: Geometry) -> Self {
-        let Geometry { slices, cached_packs, rows_per_warp, lanes_per_row } = geometry;
-        Self { rows_per_warp, slices, cached_packs, lanes_per_row, reserved: 0 }
+        let Geometry { slices, cached_packs, rows_per_warp, lanes_per_row, rows_ahead } = geometry;
+        Self { rows_per_warp, slices, cached_packs, lanes_per_row, rows_ahead }
     }
 }
 

@@ -101,7 +101,7 @@ impl Row {
     fn csv_line(&self, machine: &Machine, clocks: &Clocks) -> String {
         let RowsPlan { strategy, geometry, first, .. } = self.plan;
         let Launch { kernel, grid, block, cluster, shared_bytes, .. } = first.launch;
-        let Geometry { slices, cached_packs, rows_per_warp, lanes_per_row } = geometry;
+        let Geometry { slices, cached_packs, rows_per_warp, lanes_per_row, .. } = geometry;
         let case = &self.case;
         let time = |time: f32| number(time, 0, 3).replace('-', "");
         let empty = self.empty.map_or(String::new(), |empty| time(empty.p50));

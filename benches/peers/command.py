@@ -81,6 +81,7 @@ class Session:
         except self._lost as lost:
             print(f"the device was lost, nothing more can be measured: {lost}", flush=True)
             self._summary.append(f"ended early, the device was lost: {lost}")
+            self._summary.append("the rest can be measured without that one: --peers, --shapes")
             status = 1
         print("--- summary")
         lines = [*self._summary, *summary.wrong_lines(self._all), *summary.absent_lines(self._all)]

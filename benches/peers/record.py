@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass, fields
 from typing import Any, Dict, List, Optional, Sequence, TextIO
 
@@ -167,6 +168,8 @@ class Writer:
 
 def one_line(error: BaseException) -> str:
     """What an exception says, short enough for a table."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Some compilers colour what they say.
+    said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     text = f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
     return text if len(text) <= 160 else text[:157] + "..."

@@ -167,6 +167,28 @@ fn what_goes_wrong_with_a_bulk_copy() {
 }
 
 #[test]
+fn a_bulk_prefetch_shows_in_its_faults_alone() {
+    let one = LaunchConfig::linear(1, 64);
+    let before = |prefetch: &str| {
+        BULK.replace(
+            "bar.sync 0;",
+            &format!("bar.sync 0; @%p1 cp.async.bulk.prefetch.L2.global {prefetch};"),
+        )
+    };
+    // The allocation has 4,096 bytes.
+    for fine in ["[%rd1], 256", "[%rd1+3840], 256", "[%rd1+4096], 0"] {
+        gives(&before(fine), &one, bulk_result);
+    }
+    for (wrong, kind, part) in [
+        ("[%rd1], 250", FaultKind::MisalignedAddress, "multiple of 16"),
+        ("[%rd1+8], 256", FaultKind::MisalignedAddress, "multiple of 16"),
+        ("[%rd1+3856], 256", FaultKind::IllegalAddress, "past the end of allocation"),
+    ] {
+        faults(&before(wrong), &one, &[kind], part);
+    }
+}
+
+#[test]
 fn mbarriers_count_phases() {
     // Two warps hand a number to and fro, eight times, over two mbarriers.
     let body = ".shared .align 8 .b64 full; .shared .align 8 .b64 empty; .shared .align 4 .u32 box;\

@@ -294,6 +294,8 @@ impl Cutter<'_> {
                 if self.idle(1) {
                     let alone = device.dynamic_shared_bytes();
                     up_to = up_to.max(choices.block_bytes_of_few_rows.min(alone));
+                } else if self.reads_much_again() {
+                    up_to = device.dynamic_shared_bytes();
                 }
                 let bytes = work.kept_bytes();
                 if bytes > u64::from(up_to) {
@@ -313,10 +315,7 @@ impl Cutter<'_> {
                 if self.idle(1) {
                     return Verdict::Passed(Ground::FewRows { rows: work.rows, slices });
                 }
-                // Of as many rows as are resident, what is not kept.
-                let resident = choices.block_rows as usize * self.multiprocessors();
-                let not_kept = work.kept_bytes().saturating_sub(self.block_bytes().into());
-                let bytes = not_kept.saturating_mul(resident.min(work.rows) as u64);
+                let bytes = self.bytes_again();
                 let up_to = u64::from(choices.cluster.again_in_l2) * u64::from(device.l2_bytes);
                 let slice = work.kept_bytes().div_ceil(slices.into());
                 // A cluster whose blocks have a multiprocessor each is no faster.
@@ -337,6 +336,20 @@ impl Cutter<'_> {
     /// What a row may take of shared memory so that as many rows as the table says are resident.
     fn block_bytes(&self) -> u32 {
         self.device.dynamic_shared_bytes_of(self.choices.block_rows)
+    }
+
+    /// What two-pass would read again of as many rows as are resident.
+    fn bytes_again(&self) -> u64 {
+        let resident = self.choices.block_rows as usize * self.multiprocessors();
+        let not_kept = self.work.kept_bytes().saturating_sub(self.block_bytes().into());
+        not_kept.saturating_mul(resident.min(self.work.rows) as u64)
+    }
+
+    /// More than is worth the second row of a multiprocessor.
+    fn reads_much_again(&self) -> bool {
+        let part = self.choices.block_alone_from_part_of_l2;
+        let whole = part != 0 && self.work.dtype == Dtype::F32;
+        whole && self.bytes_again() > u64::from(self.device.l2_bytes / part)
     }
 
     /// Whether rows of so many slices leave multiprocessors idle.
@@ -401,7 +414,13 @@ impl Cutter<'_> {
 
     fn plan(&self, strategy: Strategy, family: Family, reasons: Reasons) -> RowsPlan {
         let Self { work, device, .. } = self;
-        let whole = Geometry { slices: 1, cached_packs: 0, rows_per_warp: 1, lanes_per_row: 0 };
+        let whole = Geometry {
+            slices: 1,
+            cached_packs: 0,
+            rows_per_warp: 1,
+            lanes_per_row: 0,
+            rows_ahead: 0,
+        };
         let rows = work.rows;
         let shape = match strategy {
             Strategy::Tiny => {
@@ -435,7 +454,11 @@ impl Cutter<'_> {
                     shared_bytes: 0,
                 }
             }
-            Strategy::Block => self.shape_of(1, device.dynamic_shared_bytes()),
+            Strategy::Block => {
+                let shape = self.shape_of(1, device.dynamic_shared_bytes());
+                let geometry = Geometry { rows_ahead: self.rows_ahead(), ..shape.geometry };
+                Shape { geometry, ..shape }
+            }
             Strategy::TwoPass => {
                 let shape = self.shape_of(1, self.block_bytes());
                 // A pin on rows that fit: some is read again, as the name says.
@@ -527,7 +550,13 @@ impl Cutter<'_> {
             }
         };
         Shape {
-            geometry: Geometry { slices, cached_packs, rows_per_warp: 1, lanes_per_row: 0 },
+            geometry: Geometry {
+                slices,
+                cached_packs,
+                rows_per_warp: 1,
+                lanes_per_row: 0,
+                rows_ahead: 0,
+            },
             blocks: work.rows.saturating_mul(slices as usize),
             block,
             shared_bytes,
@@ -583,6 +612,18 @@ impl Cutter<'_> {
         let rows_at_once = full * (abi::XENT_WARP_BLOCK_THREADS / WARP_SIZE) as usize;
         let most = (self.work.rows / rows_at_once.max(1)).clamp(1, WARP_SIZE as usize);
         1 << most.ilog2()
+    }
+
+    /// A row for each multiprocessor, of those rows that the table says gain by it.
+    fn rows_ahead(&self) -> u32 {
+        let work = self.work;
+        let Some(ahead) = &self.choices.ahead else { return 0 };
+        let measured = matches!((work.operation, work.pass), (Operation::Fused, Pass::Fused))
+            && work.dtype.bytes() == ahead.element_bytes
+            && work.row_bytes() >= ahead.from_bytes.into();
+        let rows = self.device.multiprocessors;
+        let up_to = u64::from(self.device.l2_bytes / ahead.part_of_l2);
+        if measured && work.row_bytes() * u64::from(rows) <= up_to { rows } else { 0 }
     }
 
     fn traffic(&self, strategy: Strategy, geometry: Geometry, resident_blocks: u64) -> Traffic {

@@ -83,7 +83,7 @@ const fn device(
 }
 
 /// H200, 141 GB.
-pub const H200: Device = device("h200", HOPPER, 132, 50, 4800.0);
+pub const H200: Device = device("h200", HOPPER, 132, 60, 4800.0);
 /// H100 SXM5, 80 GB.
 pub const H100: Device = device("h100", HOPPER, 132, 50, 3350.0);
 /// A100 SXM4, 80 GB.

@@ -102,7 +102,11 @@ impl fmt::Display for Cut<'_> {
                 write!(f, "{} a warp, {lanes} a row", geometry.rows_per_warp)
             }
             Strategy::Block | Strategy::TwoPass => {
-                write!(f, "a block each, {} of 16 bytes{}", count(packs, "pack"), Keeps(self.0))
+                write!(f, "a block each, {} of 16 bytes{}", count(packs, "pack"), Keeps(self.0))?;
+                match geometry.rows_ahead {
+                    0 => Ok(()),
+                    ahead => write!(f, ", the row {ahead} later brought to L2 meanwhile"),
+                }
             }
             Strategy::Cluster => {
                 let (slices, packs) = (count(geometry.slices, "slice"), count(packs, "pack"));

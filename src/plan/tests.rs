@@ -110,6 +110,73 @@ fn only_a_mean_with_ignored_rows_counts() {
     }
 }
 
+/// Of f32 alone, which was measured.
+#[test]
+fn a_row_has_a_multiprocessor_where_much_would_be_read_again() {
+    let strategy = |device: &devices::Device, dtype, classes, pass| {
+        let types = Types { dtype, ..INDICES };
+        fastest(&of(types, (8192, classes), LossConfig::default(), pass), device).strategy
+    };
+    let h200 = &devices::H200;
+    // Two rows of 112 KiB fit a multiprocessor, one of 226; a sixth of 60 MiB is 39,718 bytes of each of 264 rows.
+    let from = (112 * 1024 + 39_718) / 4;
+    for (classes, expected) in [
+        (28_672, Strategy::Block),
+        (28_676, Strategy::TwoPass),
+        (32_000, Strategy::TwoPass),
+        (from - 8, Strategy::TwoPass),
+        (from + 8, Strategy::Block),
+        (50_257, Strategy::Block),
+        (57_856, Strategy::Block),
+        (57_860, Strategy::TwoPass),
+    ] {
+        for pass in [Pass::Fused, Pass::Forward] {
+            assert_eq!(strategy(h200, Dtype::F32, classes, pass), expected, "{classes} classes");
+        }
+    }
+    assert_eq!(strategy(h200, Dtype::Bf16, 100_000, Pass::Fused), Strategy::TwoPass);
+    for device in [&devices::A100, &devices::B200] {
+        assert_eq!(strategy(device, Dtype::F32, 50_257, Pass::Fused), Strategy::TwoPass);
+    }
+}
+
+/// As was measured: half precision, both passes, rows of a block each that are neither short nor too long for L2.
+#[test]
+fn rows_are_brought_ahead_where_that_was_faster() {
+    let ahead = |device: &devices::Device, dtype, classes, pass| {
+        let types = Types { dtype, ..INDICES };
+        let problem = of(types, (8192, classes), LossConfig::default(), pass);
+        let Plan::Launches { rows, .. } =
+            choose(&problem, &device.properties, Selection::Fastest).unwrap()
+        else {
+            panic!("there are rows");
+        };
+        (rows.strategy, rows.geometry.rows_ahead)
+    };
+    let (both, h200) = (Pass::Fused, &devices::H200);
+    for (classes, expected) in [
+        (20_479, (Strategy::Block, 0)),
+        (20_480, (Strategy::Block, 132)),
+        (32_000, (Strategy::Block, 132)),
+        (50_257, (Strategy::Block, 132)),
+        (128_256, (Strategy::TwoPass, 0)),
+    ] {
+        for dtype in [Dtype::F16, Dtype::Bf16] {
+            assert_eq!(ahead(h200, dtype, classes, both), expected, "{classes} classes");
+        }
+    }
+    // L2 is smaller, or nothing was measured.
+    assert_eq!(ahead(&devices::H100, Dtype::Bf16, 50_257, both).1, 0);
+    assert_eq!(ahead(&devices::H100, Dtype::Bf16, 32_000, both).1, 132);
+    for device in [&devices::A100, &devices::B200, &devices::RTX_5090] {
+        assert_eq!(ahead(device, Dtype::Bf16, 32_000, both).1, 0);
+    }
+    assert_eq!(ahead(h200, Dtype::F32, 21_841, both), (Strategy::Block, 0));
+    for pass in [Pass::Forward, Pass::Backward] {
+        assert_eq!(ahead(h200, Dtype::Bf16, 32_000, pass).1, 0);
+    }
+}
+
 /// Kernels are told by numbers.
 #[test]
 fn numbers_tell_apart() {
@@ -213,7 +280,7 @@ fn strategies_change_where_the_table_says() {
     // which on a cluster takes what two-pass would not find in L2, if there are any.
     let kib = |kib: usize| kib * 1024 / 2;
     let cases = [
-        (devices::H200, kib(114 - 2), Some(kib(112) + 50 * kib(2048) / 264)),
+        (devices::H200, kib(114 - 2), Some(kib(112) + 60 * kib(2048) / 264)),
         (devices::H100, kib(114 - 2), Some(kib(112) + 50 * kib(2048) / 264)),
         (devices::B200, kib(114 - 2), None),
         (devices::RTX_5090, kib(50 - 2), None),
@@ -614,7 +681,8 @@ fn a_pass_alone_is_cut_as_both_are() {
                             };
                             let (fused, forward) = (plan(Pass::Fused), plan(Pass::Forward));
                             let cut = |plan: RowsPlan| {
-                                let geometry = Geometry { cached_packs: 0, ..plan.geometry };
+                                let geometry =
+                                    Geometry { cached_packs: 0, rows_ahead: 0, ..plan.geometry };
                                 let of = |step: Step| {
                                     // Who takes a row has no say in its bits.
                                     let launch = Launch { shared_bytes: 0, grid: 0, ..step.launch };
@@ -719,7 +787,8 @@ fn launchable(
     pack_bytes: u32,
 ) {
     let context = || format!("{rows} x {classes} {dtype:?} on {device:?}: {plan:?}");
-    let Geometry { slices, cached_packs, rows_per_warp, lanes_per_row } = plan.geometry;
+    let Geometry { slices, cached_packs, rows_per_warp, lanes_per_row, rows_ahead } = plan.geometry;
+    assert!(rows_ahead == 0 || plan.strategy == Strategy::Block, "{}", context());
     let packs = (classes * dtype.bytes() / 16) as u32;
     for Step { launch, phase } in plan.steps() {
         assert!((1..=device.max_grid).contains(&launch.grid), "{}", context());
@@ -898,7 +967,7 @@ not        split_row is for devices without clusters
 not        warp      cannot: a row has up to 16032 packs of 16 bytes, and a warp holds 512 at most
 not        tiny      cannot: a row has 128256 classes, and its lanes take 512 at most
 tuned for  compute capability 9.0 to below 10.0; \
-measured on an H200, 2026-11-26, benches/record/nvidia-h200/2026-11-26-d974f3c78ef5.csv
+measured on an H200, 2026-11-27, benches/record/nvidia-h200/2026-11-27-d244feeee4a0.csv
 divisors   known to the host";
     assert_eq!(shown(devices::H200, 64, 128_256, Selection::Fastest), expected);
     let expected = "\
@@ -919,7 +988,7 @@ divisors   known to the host";
     let expected = "\
 strategy   block
 launch     xent_fused_block_bf16: 8192 blocks of 224 threads, 62.5 KiB of dynamic shared memory
-rows       a block each, 4000 packs of 16 bytes, all kept in shared memory
+rows       a block each, 4000 packs of 16 bytes, all kept in shared memory, the row 132 later brought to L2 meanwhile
 ";
     let found = shown(devices::H200, 8192, 32_000, Selection::Fastest);
     assert!(found.starts_with(expected), "{found}");
@@ -930,10 +999,10 @@ then       xent_fused_split_row_bf16: 2 blocks of 32 threads, no dynamic shared 
 started while the one before ends
 rows       2 blocks each, for up to 63 packs of 16 bytes
 resident   32 blocks a multiprocessor (by shared memory 32, by threads 32, at most 32), if a thread has up to 64 registers
-memory     logits read once, all of the logits a second time (2.0 KiB at once, the L2 cache has 50 MiB), gradient written once
+memory     logits read once, all of the logits a second time (2.0 KiB at once, the L2 cache has 60 MiB), gradient written once
 because    split_row was pinned
 tuned for  compute capability 9.0 to below 10.0; \
-measured on an H200, 2026-11-26, benches/record/nvidia-h200/2026-11-26-d974f3c78ef5.csv
+measured on an H200, 2026-11-27, benches/record/nvidia-h200/2026-11-27-d244feeee4a0.csv
 divisors   known to the host";
     assert_eq!(shown(devices::H200, 1, 1000, Selection::Pinned(Strategy::SplitRow)), expected);
 }

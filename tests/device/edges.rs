@@ -121,6 +121,7 @@ pub fn trials() -> Vec<Trial> {
     }
     trials.push(trial("edges::many_ignored_rows_of_a_warp", many_ignored_rows_of_a_warp));
     trials.push(trial("edges::ignored_rows_are_not_read", ignored_rows_are_not_read));
+    trials.push(trial("edges::rows_brought_ahead", rows_brought_ahead));
     trials.push(trial("edges::nothing_counts", nothing_counts));
     trials.push(trial("edges::negative_weights_of_the_lowest", negative_weights_of_the_lowest));
     trials
@@ -826,6 +827,17 @@ fn run_far_apart<T: Stored + smoothxent::Target>(far: Far, stride: usize) -> Res
         return Err(format!("{far:?}: {row_losses:?} instead of {:?}", expected.row_losses));
     }
     Ok(true)
+}
+
+/// So many rows that blocks bring others to L2 ahead of their time, up to the last one: of an odd number of classes,
+/// some of them ignored.
+fn rows_brought_ahead() -> Result<(), String> {
+    let rows = multiprocessors()? + 3;
+    let config = LossConfig { ignore_index: Some(1), ..smoothed(0.1) };
+    let mut case = Case { config, ..Case::new(Dtype::Bf16, rows, 20_481, 49) };
+    case.targets[rows - 2] = 1;
+    let found = case.run().map_err(|error| format!("{case}: {error}"))?;
+    within_budget(&case, &found, &case.expected()).map(drop)
 }
 
 /// Of an ignored row nothing is ever read, which an emulated device knows: nobody wrote it. Not so under tiny,

@@ -126,6 +126,7 @@ const KERNEL_INCLUDES: [(&str, &[&str]); 23] = [
         &[
             "abi.h",
             "arithmetic.cuh",
+            "async_copy.cuh",
             "cluster.cuh",
             "dtype.cuh",
             "normalizer.cuh",

@@ -75,6 +75,7 @@ class Files(unittest.TestCase):
     def test_errors_take_one_short_line(self):
         self.assertEqual(record.one_line(ValueError("\n a \n b")), "ValueError: a")
         self.assertEqual(record.one_line(ValueError()), "ValueError")
+        self.assertEqual(record.one_line(ValueError("\x1b[91m\x1b[1mno\x1b[0m IR")), "ValueError: no IR")
         self.assertLessEqual(len(record.one_line(ValueError("x" * 999))), 160)
 
 

@@ -10,9 +10,9 @@ use super::race::{Agent, Claim, Touch};
 use super::warp::{Wait, Warp, lanes};
 use crate::fault::{Fault, FaultKind};
 use crate::ptx::ir::{
-    ClusterBarrier, Completion, CopyAsync, CopyBulk, CopyGroup, Fence, GridDependency, Mbarrier,
-    MbarrierKind, MemoryOrder, Phase, RANK_SHIFT, Register, SHARED_WINDOW, Scope, Slot, Space,
-    StoreAsync, WINDOW_BYTES,
+    Address, ClusterBarrier, Completion, CopyAsync, CopyBulk, CopyGroup, Fence, GridDependency,
+    Mbarrier, MbarrierKind, MemoryOrder, Phase, RANK_SHIFT, Register, SHARED_WINDOW, Scope, Slot,
+    Space, StoreAsync, WINDOW_BYTES,
 };
 
 /// What bulk copies are aligned to, and multiples of.
@@ -643,6 +643,30 @@ impl Warp {
             })?;
         }
         cluster.counters.global_sectors_read += super::traffic::footprint(&from, reading).1;
+        Ok(())
+    }
+
+    /// `cp.async.bulk.prefetch.L2`
+    pub(super) fn prefetch_bulk(
+        &mut self,
+        cluster: &mut Cluster<'_>,
+        (from, bytes): (Address, Slot),
+        mask: u32,
+        pc: u32,
+    ) -> Result<(), Fault> {
+        let from = self.addresses(from);
+        for lane in lanes(mask) {
+            let bytes = u64::from(self.slot32(bytes, lane));
+            let refuse = |refusal| fault(refusal, "bulk prefetch", from[lane], bytes, pc, lane);
+            if bytes % BULK != 0 {
+                let text = format!("the size is not a multiple of {BULK}");
+                return Err(refuse((FaultKind::MisalignedAddress, text)));
+            }
+            check_alignment(from[lane], BULK).map_err(refuse)?;
+            if bytes != 0 {
+                cluster.bounded_global(from[lane], bytes).map_err(refuse)?;
+            }
+        }
         Ok(())
     }
 

@@ -442,6 +442,10 @@ impl Warp {
                     self.copy_bulk(cluster, op, mask, pc)?;
                     pc += 1;
                 }
+                Op::PrefetchBulk { from, bytes } => {
+                    self.prefetch_bulk(cluster, (*from, *bytes), mask, pc)?;
+                    pc += 1;
+                }
                 Op::StoreAsync(op) => {
                     self.store_async(cluster, op, mask, pc)?;
                     pc += 1;

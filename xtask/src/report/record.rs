@@ -335,6 +335,8 @@ pub struct Speed {
     pub by_host: bool,
     /// and whether its clock was what timed.
     pub by_clock: bool,
+    /// Whether it neither divided the gradient nor summed the losses.
+    pub is_undivided: bool,
 }
 
 impl Speed {
@@ -438,7 +440,8 @@ fn read_row<C: Columns>(columns: C, rows: &mut Rows<C::Row>) -> Result<()> {
     match verdict {
         Some(Verdict::Rehearsal) => bail!("a rehearsal on an emulated device measures nothing"),
         Some(Verdict::NotMeasured) => {
-            let reason = note.context("`note` does not say why it was not measured")?.to_owned();
+            let reason = note.context("`note` does not say why it was not measured")?;
+            let reason = without_colours(reason);
             rows.missing.push(Missing { implementation, kind: C::KIND, reason });
         }
         None | Some(Verdict::Right | Verdict::Wrong) => {
@@ -450,6 +453,13 @@ fn read_row<C: Columns>(columns: C, rows: &mut Rows<C::Row>) -> Result<()> {
 
 fn need<T>(value: Option<T>, column: &str) -> Result<T> {
     value.with_context(|| format!("`{column}` is missing"))
+}
+
+/// What a compiler said to a terminal.
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split("\u{1b}[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once('m').map_or(part, |(_, rest)| rest))
 }
 
 /// A time or rate, which nothing takes no time for.
@@ -500,6 +510,9 @@ struct SpeedColumns {
 const BY_HOST: &str = "host";
 const BY_CLOCK: &str = "clock";
 
+/// How the `note` begins of a peer's mode that leaves the division, and the sum of the losses, to its caller.
+const UNDIVIDED: &str = "one kernel, undivided";
+
 /// What the crate chooses itself, in the `selection` of its own benchmark; others are pinned.
 const CHOSEN: &str = "fastest";
 
@@ -546,6 +559,7 @@ impl Columns for SpeedColumns {
             },
             by_host: self.method.as_deref() == Some(BY_HOST),
             by_clock: self.method.as_deref() == Some(BY_CLOCK),
+            is_undivided: self.note.is_some_and(|note| note.starts_with(UNDIVIDED)),
         })
     }
 }
@@ -662,6 +676,17 @@ mod tests {
             (row.share_of_copy(), row.version.as_deref(), row.source),
             (None, None, Source::BesidePeers)
         );
+    }
+
+    #[test]
+    fn reasons_are_read_without_colours() {
+        for (said, read) in [
+            ("no colours", "no colours"),
+            ("\u{1b}[91m\u{1b}[1merror:\u{1b}[0m no IR", "error: no IR"),
+            ("cut off \u{1b}[9", "cut off 9"),
+        ] {
+            assert_eq!(without_colours(said), read);
+        }
     }
 
     #[test]

@@ -282,6 +282,9 @@ fn differences(speeds: &Speeds<'_>) -> Option<String> {
                 false => differences.push("the peer in place"),
             }
         }
+        if shown.iter().any(|comparison| comparison.peer.is_undivided) {
+            differences.push("the peer by a kernel that neither divides nor sums the losses");
+        }
         if shown.iter().any(|comparison| comparison.peer.by_clock) {
             differences.push("by the host's clock, on a stream of its own");
         }

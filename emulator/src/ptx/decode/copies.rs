@@ -95,9 +95,8 @@ impl<'a> Decoder<'a, '_> {
             m.take("global");
             m.finish()?;
             Self::expect_operands(inst, 2 + policy)?;
-            self.address(inst, 0)?;
-            self.src(inst, 1, 32)?;
-            self.emit(Op::Nothing);
+            let (from, bytes) = (self.address(inst, 0)?, self.src(inst, 1, 32)?);
+            self.emit(Op::PrefetchBulk { from, bytes });
             return Ok(());
         }
         let multicast = m.take("multicast::cluster");

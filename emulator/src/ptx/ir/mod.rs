@@ -288,6 +288,8 @@ pub enum Op {
     CopyAsync(Box<CopyAsync>),
     /// `cp.async.bulk`
     CopyBulk(Box<CopyBulk>),
+    /// `cp.async.bulk.prefetch.L2`: nothing but its checks shows.
+    PrefetchBulk { from: Address, bytes: Slot },
     /// `st.async`, `red.async`
     StoreAsync(Box<StoreAsync>),
     /// `cp.async.commit_group`, `cp.async.bulk.wait_group` and their kin.
@@ -399,9 +401,11 @@ impl Op {
             | Self::Mbarrier(_)
             | Self::ClusterBarrier(_)
             | Self::GridDependency(_) => Class::Synchronisation,
-            Self::CopyAsync(_) | Self::CopyBulk(_) | Self::StoreAsync(_) | Self::CopyGroup(_) => {
-                Class::Copy
-            }
+            Self::CopyAsync(_)
+            | Self::CopyBulk(_)
+            | Self::PrefetchBulk { .. }
+            | Self::StoreAsync(_)
+            | Self::CopyGroup(_) => Class::Copy,
             Self::MapRank { .. } | Self::RankOf { .. } => Class::Integer,
             Self::Clock { .. } => Class::Move,
             Self::Branch { .. }
