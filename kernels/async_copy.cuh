@@ -6,8 +6,6 @@
 
 #include <stdint.h>
 
-#include "abi.h"
-
 namespace xent {
 
 // What has been there is overwritten at any time from now on.
@@ -26,7 +24,7 @@ __device__ __forceinline__ void copy_pack_async(uint4 *to_shared, const uint4 *f
 __device__ __forceinline__ void bring_to_l2(const uint4 *from, uint32_t packs) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)),
-                 "r"(packs * XENT_PACK_BYTES)
+                 "r"(packs * uint32_t(sizeof(uint4)))
                  : "memory");
 #endif
 }
