@@ -210,10 +210,12 @@ struct Row {
         });
     }
 
-    // XENT_PACKS_AT_ONCE of which raise the maximum once; the place is the first one's.
+    // XENT_PACKS_AT_ONCE of which raise the maximum once; the place is that of the first one there is: the target's pack
+    // would be taken for a single element.
     template <class AnyState, uint32_t kCount, class Which>
     __device__ __forceinline__ void add_batch(AnyState &state, const PackBatch<kCount> &batch,
                                               Which) const {
+        static_assert(XENT_PACKS_AT_ONCE == 2, "one or the other is there");
 #pragma unroll
         for (uint32_t start = 0; start < kCount; start += XENT_PACKS_AT_ONCE) {
             uint4 elements = Which::kAll ? batch.bits[start] : lowest_pack<T>();
@@ -223,7 +225,9 @@ struct Row {
                     elements = larger<T>(elements, batch.bits[start + i]);
                 }
             }
-            state.raise(largest_of<T>(elements), layout.start_of(batch.index(start)));
+            const bool has_first = Which::kAll || batch.has(start);
+            const uint32_t place = layout.start_of(batch.index(has_first ? start : start + 1));
+            state.raise(largest_of<T>(elements), place);
 #pragma unroll
             for (uint32_t i = 0; i < XENT_PACKS_AT_ONCE; ++i) {
                 if (Which::kAll || batch.has(start + i)) {
@@ -339,6 +343,8 @@ struct Row {
 #pragma unroll
         for (uint32_t i = 0; i < (kCompares ? XENT_PACKS_AT_ONCE : 1); ++i, pack += team.size()) {
             if (pack >= end) break;
+            // Single elements, above; on sm_75 nobody has kept it.
+            if (pack == target_pack) continue;
             float x[kSize];
             values_of(packs.fetch(pack), x);
 #pragma unroll

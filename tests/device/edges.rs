@@ -89,6 +89,9 @@ pub fn trials() -> Vec<Trial> {
             confident_probabilities(dtype)
         }));
         trials.push(trial(format!("edges::predictions::{dtype:?}"), move || predictions(dtype)));
+        trials.push(trial(format!("edges::predictions_beside_the_target::{dtype:?}"), move || {
+            predictions_beside_the_target(dtype)
+        }));
         trials.push(trial(format!("edges::masked_by_weight::{dtype:?}"), move || {
             masked_by_weight(dtype)
         }));
@@ -489,6 +492,29 @@ fn predictions(dtype: Dtype) -> Result<(), String> {
         let targets = case.targets.iter_mut();
         targets.for_each(|t| *t = (*t).clamp(0, classes as i64 - 1));
         check(&case.spread(dtype, 46))?;
+    }
+    Ok(())
+}
+
+/// The largest logit in one pack of a thread and the target in the next one, and the other way around: packs are
+/// compared in twos, but for the target's.
+fn predictions_beside_the_target(dtype: Dtype) -> Result<(), String> {
+    let pack = PACK_BYTES / dtype.bytes();
+    for selection in [Selection::Fastest, Selection::Preferred(Strategy::Block)] {
+        for classes in [83 * pack, 1024 * pack + 1] {
+            // As many packs apart as a block can have threads, for rows so short.
+            let distances: Vec<_> = (1..).map(|warps| warps * 32 * pack).take(8).collect();
+            let rows = 2 * distances.len();
+            let config = LossConfig { ignore_index: Some(-1), ..smoothed(0.1) };
+            let mut case = Case { config, selection, ..Case::new(dtype, rows, classes, 50) };
+            for (row, x) in case.logits.chunks_exact_mut(classes).enumerate() {
+                let (one, other) = (1, (1 + distances[row / 2]) % classes);
+                let (largest, target) = if row % 2 == 0 { (one, other) } else { (other, one) };
+                x[largest] = 100.0;
+                case.targets[row] = target as i64;
+            }
+            check(&case)?;
+        }
     }
     Ok(())
 }

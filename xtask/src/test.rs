@@ -57,8 +57,17 @@ const MODELS: [(&str, &[(&str, &str)]); 2] = [
 
 /// The device suite runs once more on each strategy, wherever that can take a problem, with grids that make a
 /// block take row after row. Left out is what is slow and does not depend on it: memory that is large or far apart,
-/// calls at random, many of them at once, and, by tests/device/edges.rs itself, rows that the strategy cannot take.
-const STRATEGIES: [&str; 6] = ["tiny", "warp", "block", "two_pass", "cluster", "split_row"];
+/// calls at random, many of them at once, and, by tests/device/edges.rs itself, rows that the strategy cannot take;
+/// and tests of the half-precision type that is named beside it, whose kernels are the other one's but for a
+/// conversion, and which the runs above have all of.
+const STRATEGIES: [(&str, &str); 6] = [
+    ("tiny", "::F16"),
+    ("warp", "::Bf16"),
+    ("block", "::F16"),
+    ("two_pass", "::Bf16"),
+    ("cluster", "::F16"),
+    ("split_row", "::Bf16"),
+];
 /// With a look for races, since bulk copies overwrite what threads read of the row before.
 const COPIES_IN_BULK: &str = "block";
 const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
@@ -195,7 +204,7 @@ impl Runner<'_> {
         let part = filter.or(Some(ON_OLDER_CODE));
         let what = "sm_90, code for sm_80";
         suites.push(run_part(device, what, &OLDER_CODE, part, &WITHOUT_MODEL)?);
-        for strategy in STRATEGIES {
+        for (strategy, half) in STRATEGIES {
             // Else races are the other runs' concern.
             let races = if COPIES_IN_BULK == strategy { "1" } else { "0" };
             let settings = [
@@ -203,7 +212,8 @@ impl Runner<'_> {
                 ("CUDA_EMULATOR_RACES", races),
                 ("CUDA_EMULATOR_MAX_GRID", "2"),
             ];
-            suites.push(run(device, strategy, &settings, &WITHOUT_STRATEGY)?);
+            let skipped: Vec<_> = WITHOUT_STRATEGY.into_iter().chain([half]).collect();
+            suites.push(run(device, strategy, &settings, &skipped)?);
         }
         // On the default device it ran with the other programs.
         let others = |device: &&str| *device != emulator::DEFAULT_DEVICE;
