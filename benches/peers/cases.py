@@ -58,7 +58,10 @@ class Case:
     def __str__(self) -> str:
         computes = "in place" if self.place == "in_place" else self.computes
         text = f"{self.rows} x {self.classes} {self.dtype} {computes} smoothing {self.label_smoothing:g}"
-        return text if self.variant == "plain" else f"{text} {self.variant}"
+        special = [
+            name for name, usual in ((self.variant, "plain"), (self.inputs, "random")) if name != usual
+        ]
+        return " ".join([text, *special])
 
     @property
     def element_bytes(self) -> int:
