@@ -327,13 +327,11 @@ constexpr bool kLooksAhead = Strategy::kLooksAhead && sizeof(typename Strategy::
 constexpr bool kLooksAhead = false;
 #endif
 
-// A row that is to be read, on its way to the L2 cache. By one thread.
-template <typename T, class Terms>
+// A row, if its target says that it is to be read, on its way to the L2 cache. By one thread.
+template <typename T>
 __device__ __forceinline__ void bring_row_to_l2(const XentFused &p, uint64_t index) {
     if (index >= p.sums.rows) return;
-    if constexpr (Terms::kHasTarget) {
-        if (load_target(p.targets, index, p.classes).kind != TargetKind::kClass) return;
-    }
+    if (load_target(p.targets, index, p.classes).kind != TargetKind::kClass) return;
     const T *const logits = logits_row<T>(p, index);
     const RowLayout<T> layout(logits, p.classes);
     bring_to_l2(layout.body(logits), layout.packs);
@@ -378,7 +376,7 @@ __device__ __forceinline__ void fused(const XentFused &p) {
         if constexpr (kLooksAhead<Strategy>) {
             // While all threads wait for their row.
             const uint32_t ahead = p.geometry.rows_ahead;
-            if (ahead != 0 && threadIdx.x == 0) bring_row_to_l2<T, Terms>(p, index + ahead);
+            if (ahead != 0 && threadIdx.x == 0) bring_row_to_l2<T>(p, index + ahead);
         }
         if constexpr (Strategy::kHasTwoLaunches) {
             // Which divides nothing yet.

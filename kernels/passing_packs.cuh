@@ -21,7 +21,6 @@ struct PassingPlace {
 
 class PassingPacks {
   public:
-
     // No pack is skipped: there is no target to keep apart.
     template <class Team>
     __device__ __forceinline__ PassingPacks(const uint4 *body, uint32_t packs, uint32_t,

@@ -1,6 +1,6 @@
 //! The tuning table beside the record that it names: of each problem that was measured with every strategy,
 //! the plan takes one of the fastest. One strategy serves the loss with and without its gradient, which have to have
-//! the same bits, so it is the time of both that counts.
+//! the same bits: where another one is faster with it, that one has to be slower in the sum of both.
 
 use std::{collections::BTreeMap, fs};
 
@@ -15,8 +15,8 @@ const RECORDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/record");
 
 /// How much slower than the fastest one may be, and all of them in the mean. What limits it are problems in
 /// which the boundaries of the table would have to be others.
-const ONE: f64 = 1.08;
-const MEAN: f64 = 1.004;
+const ONE: f64 = 1.07;
+const MEAN: f64 = 1.01;
 
 #[test]
 fn the_chosen_strategy_is_among_the_fastest_that_were_measured() {
@@ -48,14 +48,14 @@ fn the_chosen_strategy_is_among_the_fastest_that_were_measured() {
         let time = &mut of.entry(line[strategy]).or_default()[pass];
         *time = Some(time.map_or(one, |time| time.min(one)));
     }
-    // The others were timed beside other implementations, with the strategy of that time alone.
-    let measured: BTreeMap<_, BTreeMap<_, f64>> = measured
+    let measured: BTreeMap<_, BTreeMap<_, [f64; 2]>> = measured
         .into_iter()
         .map(|(problem, of)| {
-            let both = |times: [Option<f64>; 2]| Some(times[0]? + times[1]?);
+            let both = |times: [Option<f64>; 2]| Some([times[0]?, times[1]?]);
             let times = of.into_iter().filter_map(|(name, times)| Some((name, both(times)?)));
             (problem, times.collect::<BTreeMap<_, _>>())
         })
+        // The others were timed beside other implementations, with the strategy of that time alone.
         .filter(|(_, times)| times.len() > 1)
         .collect();
     assert!(measured.len() >= 90, "{} problems", measured.len());
@@ -64,10 +64,15 @@ fn the_chosen_strategy_is_among_the_fastest_that_were_measured() {
     for ((rows, classes, dtype), times) in &measured {
         let shape = (rows.parse().unwrap(), classes.parse().unwrap());
         let strategy = chosen(shape, dtype_of(dtype)).0;
-        let (fastest, &least) = times.iter().min_by(|a, b| a.1.total_cmp(b.1)).unwrap();
-        let time = times.get(&*strategy);
-        let ratio =
-            time.unwrap_or_else(|| panic!("{rows} x {classes}: {strategy} not timed")) / least;
+        let (fastest, of_fastest) = times.iter().min_by(|a, b| a.1[0].total_cmp(&b.1[0])).unwrap();
+        let Some(of_chosen) = times.get(&*strategy) else {
+            panic!("{rows} x {classes}: {strategy} not timed");
+        };
+        let sum = |[fused, forward]: [f64; 2]| fused + forward;
+        let ratio = match of_chosen[0] / of_fastest[0] {
+            slower if slower > ONE && sum(*of_chosen) <= sum(*of_fastest) => 1.0,
+            ratio => ratio,
+        };
         println!("{ratio:.3} {rows} x {classes} {dtype}: {strategy}, the fastest is {fastest}");
         assert!(
             ratio <= ONE,
