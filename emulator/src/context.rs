@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::decoded::{self, Kernels, Purpose};
 use crate::device::{Model, TOTAL_MEMORY};
 use crate::error::Error;
 use crate::exec::alu::step;
 use crate::exec::launch::Launch;
 use crate::exec::race::GlobalShadow;
-use crate::fatbin::{Code, Image};
+use crate::fatbin::{Code, Image, image_for};
 use crate::memory::{Allocation, Memory, Unplaced};
 use crate::profile::Profile;
 use crate::ptx::ast::StateSpace;
@@ -57,7 +58,7 @@ impl LastLaunch {
 /// A loaded module.
 #[derive(Debug)]
 pub struct Module {
-    kernels: HashMap<String, Result<Arc<Kernel>, PtxError>>,
+    kernels: Arc<Kernels>,
     variables: HashMap<String, (u64, u64)>,
 }
 
@@ -349,14 +350,33 @@ impl Context {
         self.load_image(&Image { ptx: ptx.into(), registers: HashMap::new() })
     }
 
-    /// Loads what an image has for the device.
-    pub fn load_image(&self, image: &Image) -> Result<Module, Error> {
+    /// Loads what an image has for the device: a fatbin, or PTX.
+    pub fn load_bytes(&self, image: &[u8]) -> Result<Module, Error> {
+        let purpose = Purpose { code: self.code(), approximation: self.settings.approximation };
+        if let Some(kernels) = decoded::find(image, purpose) {
+            self.admit_load()?;
+            return Ok(Module { kernels, variables: HashMap::new() });
+        }
+        let module = self.load_image(&image_for(image, purpose.code)?)?;
+        if module.variables.is_empty() {
+            decoded::keep(image, purpose, &module.kernels);
+        }
+        Ok(module)
+    }
+
+    fn admit_load(&self) -> Result<(), Error> {
         self.check()?;
         if self.strikes(Injectable::Load) {
             return Err(Error::OutOfMemory(
                 "injected failure of a load (CUDA_EMULATOR_FAIL)".into(),
             ));
         }
+        Ok(())
+    }
+
+    /// Loads what was found in an image.
+    pub fn load_image(&self, image: &Image) -> Result<Module, Error> {
+        self.admit_load()?;
         let text: Arc<str> = image.ptx.as_str().into();
         let module = parser::parse(&text)?;
         let mut variables = HashMap::new();
@@ -378,7 +398,7 @@ impl Context {
             variables.insert(variable.name.to_string(), (address, variable.bytes));
             addresses.insert(variable.name.to_string(), address);
         }
-        let kernels = module
+        let kernels: Kernels = module
             .kernels
             .iter()
             .map(|kernel| {
@@ -391,7 +411,7 @@ impl Context {
                 (kernel.name.to_string(), decoded)
             })
             .collect();
-        Ok(Module { kernels, variables })
+        Ok(Module { kernels: Arc::new(kernels), variables })
     }
 
     /// Frees a module's variables.

@@ -133,10 +133,14 @@ pub fn ptx_for(image: &[u8], code: impl Into<Code>) -> Result<String, FatbinErro
     image_for(image, code).map(|image| image.ptx)
 }
 
-/// What a fatbin has for a device: the PTX with the highest architecture that it can run, and
-/// registers from machine code of its generation, the nearest.
+/// What an image has for a device: itself if it is text; of a fatbin the PTX with the highest architecture that
+/// the device can run, and registers from machine code of its generation, the nearest.
 pub fn image_for(image: &[u8], code: impl Into<Code>) -> Result<Image, FatbinError> {
     let Code { architecture, newest } = code.into();
+    if u32_at(image, 0) != Some(FATBIN_MAGIC) {
+        let ptx = std::str::from_utf8(image).map_err(|_| FatbinError::Unknown)?;
+        return Ok(Image { ptx: ptx.to_string(), registers: HashMap::new() });
+    }
     let entries = entries(image)?;
     let fits = |entry: &&Entry| entry.architecture <= architecture.min(newest);
     let ptx: Vec<&Entry> = entries.iter().filter(|entry| entry.kind == KIND_PTX).collect();
@@ -238,12 +242,12 @@ fn decompress(frame: &[u8]) -> Result<Vec<u8>, FatbinError> {
     Ok(content)
 }
 
-/// What there is for a device in an image whose length only its header tells.
+/// An image whose length only its header, or its end, tells.
 ///
 /// # Safety
 /// `image` points at a fatbin, at nvcc's wrapper of one, at an ELF image or at text that ends with
-/// a zero byte.
-pub unsafe fn image_at(image: *const c_void, code: Code) -> Result<Image, FatbinError> {
+/// a zero byte, and stays as it is for as long as what is returned is used.
+pub unsafe fn bytes_at<'a>(image: *const c_void) -> Result<&'a [u8], FatbinError> {
     // SAFETY: each of the four kinds has at least four bytes, if the text is not shorter; a
     // shorter text ends within them.
     let first = unsafe {
@@ -258,28 +262,18 @@ pub unsafe fn image_at(image: *const c_void, code: Code) -> Result<Image, Fatbin
         u32::from_le_bytes(magic)
     };
     match first {
-        FATBIN_MAGIC => {
-            // SAFETY: a fatbin's header has 16 bytes and gives the size of what follows.
-            let bytes = unsafe {
-                let size = image.cast::<u8>().add(8).cast::<u64>().read_unaligned() as usize;
-                let header = image.cast::<u8>().add(6).cast::<u16>().read_unaligned();
-                std::slice::from_raw_parts(image.cast::<u8>(), usize::from(header) + size)
-            };
-            image_for(bytes, code)
-        }
-        WRAPPER_MAGIC => {
-            // SAFETY: the wrapper is two words and a pointer to a fatbin.
-            unsafe {
-                let inner = image.cast::<u8>().add(8).cast::<*const c_void>().read_unaligned();
-                image_at(inner, code)
-            }
-        }
+        // SAFETY: a fatbin's header has 16 bytes and gives the size of what follows.
+        FATBIN_MAGIC => unsafe {
+            let size = image.cast::<u8>().add(8).cast::<u64>().read_unaligned() as usize;
+            let header = image.cast::<u8>().add(6).cast::<u16>().read_unaligned();
+            Ok(std::slice::from_raw_parts(image.cast::<u8>(), usize::from(header) + size))
+        },
+        // SAFETY: the wrapper is two words and a pointer to a fatbin.
+        WRAPPER_MAGIC => unsafe {
+            bytes_at(image.cast::<u8>().add(8).cast::<*const c_void>().read_unaligned())
+        },
         ELF_MAGIC => Err(FatbinError::MachineCode),
-        _ => {
-            // SAFETY: what is left is text that ends with a zero byte.
-            let text = unsafe { CStr::from_ptr(image.cast::<c_char>()) };
-            let ptx = text.to_str().map_err(|_| FatbinError::Unknown)?;
-            Ok(Image { ptx: ptx.to_string(), registers: HashMap::new() })
-        }
+        // SAFETY: what is left is text that ends with a zero byte.
+        _ => Ok(unsafe { CStr::from_ptr(image.cast::<c_char>()) }.to_bytes()),
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod capture;
 pub mod context;
+mod decoded;
 pub mod device;
 mod driver;
 pub mod error;

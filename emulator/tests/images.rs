@@ -1,7 +1,14 @@
-//! Fatbins: which PTX a device gets.
+//! Fatbins: which PTX a device gets, and how often it is decoded.
 
+mod common;
+
+use std::sync::Arc;
+
+use common::{HEADER, kernel};
+use cuda_emulator::context::Context;
 use cuda_emulator::device::{MODELS, named};
 use cuda_emulator::fatbin::{Code, FatbinError, image_for, ptx_for, registers_of};
+use cuda_emulator::settings::{Approximation, Choice, Settings};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
 /// A fatbin with entries of (kind, architecture, uncompressed size, payload), as nvcc lays it out.
@@ -169,4 +176,31 @@ fn registers_limit_residency_as_the_occupancy_calculator_has_it() {
     assert_eq!(h100.resident_blocks(32, 0, Some(256)), 0);
     // 2304 a warp: 7 for each of 4 schedulers, 28 in all, in blocks of 5 warps, checked as if of 8.
     assert_eq!(h100.resident_blocks(160, 0, Some(72)), 5);
+}
+
+#[test]
+fn an_image_is_decoded_once_for_what_may_share_it() {
+    let image = |ptx: &str| format!("{HEADER}{ptx}{}", kernel("")).into_bytes();
+    let shared = |a: &Context, b: &Context, image: &[u8]| {
+        let of =
+            |context: &Context| context.load_bytes(image).unwrap().kernel("k").unwrap().unwrap();
+        Arc::ptr_eq(&of(a), &of(b))
+    };
+    let (one, other) = (Context::new(Settings::default()), Context::new(Settings::default()));
+    let plain = image("");
+    assert!(shared(&one, &one, &plain) && shared(&one, &other, &plain));
+    // For another device, or with other `.approx` instructions.
+    let ampere = Settings { model: named("sm_80").unwrap(), ..Settings::default() };
+    assert!(!shared(&one, &Context::new(ampere), &plain));
+    let approximation = Approximation::Perturbed(Choice::Least);
+    let perturbed = Settings { approximation, ..Settings::default() };
+    assert!(!shared(&one, &Context::new(perturbed), &plain));
+    // A variable's address is in the code.
+    let own = image(".global .align 4 .u32 counter = 7;\n");
+    assert!(!shared(&one, &one, &own) && !shared(&one, &other, &own));
+    // Of the same length, with another name.
+    let mut changed = plain.clone();
+    let name = changed.windows(3).position(|bytes| bytes == b" k(").unwrap() + 1;
+    changed[name] = b'j';
+    assert!(one.load_bytes(&changed).unwrap().kernel("k").is_err());
 }

@@ -22,8 +22,8 @@ pub fn load_image(image: *const c_void) -> Result<Handle> {
     }
     let context = current()?;
     // SAFETY: the driver API has callers pass a fatbin, cubin or text that ends with a zero byte.
-    let image = unsafe { fatbin::image_at(image, context.code()) }?;
-    let loaded = context.load_image(&image)?;
+    let image = unsafe { fatbin::bytes_at(image) }?;
+    let loaded = context.load_bytes(image)?;
     let mut objects = objects();
     let handle = objects.fresh();
     objects.modules.insert(handle, Module { context, loaded });

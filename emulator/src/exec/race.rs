@@ -13,8 +13,9 @@
 //! their completion reached. Bulk copies work through another proxy: what a thread wrote, and what it read that
 //! they overwrite, comes before them only when a proxy fence stands between.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustc_hash::{FxHashMap as HashMap, FxHashSet as HashSet};
 
 use crate::ptx::ir::{Scope, Source};
 
@@ -416,13 +417,13 @@ impl<'l> Races<'l> {
             cluster: 0,
             threads_per_block,
             threads: Vec::new(),
-            agents: HashMap::new(),
+            agents: HashMap::default(),
             named: Vec::new(),
             shared: (0..blocks).map(|_| shared()).collect(),
-            shared_sync: HashMap::new(),
+            shared_sync: HashMap::default(),
             memo: None,
-            visits: (0..blocks).map(|_| HashMap::new()).collect(),
-            released_at: HashSet::new(),
+            visits: (0..blocks).map(|_| HashMap::default()).collect(),
+            released_at: HashSet::default(),
         }
     }
 
