@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut,
-    DeviceSlice, SyncOnDrop, sys::CUdeviceptr,
+    DeviceSlice, SyncOnDrop,
+    sys::{CUdeviceptr, CUstreamCaptureStatus},
 };
 use half::{bf16, f16};
 
@@ -19,6 +20,7 @@ use crate::{
     plan::WorkspaceLayout,
     problem::{ClassWeighting, Dtype, SoftmaxOf, TargetType},
     raw::{self, Memory, SavedAddresses, WorkspaceAddresses, saved_words},
+    release::{After, Owned},
 };
 
 mod sealed {
@@ -154,6 +156,15 @@ impl Requirement<'_> {
     }
 }
 
+/// Refuses to allocate in a capture, where memory belongs to the graph, and a copy would read the host's memory again
+/// at each replay.
+fn not_captured(what: &'static str, stream: &CudaStream) -> Result<(), Error> {
+    match stream.capture_status().map_err(Error::driver("ask whether a stream is captured"))? {
+        CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+        _ => Err(Error::Capturing { what }),
+    }
+}
+
 /// Device memory that the kernels need between and during calls; made once and reused.
 ///
 /// It serves problems of up to [`capacity`](Self::capacity) rows of any number of classes and any
@@ -162,7 +173,7 @@ impl Requirement<'_> {
 /// on the device by the streams and cudarc's events.
 #[derive(Debug)]
 pub struct Workspace {
-    words: CudaSlice<u32>,
+    words: Owned<u32>,
     layout: WorkspaceLayout,
 }
 
@@ -170,13 +181,15 @@ impl Workspace {
     /// Allocates on `stream`, for problems of up to `rows` rows.
     ///
     /// # Errors
-    /// [`Error::WorkspaceSize`] if no memory can hold it; [`Error::Driver`] if there is too little.
+    /// [`Error::WorkspaceSize`] if no memory can hold it; [`Error::Capturing`] while `stream` is being captured;
+    /// [`Error::Driver`] if there is too little.
     pub fn new(stream: &Arc<CudaStream>, rows: usize) -> Result<Self, Error> {
         let layout = WorkspaceLayout::new(rows)?;
+        not_captured("a workspace", stream)?;
         let words = stream
             .alloc_zeros::<u32>(layout.words)
             .map_err(Error::driver("allocate the workspace"))?;
-        Ok(Self { words, layout })
+        Ok(Self { words: Owned::new(words, After::Enqueued), layout })
     }
 
     /// Rows that it can serve.
@@ -225,7 +238,7 @@ impl Workspace {
 /// of its streams is being captured.
 #[derive(Debug)]
 pub struct ClassWeights {
-    weights: CudaSlice<f32>,
+    weights: Owned<f32>,
 }
 
 impl ClassWeights {
@@ -233,7 +246,7 @@ impl ClassWeights {
     ///
     /// # Errors
     /// [`Error::ClassWeight`] names the first that is negative, infinite or NaN; [`Error::Classes`] if
-    /// there are none; [`Error::Driver`].
+    /// there are none; [`Error::Capturing`] while `stream` is being captured; [`Error::Driver`].
     pub fn new(stream: &Arc<CudaStream>, weights: &[f32]) -> Result<Self, Error> {
         if weights.is_empty() {
             return Err(Error::Classes { classes: 0, max: abi::XENT_MAX_CLASSES as usize });
@@ -242,8 +255,10 @@ impl ClassWeights {
         if let Some(class) = wrong {
             return Err(Error::ClassWeight { class, value: weights[class] });
         }
+        not_captured("class weights", stream)?;
         let weights = stream.clone_htod(weights).map_err(Error::driver("copy class weights"))?;
-        Ok(Self { weights })
+        // cudarc remembers one reader of a buffer, the last, and would free behind that one.
+        Ok(Self { weights: Owned::new(weights, After::AllWork) })
     }
 
     /// The same of weights that are on the device already: reads them back, once, and waits for it.
@@ -273,15 +288,7 @@ impl ClassWeights {
 
     /// As kernels read them.
     pub(crate) fn buffer(&self) -> &dyn DeviceRead<f32> {
-        &self.weights
-    }
-}
-
-impl Drop for ClassWeights {
-    fn drop(&mut self) {
-        // cudarc remembers one reader of a buffer, the last, and frees behind that one. Nothing can be done about
-        // a failure here; the context reports it at its next use.
-        let _ = self.weights.context().synchronize();
+        &*self.weights
     }
 }
 
@@ -302,7 +309,7 @@ impl From<Option<&ClassWeights>> for ClassWeighting {
 /// or dropped.
 #[derive(Debug)]
 pub struct SavedSoftmax {
-    words: CudaSlice<u32>,
+    words: Owned<u32>,
     capacity: usize,
     of: Option<SoftmaxOf>,
 }
@@ -311,13 +318,15 @@ impl SavedSoftmax {
     /// For problems of up to `rows` rows.
     ///
     /// # Errors
-    /// [`Error::WorkspaceSize`] if no memory can hold it; [`Error::Driver`] if there is too little.
+    /// [`Error::WorkspaceSize`] if no memory can hold it; [`Error::Capturing`] while `stream` is being captured;
+    /// [`Error::Driver`] if there is too little.
     pub fn new(stream: &Arc<CudaStream>, rows: usize) -> Result<Self, Error> {
         let words = saved_words(rows)?;
+        not_captured("a saved softmax", stream)?;
         let words = stream
             .alloc_zeros::<u32>(words)
             .map_err(Error::driver("allocate the saved softmax"))?;
-        Ok(Self { words, capacity: rows, of: None })
+        Ok(Self { words: Owned::new(words, After::Enqueued), capacity: rows, of: None })
     }
 
     /// Rows that it can hold.

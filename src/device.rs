@@ -22,7 +22,9 @@ pub fn device_count() -> Result<usize, Error> {
 
 /// A context on device `ordinal`, counted from 0.
 ///
-/// The same as [`CudaContext::new`], with errors where that panics.
+/// The device's primary context, as [`CudaContext::new`] gives it, with errors where that panics. Call it once a device and
+/// share the `Arc`: two of one device count as different ([`Error::OtherContext`]). In candle it is the stream's
+/// `context()`.
 ///
 /// # Errors
 /// Those of [`device_count`]; [`Error::DeviceOrdinal`].
@@ -60,8 +62,11 @@ fn load_driver() -> Result<(), Error> {
         // SAFETY: loading runs the initialisers of the CUDA driver, which cudarc is about to load
         // in the same way.
         match unsafe { Library::new(name) } {
-            // The handle may close: cudarc opens its own before it calls anything.
-            Ok(_) => return Ok(()),
+            // Never closed: what a driver's initialisers leave behind is not made for being unmapped and mapped again.
+            Ok(library) => {
+                std::mem::forget(library);
+                return Ok(());
+            }
             Err(error) if reason.is_empty() => reason = describe(&error),
             Err(_) => {}
         }

@@ -228,6 +228,16 @@ pub enum Error {
         found: usize,
     },
 
+    /// Something that allocates was to be made on a stream that is being captured.
+    #[error(
+        "{what} cannot be made on a stream that is being captured: its memory would be the graph's. Make it before \
+         the capture begins, or on another stream"
+    )]
+    Capturing {
+        /// What was to be made.
+        what: &'static str,
+    },
+
     /// A workspace was asked for that no memory can hold.
     #[error("a workspace for {rows} rows is larger than memory can be")]
     WorkspaceSize {
@@ -236,7 +246,7 @@ pub enum Error {
     },
 
     /// A buffer claims a length that no memory can hold: its size in bytes wrapped around when it was
-    /// allocated.
+    /// allocated, or memory of a caller's own leads beyond the last address.
     #[error("the {buffer} buffer claims {len} elements, more than memory can hold")]
     BufferSize {
         /// Which buffer.

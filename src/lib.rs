@@ -1,6 +1,6 @@
 //! Fused CUDA kernels for row-wise log-softmax with a label-smoothing cross-entropy loss and its
-//! gradient: one write of the gradient, one read of the logits as far as a row fits a block's shared memory
-//! ([`guide::memory`]), nothing else of that size.
+//! gradient: one write of the gradient, one read of the logits up to the lengths of rows that
+//! [`guide::memory`] states, nothing else of that size.
 //!
 //! Row i has logits x of C classes and a target y. With `p = softmax(x)` and smoothing e,
 //!
@@ -92,6 +92,7 @@ mod config;
 mod device;
 mod error;
 mod module;
+mod release;
 
 pub mod binary;
 pub mod guide;

@@ -1,6 +1,6 @@
 //! The compiled kernels: loading them for a device, and the one place that launches.
 
-use std::{ffi::c_void, fmt, sync::Arc};
+use std::{ffi::c_void, fmt, mem::ManuallyDrop, sync::Arc};
 
 use cudarc::{
     driver::{
@@ -22,6 +22,7 @@ use crate::{
     error::Error,
     plan::{DeviceProperties, Family, Generation, Kernel, Launch, Plan, Planner, RowsPlan, Start},
     problem::{BinaryProblem, LogSoftmaxProblem, Pass, Problem},
+    release::{After, give_back},
 };
 
 macro_rules! images {
@@ -161,11 +162,12 @@ struct Loaded {
     context: Arc<CudaContext>,
     planner: Planner,
     /// In the order of [`Kernel::all`].
-    functions: Vec<CudaFunction>,
+    functions: ManuallyDrop<Vec<CudaFunction>>,
 }
 
 impl Kernels {
-    /// Loads all kernels. Later calls allocate nothing and never wait.
+    /// Loads all kernels. Later calls allocate nothing and wait for nothing; the driver may load a kernel when it is
+    /// first launched, so make each call once before a capture. Not while another thread captures in global mode.
     ///
     /// # Errors
     /// [`Error::NoKernels`] if the build has none ([`images`] says why); [`Error::NoImage`] if it has them
@@ -198,6 +200,7 @@ impl Kernels {
         }
         properties.largest_cluster = largest_cluster(&functions, &properties)?;
         let planner = Planner::new(properties);
+        let functions = ManuallyDrop::new(functions);
         let loaded = Loaded { context: context.clone(), planner, functions };
         Ok(Self { loaded: Arc::new(loaded), selection: Selection::Fastest })
     }
@@ -443,10 +446,10 @@ fn clusters_placed(
 }
 
 impl Drop for Loaded {
-    /// Waits for the device: unloading a kernel that still runs is not defined.
     fn drop(&mut self) {
-        // Nothing can be done about a failure here; the context reports it at its next use.
-        let _ = self.context.synchronize();
+        // Unloading a kernel that still runs is not defined.
+        // SAFETY: nothing comes after its drop.
+        unsafe { give_back(&self.context, &mut self.functions, After::AllWork) };
     }
 }
 

@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode, Output};
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use smoothxent::cudarc::driver::sys::CUresult;
 use smoothxent::cudarc::driver::{CudaContext, CudaSlice, CudaStream, DriverError, profiler_start};
 use smoothxent::log_softmax::{self, LogSoftmaxOutputs, Softmax};
 use smoothxent::{
@@ -235,16 +236,21 @@ fn main() -> ExitCode {
         let output = child("failed_forward", "launch:2")?;
         check(output.status.success(), "launch:2", &output).map(|()| Completion::Completed)
     });
-    let weights = Trial::ignorable_test("faults::class_weights_wait_for_all_their_readers", || {
-        if !is_emulated()? {
-            return Ok(Completion::ignored_with("a real driver works when it likes"));
-        }
-        // Nothing is done before something waits for it.
-        let output =
-            command("shared_weights", "")?.env("CUDA_EMULATOR_STREAMS", "late").output()?;
-        check(output.status.success(), "late streams", &output).map(|()| Completion::Completed)
+    let dropped = [
+        ("faults::class_weights_wait_for_all_their_readers", "shared_weights"),
+        ("faults::drops_after_an_error_wait_too", "shared_weights_after_an_error"),
+    ];
+    let dropped = dropped.map(|(name, kind)| {
+        Trial::ignorable_test(name, move || {
+            if !is_emulated()? {
+                return Ok(Completion::ignored_with("a real driver works when it likes"));
+            }
+            // Nothing is done before something waits for it.
+            let output = command(kind, "")?.env("CUDA_EMULATOR_STREAMS", "late").output()?;
+            check(output.status.success(), "late streams", &output).map(|()| Completion::Completed)
+        })
     });
-    let trials = kinds.chain([forward, weights]).collect();
+    let trials = kinds.chain([forward]).chain(dropped).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
@@ -298,7 +304,11 @@ fn run(kind: &str) -> Result<u8, String> {
     match kind {
         "is_emulated" => return Ok(u8::from(!is_emulated)),
         "failed_forward" => return failed_forward(&context).map(|()| 0),
-        "shared_weights" => return shared_weights(&context).map(|()| 0),
+        "shared_weights" => return shared_weights(&context, Ok(())).map(|()| 0),
+        "shared_weights_after_an_error" => {
+            let earlier = DriverError(CUresult::CUDA_ERROR_UNKNOWN);
+            return shared_weights(&context, Err(earlier)).map(|()| 0);
+        }
         _ => {}
     }
     // Refusals strike within operations: each begins to count anew.
@@ -332,8 +342,12 @@ fn run(kind: &str) -> Result<u8, String> {
     Ok(if refused == 0 { NOTHING as u8 } else { 0 })
 }
 
-/// Dropped while two streams are still to read them. cudarc by itself waits for the second alone.
-fn shared_weights(context: &Arc<CudaContext>) -> Result<(), String> {
+/// Dropped while two streams are still to read them. cudarc by itself waits for the second alone, and for nobody while
+/// it remembers an error of an earlier drop: it returns that instead, once, and then to nobody else.
+fn shared_weights(
+    context: &Arc<CudaContext>,
+    earlier: Result<(), DriverError>,
+) -> Result<(), String> {
     let failed = |error: Error| error.to_string();
     let of_driver = |error: DriverError| format!("{:?}", error.0);
     let kernels = Kernels::load(context).map_err(failed)?;
@@ -356,12 +370,21 @@ fn shared_weights(context: &Arc<CudaContext>) -> Result<(), String> {
             .map_err(failed)?;
         under_way.push((stream, logits, targets, gradient, workspace));
     }
+    context.record_err(earlier);
     drop(weights);
+    if context.check_err() != earlier {
+        return Err(format!("not remembered after the drop: {earlier:?}"));
+    }
     owner.synchronize().map_err(of_driver)?;
     for (stream, ..) in &under_way {
         stream.synchronize().map_err(of_driver)?;
     }
-    Ok(())
+    // Kernels, workspaces and a saved softmax, too, are given back behind an error.
+    let saved = SavedSoftmax::new(&owner, 1).map_err(failed)?;
+    let workspaces: Vec<_> = under_way.into_iter().map(|(.., workspace)| workspace).collect();
+    context.record_err(earlier);
+    drop((saved, workspaces, kernels));
+    if context.check_err() == earlier { Ok(()) } else { Err("forgotten at the end".to_owned()) }
 }
 
 fn failed_forward(context: &Arc<CudaContext>) -> Result<(), String> {

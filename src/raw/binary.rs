@@ -75,7 +75,7 @@ pub struct BinaryOutputs {
 ///
 /// # Errors
 /// Before anything is enqueued: those of [`BinaryProblem::new`]; [`Error::Null`]; [`Error::Alignment`];
-/// [`Error::Memory`] and [`Error::WorkspaceSize`] of the workspace; [`Error::LossWithoutReduction`];
+/// [`Error::Memory`], [`Error::BufferSize`] and [`Error::WorkspaceSize`] of the workspace; [`Error::LossWithoutReduction`];
 /// [`Error::Strategy`]. [`Error::Driver`] if the launch is refused.
 ///
 /// # Safety

@@ -72,7 +72,7 @@ pub enum Softmax {
 ///
 /// # Errors
 /// Before anything is enqueued: those of [`LogSoftmaxProblem::new`]; [`Error::RowStride`] and
-/// [`Error::Size`]; [`Error::Null`]; [`Error::Alignment`]; [`Error::Memory`] and
+/// [`Error::Size`]; [`Error::Null`]; [`Error::Alignment`]; [`Error::Memory`], [`Error::BufferSize`] and
 /// [`Error::WorkspaceSize`] of what is saved; [`Error::SameAddress`]; [`Error::Strategy`].
 /// [`Error::Driver`] if the launch is refused.
 ///

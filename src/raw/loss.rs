@@ -111,7 +111,7 @@ impl LossOutputs {
 ///
 /// # Errors
 /// Before anything is enqueued: those of [`Problem::new`]; [`Error::Null`]; [`Error::Alignment`];
-/// [`Error::Memory`] and [`Error::WorkspaceSize`] of the workspace and of what is saved;
+/// [`Error::Memory`], [`Error::BufferSize`] and [`Error::WorkspaceSize`] of the workspace and of what is saved;
 /// [`Error::LossWithoutReduction`]; [`Error::CorrectOfProbabilities`]; [`Error::Strategy`].
 /// [`Error::Driver`] if the launch is refused.
 ///

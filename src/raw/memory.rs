@@ -25,6 +25,9 @@ impl Memory {
         if self.bytes < needed_bytes {
             return Err(Error::Memory { buffer, bytes: self.bytes, needed: needed_bytes });
         }
+        if self.address.checked_add(self.bytes as CUdeviceptr).is_none() {
+            return Err(Error::BufferSize { buffer, len: self.bytes });
+        }
         Ok(())
     }
 }
@@ -128,7 +131,7 @@ impl SavedAddresses {
 ///
 /// # Errors
 /// [`Error::BadTargets`] names the lowest such row; [`Error::Null`], [`Error::Alignment`] and
-/// [`Error::Memory`] of the workspace; [`Error::Driver`] if an earlier launch failed.
+/// [`Error::Memory`] and [`Error::BufferSize`] of the workspace; [`Error::Driver`] if an earlier launch failed.
 ///
 /// # Safety
 /// That of [`raw`](crate::raw).

@@ -10,8 +10,9 @@ use std::{
 
 use libtest_mimic::Trial;
 use smoothxent::{
-    Error, Gradient, Kernels, LossConfig, LossInputs, LossOutputs, SavedSoftmax, Shape, Workspace,
-    cudarc::driver::{CudaContext, CudaSlice, CudaStream},
+    ClassWeights, Error, Gradient, Kernels, LossConfig, LossInputs, LossOutputs, SavedSoftmax,
+    Shape, Workspace,
+    cudarc::driver::{CudaContext, CudaSlice, CudaStream, DriverError, result::ctx},
     loss,
 };
 
@@ -39,6 +40,7 @@ pub fn trials() -> Vec<Trial> {
         trial("concurrency::the_same_bits_every_time", the_same_bits_every_time),
         trial("concurrency::a_panic_between_two_calls", a_panic_between_two_calls),
         trial("concurrency::dropped_in_any_order", dropped_in_any_order),
+        trial("concurrency::dropped_by_another_thread", dropped_by_another_thread),
     ]
 }
 
@@ -258,4 +260,25 @@ fn dropped_in_any_order() -> Result<()> {
         return Err("other bits afterwards".to_owned());
     }
     Ok(())
+}
+
+/// By one without a current context, and with nothing but the default stream, of which cudarc frees in whatever context
+/// is current. What was current stays so.
+fn dropped_by_another_thread() -> Result<(), String> {
+    let of_driver = |error: DriverError| format!("{:?}", error.0);
+    let context = smoothxent::open(0).map_err(|error| error.to_string())?;
+    let stream = context.default_stream();
+    let workspace = Workspace::new(&stream, 8).map_err(|error| error.to_string())?;
+    let saved = SavedSoftmax::new(&stream, 8).map_err(|error| error.to_string())?;
+    let weights = ClassWeights::new(&stream, &[1.0; 3]).map_err(|error| error.to_string())?;
+    let kernels = Kernels::load(&context).map_err(|error| error.to_string())?;
+    let current = thread::spawn(move || {
+        drop((workspace, saved, weights, kernels));
+        ctx::get_current().map(|current| current.is_some())
+    });
+    let current = current.join().map_err(|_| "a thread panicked")?.map_err(of_driver)?;
+    if current {
+        return Err("a drop left its context current".to_owned());
+    }
+    context.check_err().map_err(of_driver)
 }

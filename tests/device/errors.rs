@@ -6,13 +6,17 @@ use smoothxent::{
     LossConfig, LossInputs, LossOutputs, Reduction, SavedSoftmax, Shape, Smoothing, Upstream,
     Workspace,
     binary::{self, BinaryInputs, BinaryOutputs},
-    cudarc::driver::{CudaContext, CudaSlice},
+    cudarc::driver::{
+        CudaContext, CudaSlice, DriverError,
+        sys::{CUgraphInstantiate_flags, CUstreamCaptureMode},
+    },
     log_softmax::{self, LogSoftmaxOutputs},
     loss,
     problem::{Dtype, TargetType},
 };
 
 use crate::{
+    capturing_trial,
     common::run::{Case, Form, Rig, UpstreamCase},
     edges::DTYPES,
     trial,
@@ -34,6 +38,7 @@ pub fn trials() -> Vec<Trial> {
         trial("errors::binary", binary_buffers),
         trial("errors::loss_without_reduction", loss_without_reduction),
         trial("errors::workspace_too_small", workspace_too_small),
+        capturing_trial("errors::made_in_a_capture", made_in_a_capture),
         trial("errors::sizes_that_wrap_around", sizes_that_wrap_around),
         trial("errors::scalar_upstream_of_two", scalar_upstream_of_two),
         trial("errors::the_lowest_bad_row_wins", the_lowest_bad_row_wins),
@@ -467,6 +472,28 @@ fn workspace_too_small() -> Result<(), String> {
         Workspace::new(&Rig::here().stream, ROWS - 1).map_err(|error| error.to_string())?;
     let expected = Error::Workspace { capacity: ROWS - 1, rows: ROWS };
     expect("workspace", buffers.call(LossConfig::default(), SHAPE), expected)
+}
+
+fn made_in_a_capture() -> Result<(), String> {
+    let of_driver = |error: DriverError| format!("{:?}", error.0);
+    let context = smoothxent::open(0).map_err(|error| error.to_string())?;
+    let stream = context.new_stream().map_err(of_driver)?;
+    stream
+        .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .map_err(of_driver)?;
+    let workspace = Workspace::new(&stream, ROWS).map(drop);
+    let saved = SavedSoftmax::new(&stream, ROWS).map(drop);
+    let weights = ClassWeights::new(&stream, &[1.0; CLASSES]).map(drop);
+    let captured = stream.end_capture(CUgraphInstantiate_flags(0)).map(drop).map_err(of_driver);
+    expect("workspace", workspace, Error::Capturing { what: "a workspace" })?;
+    expect("saved softmax", saved, Error::Capturing { what: "a saved softmax" })?;
+    expect("class weights", weights, Error::Capturing { what: "class weights" })?;
+    // None of them has ended the capture, and they can be made after it.
+    captured?;
+    let made = Workspace::new(&stream, ROWS).map(drop);
+    made.and_then(|()| SavedSoftmax::new(&stream, ROWS).map(drop))
+        .and_then(|()| ClassWeights::new(&stream, &[1.0; CLASSES]).map(drop))
+        .map_err(|error| error.to_string())
 }
 
 fn another_context(ordinal: usize) -> Result<(), String> {

@@ -1,21 +1,25 @@
 //! The operations on raw pointers: the bits of the safe ones, and everything wrong that can be known.
 
+use std::sync::Arc;
+
 use libtest_mimic::Trial;
 use smoothxent::{
     BinaryConfig, Error, Kernels, LogSoftmaxShape, LossConfig, Obstacle, Reduction, Selection,
     Shape, Smoothing, Strategy,
     cudarc::driver::{
-        CudaSlice, DriverError,
+        CudaSlice, CudaStream, DriverError,
         sys::{CUdeviceptr, CUgraphInstantiate_flags, CUstreamCaptureMode},
     },
     half::f16,
-    problem::{Dtype, TargetType},
+    plan::{Normalizer, Plan},
+    problem::{ClassWeighting, Dtype, Pass, Place, Problem, TargetType, Types},
     raw::{
         self, Gradient, Logits, LossInputs, LossOutputs, Memory, Softmax, SoftmaxOutput, Upstream,
     },
 };
 
 use crate::{
+    capturing_trial,
     common::{
         inputs::{self, class_weights},
         operations::{BinaryCase, BinaryForm, Interface},
@@ -46,7 +50,7 @@ pub fn trials() -> Vec<Trial> {
         trial("raw::status", status),
         trial("raw::workspace_of_a_larger_problem", workspace_of_a_larger_problem),
         trial("raw::beyond_memory", beyond_memory),
-        trial("raw::captured", captured),
+        capturing_trial("raw::captured", captured),
     ]);
     trials
 }
@@ -537,6 +541,13 @@ fn memory() -> Result<(), String> {
         expect("workspace", operation(&call), refused())?;
     }
     let mut call = small.call;
+    call.workspace.address = CUdeviceptr::MAX - 31;
+    let len = call.workspace.bytes;
+    let beyond = Err(Error::BufferSize { buffer: "workspace", len });
+    for operation in [LOSSES[0], LOSSES[1], BINARIES[0], BINARIES[1], BINARIES[2]] {
+        expect("beyond all addresses", operation(&call), beyond.clone())?;
+    }
+    let mut call = small.call;
     call.saved.bytes -= 1;
     let bytes = call.saved.bytes;
     let refused = || Err(Error::Memory { buffer: "saved", bytes, needed: bytes + 1 });
@@ -727,43 +738,74 @@ fn workspace_of_a_larger_problem() -> Result<(), String> {
     }
 }
 
-/// A graph of a call, with a normalizer of its own, takes what the buffers hold at each replay.
+/// A graph of a call, with a normalizer of its own, takes what the buffers hold at each replay: on each strategy,
+/// among them launches of clusters, launches that begin early, and two launches for the rows.
 fn captured() -> Result<(), String> {
-    const MANY: usize = 200;
-    let of_driver = |error: DriverError| format!("{:?}", error.0);
     // Events of a context's own buffers may not be recorded while something is captured.
     let context = smoothxent::open(0).map_err(|error| error.to_string())?;
-    let stream = context.new_stream().map_err(of_driver)?;
+    let stream = context.new_stream().map_err(|error| format!("{:?}", error.0))?;
     // SAFETY: all that follows is on one stream.
     unsafe { context.disable_event_tracking() };
     let kernels = Kernels::load(&context).map_err(|error| error.to_string())?;
-    let bytes = raw::workspace_bytes(MANY).map_err(|error| error.to_string())?;
-    let workspace = RawMemory::zeroed(&stream, bytes);
-    let targets = inputs::targets(MANY, CLASSES_OF_FEW, 100);
-    let targets = upload(&stream, &targets);
-    let first = Case::new(Dtype::F32, MANY, CLASSES_OF_FEW, 101).logits;
-    let second = Case::new(Dtype::F32, MANY, CLASSES_OF_FEW, 102).logits;
-    let mut logits = upload(&stream, &first);
-    let gradient = upload(&stream, &vec![0f32; MANY * CLASSES_OF_FEW]);
-    let loss = upload(&stream, &[0f32]);
-    let at = |buffer| address(&stream, buffer);
-    let shape = Shape::contiguous(MANY, CLASSES_OF_FEW);
-    let (logits_at, targets_at) = (Logits::At(at(&logits)), address(&stream, &targets));
-    let inputs = LossInputs::new(Dtype::F32, TargetType::I64, shape, logits_at, targets_at);
-    let outputs = LossOutputs { loss: at(&loss), ..LossOutputs::default() };
-    let to = Gradient::new(at(&gradient));
+    for strategy in Strategy::ALL {
+        let kernels = kernels.clone().with_selection(Selection::Pinned(strategy));
+        replayed(&kernels, &stream).map_err(|error| format!("{strategy}: {error}"))?;
+    }
+    Ok(())
+}
+
+fn replayed(kernels: &Kernels, stream: &Arc<CudaStream>) -> Result<(), String> {
+    // Of fewer rows each block counts by itself.
+    const MANY: usize = 300;
+    let of_driver = |error: DriverError| format!("{:?}", error.0);
     let config = LossConfig { label_smoothing: 0.1, ..LossConfig::pytorch() };
+    let types = Types {
+        dtype: Dtype::F32,
+        targets: TargetType::I64,
+        class_weights: ClassWeighting::Absent,
+    };
+    let plan = |classes| {
+        let shape = Shape::contiguous(MANY, classes);
+        Problem::new(types, shape, config, Pass::Fused, Place::Apart)
+            .and_then(|problem| kernels.plan(&problem))
+    };
+    let Some((classes, plan)) =
+        [9, 300, 9000].into_iter().find_map(|classes| Some((classes, plan(classes).ok()?)))
+    else {
+        // Such as clusters, which not every device has.
+        return match plan(9) {
+            Err(Error::Strategy { .. }) => Ok(()),
+            other => Err(format!("{other:?}")),
+        };
+    };
+    let Plan::Launches { normalizer: Normalizer::Launch(_), .. } = plan else {
+        return Err(format!("no launch of the normalizer:\n{plan}"));
+    };
+    let bytes = raw::workspace_bytes(MANY).map_err(|error| error.to_string())?;
+    let workspace = RawMemory::zeroed(stream, bytes);
+    let targets = upload(stream, &inputs::targets(MANY, classes, 100));
+    let first = Case::new(Dtype::F32, MANY, classes, 101).logits;
+    let second = Case::new(Dtype::F32, MANY, classes, 102).logits;
+    let mut logits = upload(stream, &first);
+    let gradient = upload(stream, &vec![0f32; MANY * classes]);
+    let loss = upload(stream, &[0f32]);
+    let shape = Shape::contiguous(MANY, classes);
+    let (logits_at, targets_at) = (Logits::At(address(stream, &logits)), address(stream, &targets));
+    let inputs = LossInputs::new(Dtype::F32, TargetType::I64, shape, logits_at, targets_at);
+    let outputs = LossOutputs { loss: address(stream, &loss), ..LossOutputs::default() };
+    let to = Gradient::new(address(stream, &gradient));
     let call = || {
         let (cu_stream, memory) = (stream.cu_stream(), workspace.memory());
         // SAFETY: the buffers are as long as the shape says, and outlive the graph below.
         unsafe {
-            raw::loss::forward_backward(&kernels, cu_stream, config, inputs, outputs, to, memory)
+            raw::loss::forward_backward(kernels, cu_stream, config, inputs, outputs, to, memory)
         }
         .map_err(|error| error.to_string())
     };
     let results = || -> Result<Vec<u32>, String> {
         let gradient = stream.clone_dtoh(&gradient).map_err(of_driver)?;
         let loss = stream.clone_dtoh(&loss).map_err(of_driver)?;
+        stream.synchronize().map_err(of_driver)?;
         Ok(gradient.iter().chain(&loss).map(|x| x.to_bits()).collect())
     };
     call()?;
@@ -772,8 +814,7 @@ fn captured() -> Result<(), String> {
         .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         .map_err(of_driver)?;
     let captured = call();
-    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = stream.end_capture(flags).map_err(of_driver)?;
+    let graph = stream.end_capture(CUgraphInstantiate_flags(0)).map_err(of_driver)?;
     captured?;
     let graph = graph.ok_or("nothing was captured")?;
     stream.memcpy_htod(&second, &mut logits).map_err(of_driver)?;

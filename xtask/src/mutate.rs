@@ -69,12 +69,14 @@ struct Mutation {
     max_grid: Option<u32>,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Suite {
     /// What needs a device: tests/device.
     #[default]
     Device,
+    /// What is left when the driver refuses something: tests/faults.rs.
+    Faults,
     /// The crate's unit tests, the plan's among them.
     Unit,
 }
@@ -83,6 +85,7 @@ impl Suite {
     fn selection(self) -> &'static str {
         match self {
             Self::Device => "--test=device",
+            Self::Faults => "--test=faults",
             Self::Unit => "--lib",
         }
     }
@@ -269,7 +272,7 @@ impl Copy {
             }
         }
         // One build for each.
-        runs.sort_by_key(|run| (run.suite == Suite::Unit, run.device().to_owned()));
+        runs.sort_by_key(|run| (run.suite, run.device().to_owned()));
         let report = self.target.join("launches.jsonl");
         let mut launched = Vec::new();
         for run in &runs {

@@ -18,10 +18,10 @@ pub struct Arguments {}
 /// What each module of src/ may import from the crate. A file in src/plan/ belongs to `plan`, one in src/raw/
 /// to `raw`, which fills the kernels' arguments (abi) for the safe operations too, and knows no buffer of
 /// cudarc's.
-const MODULE_IMPORTS: [(&str, &[&str]); 16] = [
+const MODULE_IMPORTS: [(&str, &[&str]); 17] = [
     ("abi", &[]),
     ("binary", &["buffer", "call", "config", "error", "loss", "module", "problem", "raw"]),
-    ("buffer", &["abi", "device", "error", "plan", "problem", "raw"]),
+    ("buffer", &["abi", "device", "error", "plan", "problem", "raw", "release"]),
     ("call", &["buffer", "error", "module", "raw"]),
     ("config", &[]),
     ("device", &["error"]),
@@ -44,15 +44,17 @@ const MODULE_IMPORTS: [(&str, &[&str]); 16] = [
             "problem",
             "raw",
             "reference",
+            "release",
         ],
     ),
     ("log_softmax", &["buffer", "call", "error", "module", "problem", "raw"]),
     ("loss", &["buffer", "call", "config", "error", "module", "plan", "problem", "raw"]),
-    ("module", &["abi", "config", "device", "error", "plan", "problem"]),
+    ("module", &["abi", "config", "device", "error", "plan", "problem", "release"]),
     ("plan", &["abi", "config", "error", "problem"]),
     ("problem", &["abi", "config", "error"]),
     ("raw", &["abi", "config", "error", "module", "plan", "problem"]),
     ("reference", &[]),
+    ("release", &[]),
 ];
 
 /// What each file of kernels/ may include of the others: a layer includes those above it. `*`

@@ -43,9 +43,15 @@ pub(crate) struct Losses {
 
 impl Drop for Losses {
     fn drop(&mut self) {
-        // Workspaces of other threads' streams may be in use, which cudarc does not count. A failure shows at the
-        // next use of the context.
-        let _ = self.kernels.context().synchronize();
+        // Workspaces of other threads' streams may be in use, which cudarc does not count. An error that it remembers
+        // would come back in place of the wait, and is put back; what may be in use is leaked.
+        let context = self.kernels.context();
+        let earlier = context.check_err();
+        if let Err(error) = context.synchronize() {
+            std::mem::forget(std::mem::take(&mut *lock(&self.workspaces)));
+            context.record_err(Err::<(), _>(error));
+        }
+        context.record_err(earlier);
     }
 }
 
