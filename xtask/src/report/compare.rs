@@ -135,6 +135,35 @@ impl<'a> Speeds<'a> {
         self.shown_beside.get(&(peer, (pass, dtype, shape))).copied()
     }
 
+    /// Label smoothings that a peer is compared with, the one that is shown first.
+    pub fn smoothings(&self, peer: Implementation) -> Vec<Smoothing> {
+        let all = self.comparisons(peer).iter().map(|comparison| comparison.peer.case.smoothing);
+        let all: BTreeSet<(bool, Smoothing)> =
+            all.map(|smoothing| (smoothing != SMOOTHING, smoothing)).collect();
+        all.into_iter().map(|(_, smoothing)| smoothing).collect()
+    }
+
+    /// One comparison with a peer for each plain problem that it was measured on with this smoothing: apart where
+    /// there is one.
+    pub fn beside(
+        &self,
+        peer: Implementation,
+        pass: Pass,
+        smoothing: Smoothing,
+    ) -> Vec<Comparison<'a>> {
+        let mut found: BTreeMap<(Dtype, Shape), Comparison<'a>> = BTreeMap::new();
+        for &comparison in self.comparisons(peer) {
+            let case = comparison.peer.case;
+            if (case.pass, case.smoothing, case.variant) == (pass, smoothing, Variant::Plain) {
+                let present = found.entry((case.dtype, case.shape)).or_insert(comparison);
+                if preference(case) < preference(present.peer.case) {
+                    *present = comparison;
+                }
+            }
+        }
+        found.into_values().collect()
+    }
+
     /// Peers that something of this kind is shown of.
     pub fn peers_beside(&self, pass: Pass, dtype: Dtype) -> Vec<Implementation> {
         let shown: BTreeSet<Implementation> = self
