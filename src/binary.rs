@@ -47,8 +47,8 @@ pub struct BinaryInputs<'a, T, Y> {
     pub shape: Shape,
     /// `[rows, classes]`.
     pub logits: Logits<'a, T>,
-    /// `[rows, classes]` targets within 0..=1 (`f32`, `f16`, `bf16`) with a row stride, or `[rows]` class
-    /// indices (`i32`, `u32`, `i64`) of the one class that is 1.
+    /// `[rows, classes]` targets within 0..=1 (`f32`, `f16`, `bf16`) with a row stride, which nobody checks: what
+    /// comes of others is not specified, but nothing else is harmed than their row, and the scalar loss; or `[rows]` class indices (`i32`, `u32`, `i64`) of the one class that is 1.
     pub targets: &'a dyn DeviceRead<Y>,
     /// w, one a class; none for 1.
     pub class_weights: Option<&'a ClassWeights>,

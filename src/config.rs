@@ -96,7 +96,8 @@ pub enum EmptyMean {
 /// where `a = 1 - e, b = e/C` (Szegedy et al. 2016, <https://arxiv.org/abs/1512.00567>), or `a = 1 - e - b` with
 /// `b = e/(C-1)` or `b = e/(C-1-n)` ([`Smoothing`]), `lse = log sum_k exp z_k`, w is 1 in a term that
 /// `weighted_terms` leaves out, and the D are 1 but in a mean. For target probabilities q the first two terms
-/// are `sum_k w_k (a q_k + b) (-log p_k) / D1`. The default is PyTorch's `CrossEntropyLoss()`, but that nothing
+/// are `sum_k (a u_k q_k + b v_k) (-log p_k) / D1`, where u and v are w, or 1 in the term that `weighted_terms` leaves out.
+/// The default is PyTorch's `CrossEntropyLoss()`, but that nothing
 /// is ignored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossConfig {
@@ -415,7 +416,8 @@ impl BinaryConfig {
 }
 
 /// How the rows of a problem are given to threads. Which is fastest depends on their number and
-/// length, and on the device; results differ in the last bits of the losses at most.
+/// length, and on the device; losses, log-sum-exps and gradients differ in their last bits at most
+/// ([`guide::reproducibility`](crate::guide::reproducibility)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Strategy {
     /// A row to a warp or less of one, many rows in shared memory: the shortest rows.

@@ -82,8 +82,8 @@ pub enum Softmax<'a, T> {
 
 /// Enqueues the log-softmax, or softmax, of each row on `stream`; allocates nothing, waits for nothing.
 ///
-/// Reads each logit once and writes each output once where a row fits shared memory, as
-/// [`loss::forward_backward`](crate::loss::forward_backward) does; all arithmetic is f32. A row that
+/// Reads each logit once and writes each output once where [`loss::forward_backward`](crate::loss::forward_backward)
+/// does; all arithmetic is f32. A row that
 /// holds NaN or +inf, or nothing but -inf, gives NaN.
 ///
 /// # Errors

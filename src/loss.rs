@@ -90,7 +90,8 @@ pub struct LossInputs<'a, T, Y> {
     pub logits: Logits<'a, T>,
     /// `[rows]` class indices (`i32`, `u32`, `i64`), or `[rows, classes]` probabilities (`f32`, `f16`,
     /// `bf16`) with a row stride; as in PyTorch, the type decides. Rows of probabilities need not sum
-    /// to 1.
+    /// to 1. Nobody checks that they are within 0..=1: what comes of others is not specified, but nothing else is
+    /// harmed than their row, and the scalar loss.
     pub targets: &'a dyn DeviceRead<Y>,
     /// One a class, for what [`LossConfig::weighted_terms`] says; none for 1.
     pub class_weights: Option<&'a ClassWeights>,
@@ -141,7 +142,8 @@ pub struct LossOutputs<'a> {
     /// equal, and of NaN where there is one, as in PyTorch; -1 for ignored rows, whose logits
     /// count for nothing, and for targets that name no class.
     pub row_argmax: Option<&'a mut dyn DeviceWrite<i64>>,
-    /// One element: rows whose largest logit is the target's. Class indices only.
+    /// One element: rows whose `row_argmax` is the target; no ignored ones, and none whose target is out of range. Class
+    /// indices only.
     pub correct: Option<&'a mut dyn DeviceWrite<i64>>,
     /// What [`backward`] needs.
     pub saved: Option<&'a mut SavedSoftmax>,
@@ -169,9 +171,10 @@ pub fn forward<T: Logit, Y: Target>(
 
 /// Enqueues loss and gradient on `stream`; allocates nothing, waits for nothing.
 ///
-/// Writes each gradient once, and reads each logit once where a row fits the shared memory of a block: up to
-/// about 57,000 classes in half precision on an H200, and 40,000 on an A100; half of that in f32. Target
-/// probabilities, which are read once as well, divide the limit by three in half precision, and by two in f32.
+/// Writes each gradient once, and reads each logit once where two rows fit the shared memory of a multiprocessor: up to
+/// about 57,000 classes in half precision on an H200, and 40,000 on an A100; half of that in f32. (On an H100 or H200
+/// also in f32 up to 57,000: from 38,600 on a row has a multiprocessor to itself.) Target probabilities, which are
+/// read once as well, divide the limit by three in half precision, and by two in f32.
 /// A part of longer rows is read a second time, from the L2 cache as far as that holds it, unless they are so few
 /// that clusters of blocks keep them; and so are a few long rows that would leave most of a device without clusters
 /// idle. [`Kernels::plan`] shows what a problem gets.
@@ -183,7 +186,11 @@ pub fn forward<T: Logit, Y: Target>(
 ///
 /// A target that is neither a class nor `ignore_index` gives its row a NaN loss and a zero gradient, and is
 /// reported by [`Workspace::take_status`]. The scalar loss is then NaN, and the row still counts in a mean's
-/// divisor, with a weight of 1. Other rows' losses and undivided gradients are unaffected.
+/// divisor, with a weight of 1. Other rows' losses, and their gradients but for the mean's divisor, are unaffected.
+///
+/// A row of logits that holds NaN or +inf, or nothing but -inf, has a NaN loss and a NaN gradient, and so is the scalar
+/// loss; other rows are unaffected. A logit of -inf is a class of probability 0: it adds nothing where its coefficient
+/// in the loss is 0, and makes the loss +inf elsewhere.
 ///
 /// # Streams, threads and graphs
 /// Buffers may be used on several streams: cudarc's events order this call behind what was enqueued

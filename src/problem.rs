@@ -76,9 +76,10 @@ impl TargetType {
 /// stay. Whatever uses the full width after needs zeros there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
-    /// Rows: samples, or tokens.
+    /// Rows: samples, or tokens. With none nothing is launched, and a mean is NaN or 0 as
+    /// [`LossConfig`] says.
     pub rows: usize,
-    /// Classes, or the size of the vocabulary.
+    /// Classes, or the size of the vocabulary: 1 to 2^30, else [`Error::Classes`].
     pub classes: usize,
     /// From the start of one row of logits to the next, at least `classes`.
     pub logits_row_stride: usize,
@@ -404,9 +405,9 @@ impl fmt::Display for SoftmaxOf {
 /// Sizes of the matrices of a log-softmax, in elements; a call uses those that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LogSoftmaxShape {
-    /// Rows.
+    /// Rows; with none nothing is launched.
     pub rows: usize,
-    /// Classes.
+    /// Classes: 1 to 2^30, else [`Error::Classes`].
     pub classes: usize,
     /// From the start of one row of logits to the next, at least `classes`.
     pub logits_row_stride: usize,

@@ -884,7 +884,7 @@ sx_status sx_binary_config_init(struct sx_binary_config *config,
 const char *sx_version(void);
 
 /**
- * Loads all kernels on a device, counted from 0, once for a program. `kernels` is to be freed by
+ * Loads all kernels on a device, counted from 0, once for each device. `kernels` is to be freed by
  * `sx_kernels_free`; it is null after a failure.
  *
  * The caller promises:

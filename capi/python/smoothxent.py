@@ -49,9 +49,10 @@ LOG_PROBABILITIES, PROBABILITIES, LOGITS = 1, 2, 3
 
 
 class Error(Exception):
-    """A call that did nothing: `code` is one of the numbers above, `message` says why.
+    """What went wrong: `code` is one of the numbers above, `message` says why.
 
-    For `BAD_TARGETS`, `count`, `row`, `target` and `classes` say which targets named no class.
+    Nothing was enqueued, but for two codes: `DRIVER_ERROR` may come from earlier work, and `BAD_TARGETS` reports, and
+    forgets, what earlier calls met. For `BAD_TARGETS`, `count`, `row`, `target` and `classes` say which targets named no class.
     """
 
     def __init__(self, code, message):
@@ -222,7 +223,7 @@ class Library:
             raise Error(code, message.value.decode(errors="replace"))
 
     def load(self, device=0):
-        """The kernels on a device; once for a program."""
+        """The kernels on a device; once for each device."""
         handle = HANDLE()
         self.call("sx_kernels_load", device, ctypes.byref(handle))
         return Kernels(self, handle)

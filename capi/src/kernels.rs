@@ -54,7 +54,7 @@ pub extern "C" fn sx_version() -> *const c_char {
     VERSION.as_ptr()
 }
 
-/// Loads all kernels on a device, counted from 0, once for a program. `kernels` is to be freed by
+/// Loads all kernels on a device, counted from 0, once for each device. `kernels` is to be freed by
 /// `sx_kernels_free`; it is null after a failure.
 ///
 /// # Safety
