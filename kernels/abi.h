@@ -26,9 +26,11 @@
 #define XENT_MAX_BLOCK_THREADS 384u
 
 /* 16-byte packs of a row that a lane keeps in registers, at most; the same where as many of a second matrix
-   are beside them; and the fewest lanes of a row. */
+   are beside them, and of target probabilities, whose arithmetic needs more registers; and the fewest lanes of a
+   row. */
 #define XENT_WARP_PACKS 16u
 #define XENT_WARP_PACKS_OF_TWO 8u
+#define XENT_WARP_PACKS_OF_PROBABILITIES 4u
 #define XENT_FEWEST_WARP_LANES 8u
 
 /* tiny: a warp's tile is a whole number of so many packs, as many as all banks of shared memory hold. */
@@ -203,7 +205,7 @@ struct XentGeometry {
        0 elsewhere. */
     uint32_t cached_packs;
     /* tiny, warp: lanes of a row, a power of two up to 32; of warp from XENT_FEWEST_WARP_LANES up, each with
-       XENT_WARP_PACKS packs at most, or XENT_WARP_PACKS_OF_TWO. 0 elsewhere. */
+       XENT_WARP_PACKS packs at most, or XENT_WARP_PACKS_OF_..; 0 elsewhere. */
     uint32_t lanes_per_row;
     /* block: how many rows later the one is that a row's block asks the L2 cache for; 0 for none. */
     uint32_t rows_ahead;

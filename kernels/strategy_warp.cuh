@@ -1,7 +1,8 @@
 // warp: a row in the registers of a warp, or of 8 or 16 lanes of one, Terms::kLanePacks packs a lane at most; a row
 // that is visited once is kept nowhere (passing_packs.cuh).
 //
-// Traffic: with b bytes an element, b * classes read and as many written. Weights of elements, and rows
+// Traffic: with b bytes an element, b * classes read and as many written. Weights of elements (class weights,
+//     target probabilities), and rows
 //     whose output is not cut as the input is, are read a second time, from the cache closest by.
 // Parallelism: pack i of a row belongs to thread i % lanes_per_row of its group. Which lane that is depends on
 //     the row, so that a group's accesses begin at a sector of memory (ShiftedTeam). Single elements
@@ -143,7 +144,6 @@ template <typename T, class Terms>
 struct WarpStrategy {
     using Element = T;
     using TermsOfRow = Terms;
-    static_assert(!Terms::kStreamed, "weights of elements are not kept in registers");
     using Packs = std::conditional_t<Terms::kOnePass, PassingPacks, LanePacks<T, Terms::kLanePacks>>;
     using Row = xent::Row<T, Terms, ShiftedTeam, Packs>;
     static constexpr uint32_t kWarps = XENT_WARP_BLOCK_THREADS / kWarpSize;

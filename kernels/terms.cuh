@@ -92,6 +92,7 @@ struct ProbabilityTerms {
     static constexpr bool kKnowsCap = true;
     static constexpr bool kStreamed = true;
     static constexpr bool kOnePass = false;
+    static constexpr uint32_t kLanePacks = XENT_WARP_PACKS_OF_PROBABILITIES;
     static constexpr uint32_t kPacksInFlight = 2;
 
     const void *probabilities;  // of this row

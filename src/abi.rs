@@ -12,9 +12,10 @@ pub const XENT_MAX_CLASSES: u32 = 1073741824;
 pub const XENT_WARP_BLOCK_THREADS: u32 = 128;
 /// Largest block of the strategies that give a row, or a slice of one, to a block.
 pub const XENT_MAX_BLOCK_THREADS: u32 = 384;
-/// 16-byte packs of a row that a lane keeps in registers, at most; the same where as many of a second matrix are beside them; and the fewest lanes of a row.
+/// 16-byte packs of a row that a lane keeps in registers, at most; the same where as many of a second matrix are beside them, and of target probabilities, whose arithmetic needs more registers; and the fewest lanes of a row.
 pub const XENT_WARP_PACKS: u32 = 16;
 pub const XENT_WARP_PACKS_OF_TWO: u32 = 8;
+pub const XENT_WARP_PACKS_OF_PROBABILITIES: u32 = 4;
 pub const XENT_FEWEST_WARP_LANES: u32 = 8;
 /// tiny: a warp's tile is a whole number of so many packs, as many as all banks of shared memory hold.
 pub const XENT_TINY_TILE_PACKS: u32 = 8;
@@ -288,7 +289,7 @@ pub struct XentGeometry {
     /// 0 elsewhere.
     pub cached_packs: u32,
     /// tiny, warp: lanes of a row, a power of two up to 32; of warp from XENT_FEWEST_WARP_LANES up, each with
-    /// XENT_WARP_PACKS packs at most, or XENT_WARP_PACKS_OF_TWO. 0 elsewhere.
+    /// XENT_WARP_PACKS packs at most, or XENT_WARP_PACKS_OF_..; 0 elsewhere.
     pub lanes_per_row: u32,
     /// block: how many rows later the one is that a row's block asks the L2 cache for; 0 for none.
     pub rows_ahead: u32,

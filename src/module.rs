@@ -62,7 +62,9 @@ const fn image_of(kernel: Kernel) -> Image {
             F::FusedBlock | F::FusedGeneralBlock => Image::FusedBlock,
             F::FusedCluster | F::FusedGeneralCluster => Image::FusedCluster,
             F::FusedSplitRow | F::FusedGeneralSplitRow => Image::FusedSplitRow,
-            F::FusedProbabilitiesBlock | F::FusedProbabilitiesCluster => Image::FusedProbabilities,
+            F::FusedProbabilitiesWarp
+            | F::FusedProbabilitiesBlock
+            | F::FusedProbabilitiesCluster => Image::FusedProbabilities,
             F::LogSoftmaxTiny | F::LogSoftmaxWarp | F::LogSoftmaxBlock | F::LogSoftmaxCluster => {
                 Image::LogSoftmax
             }
@@ -105,6 +107,7 @@ const fn setting_of(kernel: Kernel) -> Setting {
             | F::FusedGeneralTiny
             | F::FusedGeneralWarp
             | F::FusedGeneralSplitRow
+            | F::FusedProbabilitiesWarp
             | F::LogSoftmaxTiny
             | F::LogSoftmaxWarp
             | F::LogSoftmaxBackwardWarp

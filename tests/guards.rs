@@ -221,15 +221,14 @@ impl Guard<'_> {
             (Strategy::SplitRow, operation) => operation != Operation::Backward,
             (Strategy::Tiny | Strategy::Warp | Strategy::Block | Strategy::Cluster, _) => false,
         };
-        // Class weights come from the cache closest by, for every row in both passes.
-        let weighted = self.operation == Operation::Weighted;
-        let factor = if weighted {
-            2.0 + 8.0 / size_of::<T>() as f64
-        } else if twice {
-            2.0
-        } else {
-            1.0
+        // Class weights come from the cache closest by, for every row in both passes; so do, under warp, whose
+        // registers keep logits alone, probabilities in the second pass.
+        let from_cache = match (self.operation, strategy) {
+            (Operation::Weighted, _) => Some(2.0 + 8.0 / size_of::<T>() as f64),
+            (Operation::Probabilities, Strategy::Warp) => Some(1.5),
+            _ => None,
         };
+        let factor = from_cache.unwrap_or(if twice { 2.0 } else { 1.0 });
         // What every warp of a row reads for itself: targets, and what was saved; every slice's partial
         // results, twice in every warp.
         let mut beside = FEW_BYTES + (rows * 32 * 16) as f64;
@@ -248,7 +247,7 @@ impl Guard<'_> {
         let written = needed.written * BYTES + FEW_BYTES + partials as f64;
         expect("bytes read", sum(|l| l.global_bytes_read), needed.read, read);
         expect("bytes written", sum(|l| l.global_bytes_written), needed.written, written);
-        if classes >= SECTORS_FROM && !twice && !weighted {
+        if classes >= SECTORS_FROM && !twice && from_cache.is_none() {
             let whole = (classes * size_of::<T>()).is_multiple_of(32);
             let loaded = !matches!(
                 (self.operation, self.device),

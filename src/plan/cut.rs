@@ -75,9 +75,9 @@ impl Work {
     fn lane_packs(&self) -> u32 {
         match self.operation {
             Operation::LogSoftmaxBackward => abi::XENT_WARP_PACKS_OF_TWO,
+            Operation::FusedProbabilities => abi::XENT_WARP_PACKS_OF_PROBABILITIES,
             Operation::Fused
             | Operation::FusedGeneral
-            | Operation::FusedProbabilities
             | Operation::LogSoftmax
             | Operation::Binary => abi::XENT_WARP_PACKS,
         }
@@ -106,11 +106,12 @@ impl Work {
             (Operation::FusedGeneral, S::Block | S::TwoPass) => Some(F::FusedGeneralBlock),
             (Operation::FusedGeneral, S::Cluster) => Some(F::FusedGeneralCluster),
             (Operation::FusedGeneral, S::SplitRow) => Some(F::FusedGeneralSplitRow),
+            (Operation::FusedProbabilities, S::Warp) => Some(F::FusedProbabilitiesWarp),
             (Operation::FusedProbabilities, S::Block | S::TwoPass) => {
                 Some(F::FusedProbabilitiesBlock)
             }
             (Operation::FusedProbabilities, S::Cluster) => Some(F::FusedProbabilitiesCluster),
-            (Operation::FusedProbabilities, S::Tiny | S::Warp | S::SplitRow) => None,
+            (Operation::FusedProbabilities, S::Tiny | S::SplitRow) => None,
             (Operation::LogSoftmax, S::Tiny) => Some(F::LogSoftmaxTiny),
             (Operation::LogSoftmax, S::Warp) => Some(F::LogSoftmaxWarp),
             (Operation::LogSoftmax, S::Block | S::TwoPass) => Some(F::LogSoftmaxBlock),
@@ -268,7 +269,11 @@ impl Cutter<'_> {
                 if classes <= up_to { Verdict::Taken(ground) } else { Verdict::Passed(ground) }
             }
             Strategy::Warp => {
-                let (packs, up_to) = (work.packs(), choices.warp_packs);
+                let up_to = match work.operation {
+                    Operation::FusedProbabilities => choices.warp_packs_of_probabilities,
+                    _ => choices.warp_packs,
+                };
+                let packs = work.packs();
                 let ground = Ground::Packs { packs, up_to };
                 if packs <= up_to { Verdict::Taken(ground) } else { Verdict::Passed(ground) }
             }

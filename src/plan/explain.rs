@@ -200,6 +200,9 @@ fn inputs(family: Family) -> &'static str {
         | F::FusedGeneralBlock
         | F::FusedGeneralCluster
         | F::FusedGeneralSplitRow => "logits (and class weights)",
+        F::FusedProbabilitiesWarp => {
+            "logits (and probabilities, a second time from the cache closest by)"
+        }
         F::FusedProbabilitiesBlock | F::FusedProbabilitiesCluster => "logits and probabilities",
         F::LogSoftmaxBackwardWarp | F::LogSoftmaxBackwardBlock | F::LogSoftmaxBackwardCluster => {
             "values and upstream gradient"

@@ -67,7 +67,9 @@ families! {
     FusedGeneralCluster = "fused_general_cluster", XENT_MAX_BLOCK_THREADS, 1;
     /// A slice of a row a block, in two launches.
     FusedGeneralSplitRow = "fused_general_split_row", XENT_MAX_BLOCK_THREADS, 1;
-    /// Loss and gradient of target probabilities, or one of them; a row a block.
+    /// Loss and gradient of target probabilities, or one of them; a row a warp, or a part of one.
+    FusedProbabilitiesWarp = "fused_probabilities_warp", XENT_WARP_BLOCK_THREADS, 4;
+    /// A row a block.
     FusedProbabilitiesBlock = "fused_probabilities_block", XENT_MAX_BLOCK_THREADS, 1;
     /// A row a cluster.
     FusedProbabilitiesCluster = "fused_probabilities_cluster", XENT_MAX_BLOCK_THREADS, 1;
@@ -154,7 +156,7 @@ mod tests {
 
     #[test]
     fn symbols_are_distinct_and_indexed_in_order() {
-        assert_eq!((Kernel::all().count(), Kernel::COUNT), (67, 67));
+        assert_eq!((Kernel::all().count(), Kernel::COUNT), (70, 70));
         for (position, kernel) in Kernel::all().enumerate() {
             assert_eq!(kernel.index(), position);
             let same = Kernel::all().filter(|other| other.symbol() == kernel.symbol());

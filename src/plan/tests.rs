@@ -135,9 +135,35 @@ fn a_row_has_a_multiprocessor_where_much_would_be_read_again() {
         }
     }
     assert_eq!(strategy(h200, Dtype::Bf16, 100_000, Pass::Fused), Strategy::TwoPass);
-    for device in [&devices::A100, &devices::B200] {
-        assert_eq!(strategy(device, Dtype::F32, 50_257, Pass::Fused), Strategy::TwoPass);
+    for (device, classes) in
+        [(&devices::A100, 40_000), (&devices::B200, 50_257), (&devices::RTX_5090, 25_000)]
+    {
+        assert_eq!(strategy(device, Dtype::F32, classes, Pass::Fused), Strategy::TwoPass);
     }
+}
+
+/// Where a block of theirs would have one warp, which has the row to itself.
+#[test]
+fn probabilities_share_a_warp_where_a_block_would_have_one() {
+    let of_probabilities = |dtype, classes, selection| {
+        let types = Types { dtype, targets: TargetType::Probabilities(dtype), ..INDICES };
+        let problem = of(types, (1 << 16, classes), LossConfig::default(), Pass::Fused);
+        choose(&problem, &devices::H200.properties, selection).map(rows_of)
+    };
+    let strategy =
+        |dtype, classes| of_probabilities(dtype, classes, Selection::Fastest).unwrap().strategy;
+    for (dtype, up_to) in [(Dtype::Bf16, 256), (Dtype::F32, 128)] {
+        for classes in [1, 10, up_to] {
+            assert_eq!(strategy(dtype, classes), Strategy::Warp, "{dtype:?}, {classes} classes");
+        }
+        assert_eq!(strategy(dtype, up_to + 1), Strategy::Block, "{dtype:?}");
+    }
+    let pinned = Selection::Pinned(Strategy::Warp);
+    let lanes = of_probabilities(Dtype::F16, 1024, pinned).unwrap().geometry.lanes_per_row;
+    assert_eq!(lanes, WARP_SIZE);
+    let (strategy, obstacle) = (Strategy::Warp, Obstacle::Packs { packs: 129, most: 128 });
+    let refused = of_probabilities(Dtype::F16, 1025, pinned).map(|rows| rows.strategy);
+    assert_eq!(refused, Err(Error::Strategy { strategy, obstacle }));
 }
 
 /// As was measured: half precision, both passes, rows of a block each that are neither short nor too long for L2.
@@ -163,8 +189,10 @@ fn rows_are_brought_ahead_where_that_was_faster() {
     // L2 is smaller, or nothing was measured.
     assert_eq!(ahead(&devices::H100, Dtype::Bf16, 50_257, both).1, 0);
     assert_eq!(ahead(&devices::H100, Dtype::Bf16, 32_000, both).1, 132);
-    for device in [&devices::A100, &devices::B200, &devices::RTX_5090] {
-        assert_eq!(ahead(device, Dtype::Bf16, 32_000, both).1, 0);
+    for (device, classes) in
+        [(&devices::A100, 32_000), (&devices::B200, 32_000), (&devices::RTX_5090, 22_000)]
+    {
+        assert_eq!(ahead(device, Dtype::Bf16, classes, both), (Strategy::Block, 0));
     }
     assert_eq!(ahead(h200, Dtype::F32, 21_841, both), (Strategy::Block, 0));
     for pass in [Pass::Forward, Pass::Backward] {

@@ -46,6 +46,8 @@ pub(super) struct Choices {
     pub tiny_classes_of_few_rows: u32,
     /// Warp takes rows of up to so many 16-byte packs.
     pub warp_packs: u32,
+    /// The same of target probabilities.
+    pub warp_packs_of_probabilities: u32,
     /// Rows that fit so many times into a multiprocessor's shared memory go to a block each, and of
     /// longer ones as much is kept.
     pub block_rows: u32,
@@ -167,6 +169,8 @@ const H200: Choices = Choices {
     tiny_classes: 128,
     tiny_classes_of_few_rows: 64,
     warp_packs: 256,
+    // Predicted: up to here a block has a single warp, one row after the other (216 us for 65,536 rows of 10 classes).
+    warp_packs_of_probabilities: 32,
     block_rows: 2,
     block_bytes_of_few_rows: 128 * KIB,
     // Between what was measured: of 32,000 f32, 4.6 MB would be read again, and two_pass takes 16 % less than
