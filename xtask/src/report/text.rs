@@ -166,7 +166,7 @@ fn headline_of(speeds: &Speeds<'_>, shape: Shape) -> Option<String> {
             HEADLINE_PEERS.into_iter().filter_map(|peer| of(peer, smoothing)).collect();
         if !ratios.is_empty() {
             let (ratios, with) = (ratios.join(" and "), with_smoothing(smoothing));
-            text.push_str(&format!("; {with} {ratios}"));
+            text.push_str(&format!("; {with}: {ratios}"));
         }
     }
     Some(text + ".")
@@ -825,7 +825,7 @@ mod tests {
         let text = section("headline", &[synthetic()]);
         for line in [
             "In short:\n\n- 8192 x 32000 bf16, loss and gradient: 262 us, 96 % of the speed of a copy; ",
-            "with label smoothing 0.1 3.90x as fast as torch eager and 2.12x as fast as torch.compile.",
+            "with label smoothing 0.1: 3.90x as fast as torch eager and 2.12x as fast as torch.compile.",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
