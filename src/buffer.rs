@@ -20,7 +20,7 @@ use crate::{
     plan::WorkspaceLayout,
     problem::{ClassWeighting, Dtype, SoftmaxOf, TargetType},
     raw::{self, Memory, SavedAddresses, WorkspaceAddresses, saved_words},
-    release::{After, Owned},
+    release::{Owned, Shared},
 };
 
 mod sealed {
@@ -189,7 +189,7 @@ impl Workspace {
         let words = stream
             .alloc_zeros::<u32>(layout.words)
             .map_err(Error::driver("allocate the workspace"))?;
-        Ok(Self { words: Owned::new(words, After::Enqueued), layout })
+        Ok(Self { words: Owned::new(words), layout })
     }
 
     /// Rows that it can serve.
@@ -238,7 +238,7 @@ impl Workspace {
 /// of its streams is being captured.
 #[derive(Debug)]
 pub struct ClassWeights {
-    weights: Owned<f32>,
+    weights: Shared<f32>,
 }
 
 impl ClassWeights {
@@ -257,8 +257,7 @@ impl ClassWeights {
         }
         not_captured("class weights", stream)?;
         let weights = stream.clone_htod(weights).map_err(Error::driver("copy class weights"))?;
-        // cudarc remembers one reader of a buffer, the last, and would free behind that one.
-        Ok(Self { weights: Owned::new(weights, After::AllWork) })
+        Ok(Self { weights: Shared::new(weights) })
     }
 
     /// The same of weights that are on the device already: reads them back, once, and waits for it.
@@ -270,6 +269,7 @@ impl ClassWeights {
         weights: &CudaView<'_, f32>,
     ) -> Result<Self, Error> {
         same_context("class_weights", stream.context(), sealed::Read::context(weights))?;
+        not_captured("class weights", stream)?;
         if weights.is_empty() {
             return Self::new(stream, &[]);
         }
@@ -326,7 +326,7 @@ impl SavedSoftmax {
         let words = stream
             .alloc_zeros::<u32>(words)
             .map_err(Error::driver("allocate the saved softmax"))?;
-        Ok(Self { words: Owned::new(words, After::Enqueued), capacity: rows, of: None })
+        Ok(Self { words: Owned::new(words), capacity: rows, of: None })
     }
 
     /// Rows that it can hold.

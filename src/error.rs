@@ -247,11 +247,13 @@ pub enum Error {
 
     /// A buffer claims a length that no memory can hold: its size in bytes wrapped around when it was
     /// allocated, or memory of a caller's own leads beyond the last address.
-    #[error("the {buffer} buffer claims {len} elements, more than memory can hold")]
+    #[error(
+        "the {buffer} buffer claims {len} elements (bytes, of raw memory): they lead beyond the last address"
+    )]
     BufferSize {
         /// Which buffer.
         buffer: &'static str,
-        /// Elements it claims.
+        /// Elements it claims; of raw memory, bytes.
         len: usize,
     },
 

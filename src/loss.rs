@@ -188,9 +188,10 @@ pub fn forward<T: Logit, Y: Target>(
 /// reported by [`Workspace::take_status`]. The scalar loss is then NaN, and the row still counts in a mean's
 /// divisor, with a weight of 1. Other rows' losses, and their gradients but for the mean's divisor, are unaffected.
 ///
-/// A row of logits that holds NaN or +inf, or nothing but -inf, has a NaN loss and a NaN gradient, and so is the scalar
+/// A row that counts and holds NaN or +inf, or nothing but -inf, has a NaN loss and a NaN gradient, and so is the scalar
 /// loss; other rows are unaffected. A logit of -inf is a class of probability 0: it adds nothing where its coefficient
-/// in the loss is 0, and makes the loss +inf elsewhere.
+/// in the loss is 0, and makes the loss +inf elsewhere. A [`logit_softcap`](LossConfig::logit_softcap) makes infinite
+/// logits finite ones.
 ///
 /// # Streams, threads and graphs
 /// Buffers may be used on several streams: cudarc's events order this call behind what was enqueued

@@ -22,7 +22,7 @@ use crate::{
     error::Error,
     plan::{DeviceProperties, Family, Generation, Kernel, Launch, Plan, Planner, RowsPlan, Start},
     problem::{BinaryProblem, LogSoftmaxProblem, Pass, Problem},
-    release::{After, give_back},
+    release::{all_work, give_back},
 };
 
 macro_rules! images {
@@ -452,7 +452,7 @@ impl Drop for Loaded {
     fn drop(&mut self) {
         // Unloading a kernel that still runs is not defined.
         // SAFETY: nothing comes after its drop.
-        unsafe { give_back(&self.context, &mut self.functions, After::AllWork) };
+        unsafe { give_back(&self.context, &mut self.functions, |_| all_work()) };
     }
 }
 

@@ -9,41 +9,33 @@ use std::{
     sync::Arc,
 };
 
-use cudarc::driver::{CudaContext, CudaSlice, DriverError, result::ctx, sys::CUcontext};
+use cudarc::driver::{
+    CudaContext, CudaSlice, DevicePtrMut, DriverError,
+    result::{ctx, stream},
+    sys::{CUcontext, CUresult, CUstreamCaptureStatus},
+};
 
-/// What has to have happened before something is given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum After {
-    /// Nothing more: cudarc frees it in the order of its stream, behind those users that it knows of.
-    Enqueued,
-    /// All work of the context, on any stream.
-    AllWork,
-}
-
-/// Drops `value` in `context`, or leaks it if what has to come before cannot be had: the context is lost, or one of
-/// its streams is being captured. Leaves the thread's current context, and the error that cudarc remembers, as
-/// they were; a failure is remembered in the same way.
+/// Drops `value` in `context` once `wait` has succeeded there, or leaks it: the context is lost, or one of its streams
+/// is being captured. A failure is remembered as cudarc remembers those of its drops. The thread's current context
+/// stays what it was, unless this was the last user of `context`.
 ///
 /// # Safety
 /// Nobody uses `value` again.
 pub(crate) unsafe fn give_back<T>(
     context: &Arc<CudaContext>,
     value: &mut ManuallyDrop<T>,
-    after: After,
+    wait: impl FnOnce(&mut T) -> Result<(), DriverError>,
 ) {
-    let earlier = context.check_err();
-    let current = ctx::get_current();
-    let wait = || match after {
-        After::Enqueued => context.bind_to_thread(),
-        After::AllWork => context.synchronize(),
-    };
-    match wait() {
+    let before = ctx::get_current();
+    // Not `bind_to_thread`, which returns what cudarc remembers instead.
+    // SAFETY: the context is one that `context` keeps.
+    let current = unsafe { ctx::set_current(context.cu_ctx()) };
+    match current.and_then(|()| wait(value)) {
         // SAFETY: the caller's promise, and this runs once.
         Ok(()) => unsafe { ManuallyDrop::drop(value) },
         Err(error) => context.record_err(Err::<(), _>(error)),
     }
-    context.record_err(restore(current));
-    context.record_err(earlier);
+    context.record_err(restore(before));
 }
 
 fn restore(current: Result<Option<CUcontext>, DriverError>) -> Result<(), DriverError> {
@@ -52,16 +44,37 @@ fn restore(current: Result<Option<CUcontext>, DriverError>) -> Result<(), Driver
     unsafe { ctx::set_current(current) }
 }
 
-/// A buffer that the crate allocated.
-#[derive(Debug)]
-pub(crate) struct Owned<T> {
-    slice: ManuallyDrop<CudaSlice<T>>,
-    after: After,
+/// Waits for all work of the current context, on any stream.
+pub(crate) fn all_work() -> Result<(), DriverError> {
+    ctx::synchronize()
 }
 
+/// Puts the buffer's own stream, on which it is freed, behind those users of it that cudarc knows of; where that
+/// cannot be said for sure, waits for all work. The buffer's context is current.
+fn behind_its_users<T>(slice: &mut CudaSlice<T>) -> Result<(), DriverError> {
+    let stream = slice.stream().clone();
+    // SAFETY: the stream is there as long as the buffer.
+    match unsafe { stream::is_capturing(stream.cu_stream()) }? {
+        CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => {}
+        // What is captured may use it at every replay.
+        _ => return Err(DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)),
+    }
+    let context = stream.context();
+    let earlier = context.check_err();
+    drop(slice.device_ptr_mut(&stream));
+    let ordered = context.check_err();
+    context.record_err(ordered);
+    context.record_err(earlier);
+    if ordered.is_ok() { Ok(()) } else { all_work() }
+}
+
+/// A buffer that the crate allocated, freed behind its users.
+#[derive(Debug)]
+pub(crate) struct Owned<T>(ManuallyDrop<CudaSlice<T>>);
+
 impl<T> Owned<T> {
-    pub fn new(slice: CudaSlice<T>, after: After) -> Self {
-        Self { slice: ManuallyDrop::new(slice), after }
+    pub fn new(slice: CudaSlice<T>) -> Self {
+        Self(ManuallyDrop::new(slice))
     }
 }
 
@@ -69,20 +82,46 @@ impl<T> Deref for Owned<T> {
     type Target = CudaSlice<T>;
 
     fn deref(&self) -> &CudaSlice<T> {
-        &self.slice
+        &self.0
     }
 }
 
 impl<T> DerefMut for Owned<T> {
     fn deref_mut(&mut self) -> &mut CudaSlice<T> {
-        &mut self.slice
+        &mut self.0
     }
 }
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
-        let context = self.slice.context().clone();
+        let context = self.0.context().clone();
         // SAFETY: nothing comes after its drop.
-        unsafe { give_back(&context, &mut self.slice, self.after) };
+        unsafe { give_back(&context, &mut self.0, behind_its_users) };
+    }
+}
+
+/// The same of one that several streams may read at a time: cudarc remembers one reader of a buffer, the last.
+#[derive(Debug)]
+pub(crate) struct Shared<T>(ManuallyDrop<CudaSlice<T>>);
+
+impl<T> Shared<T> {
+    pub fn new(slice: CudaSlice<T>) -> Self {
+        Self(ManuallyDrop::new(slice))
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = CudaSlice<T>;
+
+    fn deref(&self) -> &CudaSlice<T> {
+        &self.0
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        let context = self.0.context().clone();
+        // SAFETY: nothing comes after its drop.
+        unsafe { give_back(&context, &mut self.0, |_| all_work()) };
     }
 }

@@ -352,14 +352,16 @@ fn shared_weights(
     let of_driver = |error: DriverError| format!("{:?}", error.0);
     let kernels = Kernels::load(context).map_err(failed)?;
     let owner = context.new_stream().map_err(of_driver)?;
+    let saved = SavedSoftmax::new(&owner, 1).map_err(failed)?;
     let weights = ClassWeights::new(&owner, &[0.5, 1.0, 2.0]).map_err(failed)?;
-    let mut under_way = Vec::new();
+    let (mut under_way, mut workspaces) = (Vec::new(), Vec::new());
     for _ in 0..2 {
         let stream = context.new_stream().map_err(of_driver)?;
         let logits = stream.clone_htod(&[0.5f32, 2.0, -1.0]).map_err(of_driver)?;
         let targets = stream.clone_htod(&[1i32]).map_err(of_driver)?;
         let mut gradient = stream.alloc_zeros::<f32>(3).map_err(of_driver)?;
-        let mut workspace = Workspace::new(&stream, 1).map_err(failed)?;
+        // Used on another stream than its own.
+        let mut workspace = Workspace::new(&owner, 1).map_err(failed)?;
         let inputs = LossInputs {
             class_weights: Some(&weights),
             ..LossInputs::new(Shape::contiguous(1, 3), &logits, &targets)
@@ -368,7 +370,13 @@ fn shared_weights(
         let config = LossConfig::default();
         loss::forward_backward(&kernels, &stream, config, inputs, outputs, to, &mut workspace)
             .map_err(failed)?;
-        under_way.push((stream, logits, targets, gradient, workspace));
+        under_way.push((stream, logits, targets, gradient));
+        workspaces.push(workspace);
+    }
+    context.record_err(earlier);
+    drop(workspaces);
+    if context.check_err() != earlier {
+        return Err(format!("not remembered after workspaces: {earlier:?}"));
     }
     context.record_err(earlier);
     drop(weights);
@@ -379,11 +387,9 @@ fn shared_weights(
     for (stream, ..) in &under_way {
         stream.synchronize().map_err(of_driver)?;
     }
-    // Kernels, workspaces and a saved softmax, too, are given back behind an error.
-    let saved = SavedSoftmax::new(&owner, 1).map_err(failed)?;
-    let workspaces: Vec<_> = under_way.into_iter().map(|(.., workspace)| workspace).collect();
+    // What nobody uses is given back behind an error, too, not leaked.
     context.record_err(earlier);
-    drop((saved, workspaces, kernels));
+    drop((saved, kernels));
     if context.check_err() == earlier { Ok(()) } else { Err("forgotten at the end".to_owned()) }
 }
 

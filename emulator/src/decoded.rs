@@ -25,6 +25,12 @@ struct Decoded {
     kernels: Arc<Kernels>,
 }
 
+impl Decoded {
+    fn is_of(&self, image: &[u8], purpose: Purpose) -> bool {
+        self.purpose == purpose && *self.image == *image
+    }
+}
+
 /// More than a program has in use at a time; what came first goes first.
 const KEPT: usize = 64;
 
@@ -36,13 +42,18 @@ fn decoded() -> MutexGuard<'static, VecDeque<Decoded>> {
 
 /// The kernels of the same bytes, if they are kept.
 pub fn find(image: &[u8], purpose: Purpose) -> Option<Arc<Kernels>> {
-    let same = |known: &&Decoded| known.purpose == purpose && *known.image == *image;
-    decoded().iter().find(same).map(|known| known.kernels.clone())
+    let decoded = decoded();
+    let known = decoded.iter().find(|known| known.is_of(image, purpose));
+    known.map(|known| known.kernels.clone())
 }
 
 /// Keeps kernels that have no addresses in them, since those are of one context.
 pub fn keep(image: &[u8], purpose: Purpose, kernels: &Arc<Kernels>) {
     let mut decoded = decoded();
+    // Another thread may have been as quick.
+    if decoded.iter().any(|known| known.is_of(image, purpose)) {
+        return;
+    }
     if decoded.len() == KEPT {
         decoded.pop_front();
     }

@@ -157,7 +157,7 @@ struct Reads<'a>(&'a RowsPlan);
 impl fmt::Display for Reads<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (inputs, output) = match (self.0.first.launch.kernel, self.0.pass) {
-            (Kernel::Rows(family, _), pass) => (inputs(family), output(family, pass)),
+            (Kernel::Rows(family, _), pass) => (inputs(family, pass), output(family, pass)),
             (Kernel::Normalizer, _) => ("targets", None),
         };
         write!(f, "{inputs} read once")?;
@@ -183,7 +183,7 @@ impl fmt::Display for Reads<'_> {
     }
 }
 
-fn inputs(family: Family) -> &'static str {
+fn inputs(family: Family, pass: Pass) -> &'static str {
     use Family as F;
     match family {
         F::FusedTiny
@@ -200,10 +200,12 @@ fn inputs(family: Family) -> &'static str {
         | F::FusedGeneralBlock
         | F::FusedGeneralCluster
         | F::FusedGeneralSplitRow => "logits (and class weights)",
-        F::FusedProbabilitiesWarp => {
+        F::FusedProbabilitiesWarp if pass == Pass::Fused => {
             "logits (and probabilities, a second time from the cache closest by)"
         }
-        F::FusedProbabilitiesBlock | F::FusedProbabilitiesCluster => "logits and probabilities",
+        F::FusedProbabilitiesWarp | F::FusedProbabilitiesBlock | F::FusedProbabilitiesCluster => {
+            "logits and probabilities"
+        }
         F::LogSoftmaxBackwardWarp | F::LogSoftmaxBackwardBlock | F::LogSoftmaxBackwardCluster => {
             "values and upstream gradient"
         }

@@ -142,9 +142,9 @@ fn a_row_has_a_multiprocessor_where_much_would_be_read_again() {
     }
 }
 
-/// Where a block of theirs would have one warp, which has the row to itself.
+/// As far as 8 lanes keep a row.
 #[test]
-fn probabilities_share_a_warp_where_a_block_would_have_one() {
+fn probabilities_of_few_classes_share_a_warp() {
     let of_probabilities = |dtype, classes, selection| {
         let types = Types { dtype, targets: TargetType::Probabilities(dtype), ..INDICES };
         let problem = of(types, (1 << 16, classes), LossConfig::default(), Pass::Fused);

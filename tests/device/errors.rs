@@ -478,16 +478,20 @@ fn made_in_a_capture() -> Result<(), String> {
     let of_driver = |error: DriverError| format!("{:?}", error.0);
     let context = smoothxent::open(0).map_err(|error| error.to_string())?;
     let stream = context.new_stream().map_err(of_driver)?;
+    let on_device = stream.clone_htod(&[1f32; CLASSES]).map_err(of_driver)?;
+    stream.synchronize().map_err(of_driver)?;
     stream
         .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         .map_err(of_driver)?;
     let workspace = Workspace::new(&stream, ROWS).map(drop);
     let saved = SavedSoftmax::new(&stream, ROWS).map(drop);
     let weights = ClassWeights::new(&stream, &[1.0; CLASSES]).map(drop);
+    let copied = ClassWeights::from_device(&stream, &on_device.as_view()).map(drop);
     let captured = stream.end_capture(CUgraphInstantiate_flags(0)).map(drop).map_err(of_driver);
     expect("workspace", workspace, Error::Capturing { what: "a workspace" })?;
     expect("saved softmax", saved, Error::Capturing { what: "a saved softmax" })?;
     expect("class weights", weights, Error::Capturing { what: "class weights" })?;
+    expect("copied weights", copied, Error::Capturing { what: "class weights" })?;
     // None of them has ended the capture, and they can be made after it.
     captured?;
     let made = Workspace::new(&stream, ROWS).map(drop);

@@ -130,7 +130,7 @@ fn headline(record: &Record, _: &str) -> Option<String> {
             let slower = beside.slower();
             let Some(least) = beside.ratios.first().filter(|_| slower > 0) else { continue };
             lines.push(format!(
-                "Slower than {peer} in {slower} of {} problems, {}, by {} at most{}.",
+                "Loss and gradient slower than {peer} in {slower} of {} problems, {}, by {} at most{}.",
                 beside.ratios.len(),
                 with_smoothing(smoothing),
                 times(1.0 / least),
@@ -189,7 +189,12 @@ fn headline_of_errors(record: &Record) -> Option<String> {
          {} or more.",
         HEADLINE_INPUTS.words(),
         peers.len(),
-        if least < 0.1 { format!("{least:.1e}") } else { format!("{least:.1}") }
+        // Not rounded up.
+        if least < 0.1 {
+            format!("{least:.1e}")
+        } else {
+            format!("{:.1}", (10.0 * least).floor() / 10.0)
+        }
     ))
 }
 
@@ -288,7 +293,7 @@ fn conditions(record: &Record) -> String {
         });
     }
     text.push_str(&format!(
-        "Medians; label smoothing {}; logits from memory where they do not all fit the cache.",
+        "Medians; label smoothing {} where nothing else is said; logits from memory where they do not all fit the cache.",
         SMOOTHING.0
     ));
     text
@@ -829,13 +834,12 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
-        assert!(!text.contains("Slower") && !text.contains("Not measured"), "{text}");
+        assert!(!text.contains("slower") && !text.contains("Not measured"), "{text}");
         let mut record = synthetic();
         let ours = |speed: &&mut Speed| speed.implementation == Implementation::Smoothxent;
         record.speeds.iter_mut().filter(ours).for_each(|speed| speed.p50_us *= 1.5);
         let text = section("headline", &[record]);
-        let line =
-            "- Slower than QuACK in 3 of 10 problems, without label smoothing, by 1.45x at most.";
+        let line = "- Loss and gradient slower than QuACK in 3 of 10 problems, without label smoothing, by 1.45x at most.";
         assert!(text.contains(line), "{text}");
     }
 
