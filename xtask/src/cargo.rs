@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{Artifact, BuildScript, Message, Metadata, MetadataCommand, TargetKind};
 
-use crate::workspace;
+use crate::{costs, workspace};
 
 /// Tests, demo and emulated driver are built in release: the emulator and the f64 reference are the
 /// hot loops of a test run, and one profile builds every dependency once.
@@ -23,6 +23,14 @@ pub fn command(subcommand: &str) -> Command {
     let mut command = Command::new(cargo);
     command.current_dir(workspace::root()).arg(subcommand);
     command
+}
+
+/// Builds the crate's images as `cargo xtask test` does: with the dependencies' features of the whole workspace's tests,
+/// so that after it there is nothing to compile.
+pub fn for_images() -> Command {
+    let mut build = command("test");
+    build.args([PROFILE, "--no-run"]).args(WORKSPACE).args(["--test", costs::SUITE]);
+    build
 }
 
 /// What one cargo invocation built, or found up to date.

@@ -80,17 +80,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Compiles the kernels into images/: without lines of the source, which would double them, and apart, so that the
 /// tests' images stay; or takes those.
 fn compile(arguments: &Arguments) -> Result<images::Contents> {
-    let mut build = cargo::command("build");
-    build.args([cargo::PROFILE, "--package", CRATE, "--lib"]);
-    if arguments.trial {
+    let build = if arguments.trial {
+        let mut build = cargo::for_images();
         driver::without_gpu(&mut build);
-    } else {
         build
-            .arg("--target-dir")
+    } else {
+        let mut build = cargo::command("build");
+        build
+            .args([cargo::PROFILE, "--package", CRATE, "--lib", "--target-dir"])
             .arg(workspace::target().join("package-images"))
             .env(ARCHITECTURES, &arguments.architectures)
             .env("SMOOTHXENT_LINEINFO", "0");
-    }
+        build
+    };
     let built = cargo::build(build)?;
     let from = built.image_folder()?;
     let folder = workspace::root().join(images::FOLDER);

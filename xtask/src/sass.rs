@@ -119,8 +119,7 @@ fn missing(kernels: &[Kernel], planned: &BTreeMap<String, Budget>) -> Vec<String
 
 /// The images in the crate's release build, one for each kernels/*.cu.
 fn images() -> Result<Vec<PathBuf>> {
-    let mut build = cargo::command("build");
-    build.args([cargo::PROFILE, "--package=smoothxent", "--lib"]);
+    let mut build = cargo::for_images();
     if driver::probe().is_none() {
         driver::without_gpu(&mut build);
     }
