@@ -237,8 +237,9 @@ fn main() -> ExitCode {
         check(output.status.success(), "launch:2", &output).map(|()| Completion::Completed)
     });
     let dropped = [
-        ("faults::class_weights_wait_for_all_their_readers", "shared_weights"),
-        ("faults::drops_after_an_error_wait_too", "shared_weights_after_an_error"),
+        ("faults::class_weights_wait_for_all_their_readers", "weights"),
+        ("faults::workspaces_wait_for_their_users", "workspaces"),
+        ("faults::drops_after_an_error_wait_too", "after_an_error"),
     ];
     let dropped = dropped.map(|(name, kind)| {
         Trial::ignorable_test(name, move || {
@@ -304,10 +305,12 @@ fn run(kind: &str) -> Result<u8, String> {
     match kind {
         "is_emulated" => return Ok(u8::from(!is_emulated)),
         "failed_forward" => return failed_forward(&context).map(|()| 0),
-        "shared_weights" => return shared_weights(&context, Ok(())).map(|()| 0),
-        "shared_weights_after_an_error" => {
-            let earlier = DriverError(CUresult::CUDA_ERROR_UNKNOWN);
-            return shared_weights(&context, Err(earlier)).map(|()| 0);
+        "weights" => return dropped_early(&context, Dropped::ClassWeights, Ok(())).map(|()| 0),
+        "workspaces" => return dropped_early(&context, Dropped::Workspaces, Ok(())).map(|()| 0),
+        "after_an_error" => {
+            let earlier = Err(DriverError(CUresult::CUDA_ERROR_UNKNOWN));
+            dropped_early(&context, Dropped::ClassWeights, earlier)?;
+            return dropped_early(&context, Dropped::Workspaces, earlier).map(|()| 0);
         }
         _ => {}
     }
@@ -342,10 +345,19 @@ fn run(kind: &str) -> Result<u8, String> {
     Ok(if refused == 0 { NOTHING as u8 } else { 0 })
 }
 
-/// Dropped while two streams are still to read them. cudarc by itself waits for the second alone, and for nobody while
-/// it remembers an error of an earlier drop: it returns that instead, once, and then to nobody else.
-fn shared_weights(
+/// What is dropped while two streams are still to use it.
+#[derive(Clone, Copy, PartialEq)]
+enum Dropped {
+    /// cudarc by itself waits for the second stream alone.
+    ClassWeights,
+    /// Each was made on another stream than the one that uses it.
+    Workspaces,
+}
+
+/// While cudarc remembers an error of an earlier drop it waits for nobody: it returns that instead, once.
+fn dropped_early(
     context: &Arc<CudaContext>,
+    what: Dropped,
     earlier: Result<(), DriverError>,
 ) -> Result<(), String> {
     let failed = |error: Error| error.to_string();
@@ -360,8 +372,8 @@ fn shared_weights(
         let logits = stream.clone_htod(&[0.5f32, 2.0, -1.0]).map_err(of_driver)?;
         let targets = stream.clone_htod(&[1i32]).map_err(of_driver)?;
         let mut gradient = stream.alloc_zeros::<f32>(3).map_err(of_driver)?;
-        // Used on another stream than its own.
-        let mut workspace = Workspace::new(&owner, 1).map_err(failed)?;
+        let of = if what == Dropped::Workspaces { &owner } else { &stream };
+        let mut workspace = Workspace::new(of, 1).map_err(failed)?;
         let inputs = LossInputs {
             class_weights: Some(&weights),
             ..LossInputs::new(Shape::contiguous(1, 3), &logits, &targets)
@@ -374,12 +386,11 @@ fn shared_weights(
         workspaces.push(workspace);
     }
     context.record_err(earlier);
-    drop(workspaces);
-    if context.check_err() != earlier {
-        return Err(format!("not remembered after workspaces: {earlier:?}"));
+    let (mut weights, mut workspaces) = (Some(weights), Some(workspaces));
+    match what {
+        Dropped::ClassWeights => drop(weights.take()),
+        Dropped::Workspaces => drop(workspaces.take()),
     }
-    context.record_err(earlier);
-    drop(weights);
     if context.check_err() != earlier {
         return Err(format!("not remembered after the drop: {earlier:?}"));
     }
@@ -389,7 +400,7 @@ fn shared_weights(
     }
     // What nobody uses is given back behind an error, too, not leaked.
     context.record_err(earlier);
-    drop((saved, kernels));
+    drop((saved, weights, workspaces, kernels));
     if context.check_err() == earlier { Ok(()) } else { Err("forgotten at the end".to_owned()) }
 }
 
