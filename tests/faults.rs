@@ -372,17 +372,19 @@ fn dropped_early(
         let logits = stream.clone_htod(&[0.5f32, 2.0, -1.0]).map_err(of_driver)?;
         let targets = stream.clone_htod(&[1i32]).map_err(of_driver)?;
         let mut gradient = stream.alloc_zeros::<f32>(3).map_err(of_driver)?;
+        let mut loss = stream.alloc_zeros::<f32>(1).map_err(of_driver)?;
         let of = if what == Dropped::Workspaces { &owner } else { &stream };
         let mut workspace = Workspace::new(of, 1).map_err(failed)?;
         let inputs = LossInputs {
             class_weights: Some(&weights),
             ..LossInputs::new(Shape::contiguous(1, 3), &logits, &targets)
         };
-        let (outputs, to) = (LossOutputs::default(), Gradient::new(&mut gradient));
-        let config = LossConfig::default();
+        // A sum is what needs the workspace.
+        let outputs = LossOutputs { loss: Some(&mut loss), ..LossOutputs::default() };
+        let (config, to) = (LossConfig::default(), Gradient::new(&mut gradient));
         loss::forward_backward(&kernels, &stream, config, inputs, outputs, to, &mut workspace)
             .map_err(failed)?;
-        under_way.push((stream, logits, targets, gradient));
+        under_way.push((stream, logits, targets, gradient, loss));
         workspaces.push(workspace);
     }
     context.record_err(earlier);
