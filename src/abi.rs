@@ -289,7 +289,8 @@ pub struct XentGeometry {
     /// 0 elsewhere.
     pub cached_packs: u32,
     /// tiny, warp: lanes of a row, a power of two up to 32; of warp from XENT_FEWEST_WARP_LANES up, each with
-    /// XENT_WARP_PACKS packs at most, or XENT_WARP_PACKS_OF_..; 0 elsewhere.
+    /// XENT_WARP_PACKS packs at most, or what is above for two matrices and for target probabilities. 0
+    /// elsewhere.
     pub lanes_per_row: u32,
     /// block: how many rows later the one is that a row's block asks the L2 cache for; 0 for none.
     pub rows_ahead: u32,

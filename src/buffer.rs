@@ -20,7 +20,7 @@ use crate::{
     plan::WorkspaceLayout,
     problem::{ClassWeighting, Dtype, SoftmaxOf, TargetType},
     raw::{self, Memory, SavedAddresses, WorkspaceAddresses, saved_words},
-    release::{Owned, Shared},
+    release::Owned,
 };
 
 mod sealed {
@@ -170,7 +170,7 @@ fn not_captured(what: &'static str, stream: &CudaStream) -> Result<(), Error> {
 /// It serves problems of up to [`capacity`](Self::capacity) rows of any number of classes and any
 /// dtype: `32,864 + 4 * rows + 8 * ceil(rows / 1024)` bytes. It also holds the sticky record of bad
 /// targets. One workspace serves one call at a time; calls that share it are ordered by `&mut`, and
-/// on the device by the streams and cudarc's events.
+/// on the device by the streams and cudarc's events. Dropped while its stream is being captured it is leaked.
 #[derive(Debug)]
 pub struct Workspace {
     words: Owned<u32>,
@@ -235,10 +235,10 @@ impl Workspace {
 ///
 /// They are checked once, here, so that no call has to: the device could only say so afterwards. Calls on several
 /// streams may read the same ones at a time; dropping them waits for all work of their context, so not while one
-/// of its streams is being captured.
+/// of its streams is being captured: where the driver refuses the wait, they are leaked.
 #[derive(Debug)]
 pub struct ClassWeights {
-    weights: Shared<f32>,
+    weights: Owned<f32>,
 }
 
 impl ClassWeights {
@@ -257,7 +257,7 @@ impl ClassWeights {
         }
         not_captured("class weights", stream)?;
         let weights = stream.clone_htod(weights).map_err(Error::driver("copy class weights"))?;
-        Ok(Self { weights: Shared::new(weights) })
+        Ok(Self { weights: Owned::shared(weights) })
     }
 
     /// The same of weights that are on the device already: reads them back, once, and waits for it.
@@ -306,7 +306,7 @@ impl From<Option<&ClassWeights>> for ClassWeighting {
 /// is checked, and of the same logits, targets and class weights, which nobody can check. Where a gradient has
 /// taken the logits' place nothing saved of them is of use any more: a fused call in place leaves nothing that
 /// a backward pass would accept. Backward passes on two streams at a time have to be joined before it is written
-/// or dropped.
+/// or dropped. Dropped while its stream is being captured it is leaked.
 #[derive(Debug)]
 pub struct SavedSoftmax {
     words: Owned<u32>,

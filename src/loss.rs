@@ -172,8 +172,8 @@ pub fn forward<T: Logit, Y: Target>(
 /// Enqueues loss and gradient on `stream`; allocates nothing, waits for nothing.
 ///
 /// Writes each gradient once, and reads each logit once where two rows fit the shared memory of a multiprocessor: up to
-/// about 57,000 classes in half precision on an H200, and 40,000 on an A100; half of that in f32. (On an H100 or H200
-/// also in f32 up to 57,000: from 38,600 on a row has a multiprocessor to itself.) Target probabilities, which are
+/// about 57,000 classes in half precision on an H200, and 40,000 on an A100; half of that in f32. (On an H200 also
+/// f32 rows of 38,600 to 57,000, on an H100 from 37,000 on: each has a multiprocessor to itself.) Target probabilities, which are
 /// read once as well, divide the limit by three in half precision, and by two in f32.
 /// A part of longer rows is read a second time, from the L2 cache as far as that holds it, unless they are so few
 /// that clusters of blocks keep them; and so are a few long rows that would leave most of a device without clusters
@@ -188,8 +188,8 @@ pub fn forward<T: Logit, Y: Target>(
 /// reported by [`Workspace::take_status`]. The scalar loss is then NaN, and the row still counts in a mean's
 /// divisor, with a weight of 1. Other rows' losses, and their gradients but for the mean's divisor, are unaffected.
 ///
-/// A row that counts and holds NaN or +inf, or nothing but -inf, has a NaN loss and a NaN gradient, and so is the scalar
-/// loss; other rows are unaffected. A logit of -inf is a class of probability 0: it adds nothing where its coefficient
+/// A row that counts and holds NaN or +inf, or nothing but -inf, has a NaN loss and a NaN gradient; then the scalar loss
+/// is NaN, too, and other rows are unaffected. A logit of -inf is a class of probability 0: it adds nothing where its coefficient
 /// in the loss is 0, and makes the loss +inf elsewhere. A [`logit_softcap`](LossConfig::logit_softcap) makes infinite
 /// logits finite ones.
 ///

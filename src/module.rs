@@ -152,8 +152,8 @@ impl fmt::Display for Images {
 /// The kernels, loaded on one device. Made once per context and shared: a clone is another handle to
 /// the same kernels.
 ///
-/// Dropping the last clone waits for all work of its context and unloads the kernels: not while a stream is being
-/// captured, nor before the last replay of a graph that uses them.
+/// Dropping the last clone waits for all work of its context and unloads the kernels, or leaks them where the driver
+/// refuses the wait: not while a stream is being captured, nor before the last replay of a graph that uses them.
 #[derive(Clone, Debug)]
 pub struct Kernels {
     loaded: Arc<Loaded>,

@@ -68,13 +68,23 @@ fn behind_its_users<T>(slice: &mut CudaSlice<T>) -> Result<(), DriverError> {
     if ordered.is_ok() { Ok(()) } else { all_work() }
 }
 
-/// A buffer that the crate allocated, freed behind its users.
+/// A buffer that the crate allocated.
 #[derive(Debug)]
-pub(crate) struct Owned<T>(ManuallyDrop<CudaSlice<T>>);
+pub(crate) struct Owned<T> {
+    slice: ManuallyDrop<CudaSlice<T>>,
+    wait: fn(&mut CudaSlice<T>) -> Result<(), DriverError>,
+}
 
 impl<T> Owned<T> {
+    /// Freed behind its users.
     pub fn new(slice: CudaSlice<T>) -> Self {
-        Self(ManuallyDrop::new(slice))
+        Self { slice: ManuallyDrop::new(slice), wait: behind_its_users }
+    }
+
+    /// Freed behind all work, since several streams may read it at a time: cudarc remembers one reader of a buffer,
+    /// the last.
+    pub fn shared(slice: CudaSlice<T>) -> Self {
+        Self { slice: ManuallyDrop::new(slice), wait: |_| all_work() }
     }
 }
 
@@ -82,46 +92,20 @@ impl<T> Deref for Owned<T> {
     type Target = CudaSlice<T>;
 
     fn deref(&self) -> &CudaSlice<T> {
-        &self.0
+        &self.slice
     }
 }
 
 impl<T> DerefMut for Owned<T> {
     fn deref_mut(&mut self) -> &mut CudaSlice<T> {
-        &mut self.0
+        &mut self.slice
     }
 }
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
-        let context = self.0.context().clone();
+        let context = self.slice.context().clone();
         // SAFETY: nothing comes after its drop.
-        unsafe { give_back(&context, &mut self.0, behind_its_users) };
-    }
-}
-
-/// The same of one that several streams may read at a time: cudarc remembers one reader of a buffer, the last.
-#[derive(Debug)]
-pub(crate) struct Shared<T>(ManuallyDrop<CudaSlice<T>>);
-
-impl<T> Shared<T> {
-    pub fn new(slice: CudaSlice<T>) -> Self {
-        Self(ManuallyDrop::new(slice))
-    }
-}
-
-impl<T> Deref for Shared<T> {
-    type Target = CudaSlice<T>;
-
-    fn deref(&self) -> &CudaSlice<T> {
-        &self.0
-    }
-}
-
-impl<T> Drop for Shared<T> {
-    fn drop(&mut self) {
-        let context = self.0.context().clone();
-        // SAFETY: nothing comes after its drop.
-        unsafe { give_back(&context, &mut self.0, |_| all_work()) };
+        unsafe { give_back(&context, &mut self.slice, self.wait) };
     }
 }

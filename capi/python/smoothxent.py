@@ -52,7 +52,7 @@ class Error(Exception):
     """What went wrong: `code` is one of the numbers above, `message` says why.
 
     Nothing was enqueued, but for two codes: `DRIVER_ERROR` may come from earlier work, and `BAD_TARGETS` reports, and
-    forgets, what earlier calls met. For `BAD_TARGETS`, `count`, `row`, `target` and `classes` say which targets named no class.
+    forgets, what earlier calls met; its `count`, `row`, `target` and `classes` say which targets named no class.
     """
 
     def __init__(self, code, message):

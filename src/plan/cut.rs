@@ -4,7 +4,7 @@ use super::{
     DeviceProperties, Family, Generation, Geometry, Kernel, Launch, Phase, Residency, RowsPlan,
     Selection, Start, Step, Strategy, Traffic, WARP_SIZE, clamp_grid, pack_elements,
     reason::{Ground, Reasons, Verdict},
-    tuning::{self, Choices, Splitting},
+    tuning::{self, Choices, Provenance, Splitting},
 };
 use crate::{
     abi,
@@ -147,6 +147,10 @@ pub(super) fn rows(
     let choices = tuning::choices(device);
     let cutter = Cutter { work, device, choices, asked: selection != Selection::Fastest };
     let mut reasons = Reasons::new(cutter.choices);
+    if work.operation == Operation::FusedProbabilities {
+        // What was measured are the strategies of class indices.
+        reasons.provenance = Provenance::Predicted;
+    }
     let asked = match selection {
         Selection::Fastest => None,
         Selection::Pinned(strategy) | Selection::Preferred(strategy) => Some(strategy),

@@ -159,8 +159,9 @@ fn probabilities_of_few_classes_share_a_warp() {
         assert_eq!(strategy(dtype, up_to + 1), Strategy::Block, "{dtype:?}");
     }
     let pinned = Selection::Pinned(Strategy::Warp);
-    let lanes = of_probabilities(Dtype::F16, 1024, pinned).unwrap().geometry.lanes_per_row;
-    assert_eq!(lanes, WARP_SIZE);
+    let rows = of_probabilities(Dtype::F16, 1024, pinned).unwrap();
+    assert_eq!(rows.geometry.lanes_per_row, WARP_SIZE);
+    assert_eq!(rows.reasons.provenance, Provenance::Predicted);
     let (strategy, obstacle) = (Strategy::Warp, Obstacle::Packs { packs: 129, most: 128 });
     let refused = of_probabilities(Dtype::F16, 1025, pinned).map(|rows| rows.strategy);
     assert_eq!(refused, Err(Error::Strategy { strategy, obstacle }));

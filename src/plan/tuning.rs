@@ -38,7 +38,7 @@ pub(super) struct Choices {
     pub from: Option<(u32, u32)>,
     /// and the one from which another row is.
     pub below: Option<(u32, u32)>,
-    /// Of all its numbers.
+    /// Of all its numbers but that of target probabilities, of which nothing was measured.
     pub provenance: Provenance,
     /// Tiny takes rows of up to so many classes,
     pub tiny_classes: u32,

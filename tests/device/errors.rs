@@ -16,7 +16,7 @@ use smoothxent::{
 };
 
 use crate::{
-    capturing_trial,
+    beside_others, capturing_trial,
     common::run::{Case, Form, Rig, UpstreamCase},
     edges::DTYPES,
     trial,
@@ -48,7 +48,7 @@ pub fn trials() -> Vec<Trial> {
             if smoothxent::device_count().map_err(|error| error.to_string())? < 2 {
                 return Ok(Completion::ignored_with("there is one device"));
             }
-            another_context(1)?;
+            beside_others(|| another_context(1))?;
             Ok(Completion::Completed)
         }),
         trial("errors::device_ordinal", device_ordinal),

@@ -57,10 +57,12 @@ fn trial(
     name: impl Into<String>,
     test: impl FnOnce() -> Result<(), String> + Send + 'static,
 ) -> Trial {
-    Trial::test(name, move || {
-        let _beside_others = CAPTURE.read().unwrap_or_else(PoisonError::into_inner);
-        test().map_err(Into::into)
-    })
+    Trial::test(name, move || beside_others(test).map_err(Into::into))
+}
+
+fn beside_others<R>(test: impl FnOnce() -> R) -> R {
+    let _shared = CAPTURE.read().unwrap_or_else(PoisonError::into_inner);
+    test()
 }
 
 /// The same, of one that captures a stream: alone.

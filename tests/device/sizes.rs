@@ -10,9 +10,13 @@ use smoothxent::{
     problem::Dtype,
 };
 
-use super::common::{
-    compare::{mean_of_pairs, within_budget},
-    run::{Case, Rig},
+use super::{
+    beside_others,
+    common::{
+        compare::{mean_of_pairs, within_budget},
+        run::{Case, Rig},
+    },
+    trial,
 };
 
 /// A row of as many classes as f32 can count.
@@ -24,23 +28,25 @@ const FEWER_ROWS: usize = (1 << 19) + 5;
 
 pub fn trials() -> Vec<Trial> {
     let row = |dtype| {
-        Trial::test(format!("sizes::two_to_the_24_classes::{dtype:?}"), move || {
+        trial(format!("sizes::two_to_the_24_classes::{dtype:?}"), move || {
             let config = LossConfig { label_smoothing: 0.1, ..LossConfig::default() };
             let case = Case { config, ..Case::new(dtype, 1, MOST_CLASSES, 70) };
             let found = case.run().map_err(|error| error.to_string())?;
-            within_budget(&case, &found, &case.expected()).map(drop).map_err(Into::into)
+            within_budget(&case, &found, &case.expected()).map(drop)
         })
     };
     vec![
         row(Dtype::F32),
         row(Dtype::Bf16),
-        Trial::ignorable_test("sizes::two_to_the_19_rows", || Ok(many_rows(FEWER_ROWS)?)),
+        Trial::ignorable_test("sizes::two_to_the_19_rows", || {
+            Ok(beside_others(|| many_rows(FEWER_ROWS))?)
+        }),
         Trial::ignorable_test("sizes::two_to_the_31_rows", || {
             let name = Rig::here().context.name().map_err(|error| format!("{:?}", error.0))?;
             if name.starts_with("Emulated") {
                 return Ok(Completion::ignored_with("an emulated device is too slow"));
             }
-            Ok(many_rows(MOST_ROWS)?)
+            Ok(beside_others(|| many_rows(MOST_ROWS))?)
         }),
     ]
 }

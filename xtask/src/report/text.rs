@@ -293,7 +293,8 @@ fn conditions(record: &Record) -> String {
         });
     }
     text.push_str(&format!(
-        "Medians; label smoothing {} where nothing else is said; logits from memory where they do not all fit the cache.",
+        "Medians; label smoothing {} where nothing else is said; logits from memory where they do not all fit the \
+         cache.",
         SMOOTHING.0
     ));
     text
