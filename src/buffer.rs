@@ -20,7 +20,7 @@ use crate::{
     plan::WorkspaceLayout,
     problem::{ClassWeighting, Dtype, SoftmaxOf, TargetType},
     raw::{self, Memory, SavedAddresses, WorkspaceAddresses, saved_words},
-    release::Owned,
+    release::{Owned, Witness},
 };
 
 mod sealed {
@@ -234,8 +234,8 @@ impl Workspace {
 /// Weights of the classes, on the device, that are known to be finite and not negative.
 ///
 /// They are checked once, here, so that no call has to: the device could only say so afterwards. Calls on several
-/// streams may read the same ones at a time; dropping them waits for all work of their context, so not while one
-/// of its streams is being captured: where the driver refuses the wait, they are leaked.
+/// streams may read the same ones at a time; dropping them waits for all work of their context. Captures of other
+/// streams go on meanwhile; while the stream that they were made on is being captured, they are leaked.
 #[derive(Debug)]
 pub struct ClassWeights {
     weights: Owned<f32>,
@@ -257,7 +257,8 @@ impl ClassWeights {
         }
         not_captured("class weights", stream)?;
         let weights = stream.clone_htod(weights).map_err(Error::driver("copy class weights"))?;
-        Ok(Self { weights: Owned::shared(weights) })
+        let readers = Witness::new().map_err(Error::driver("allocate beside class weights"))?;
+        Ok(Self { weights: Owned::shared(weights, readers) })
     }
 
     /// The same of weights that are on the device already: reads them back, once, and waits for it.

@@ -22,7 +22,7 @@ use crate::{
     error::Error,
     plan::{DeviceProperties, Family, Generation, Kernel, Launch, Plan, Planner, RowsPlan, Start},
     problem::{BinaryProblem, LogSoftmaxProblem, Pass, Problem},
-    release::{all_work, give_back},
+    release::{Witness, give_back},
 };
 
 macro_rules! images {
@@ -152,8 +152,8 @@ impl fmt::Display for Images {
 /// The kernels, loaded on one device. Made once per context and shared: a clone is another handle to
 /// the same kernels.
 ///
-/// Dropping the last clone waits for all work of its context and unloads the kernels, or leaks them where the driver
-/// refuses the wait: not while a stream is being captured, nor before the last replay of a graph that uses them.
+/// Dropping the last clone waits for all work of its context and unloads the kernels, while streams are being
+/// captured, too: not before the last replay of a graph that uses them.
 #[derive(Clone, Debug)]
 pub struct Kernels {
     loaded: Arc<Loaded>,
@@ -166,6 +166,7 @@ struct Loaded {
     planner: Planner,
     /// In the order of [`Kernel::all`].
     functions: ManuallyDrop<Vec<CudaFunction>>,
+    launches: Witness,
 }
 
 impl Kernels {
@@ -203,8 +204,9 @@ impl Kernels {
         }
         properties.largest_cluster = largest_cluster(&functions, &properties)?;
         let planner = Planner::new(properties);
+        let launches = Witness::new().map_err(Error::driver("allocate beside the kernels"))?;
         let functions = ManuallyDrop::new(functions);
-        let loaded = Loaded { context: context.clone(), planner, functions };
+        let loaded = Loaded { context: context.clone(), planner, functions, launches };
         Ok(Self { loaded: Arc::new(loaded), selection: Selection::Fastest })
     }
 
@@ -452,7 +454,7 @@ impl Drop for Loaded {
     fn drop(&mut self) {
         // Unloading a kernel that still runs is not defined.
         // SAFETY: nothing comes after its drop.
-        unsafe { give_back(&self.context, &mut self.functions, |_| all_work()) };
+        unsafe { give_back(&self.context, &mut self.functions, |_| self.launches.wait()) };
     }
 }
 

@@ -1,7 +1,8 @@
 //! Giving back what the device may still be using.
 //!
 //! cudarc remembers an error that a drop could not return, and gives it to the next call in place of an answer, a
-//! wait among them; and it frees a buffer in whatever context is current. Neither may free what is in use.
+//! wait among them; and it frees a buffer in whatever context is current. Neither may free what is in use. And
+//! nobody here waits by cuCtxSynchronize, which another thread's capture of a stream turns into a crash (`all_work`).
 
 use std::{
     mem::ManuallyDrop,
@@ -10,14 +11,18 @@ use std::{
 };
 
 use cudarc::driver::{
-    CudaContext, CudaSlice, DevicePtrMut, DriverError,
-    result::{ctx, stream},
-    sys::{CUcontext, CUresult, CUstreamCaptureStatus},
+    CudaContext, CudaSlice, CudaStream, DevicePtrMut, DriverError,
+    result::{self, ctx, stream},
+    sys::{
+        CUcontext, CUdeviceptr, CUresult, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus,
+        cuThreadExchangeStreamCaptureMode,
+    },
 };
 
-/// Drops `value` in `context` once `wait` has succeeded there, or leaks it: the context is lost, or one of its streams
-/// is being captured. A failure is remembered as cudarc remembers those of its drops. The thread's current context
-/// stays what it was, unless this was the last user of `context`.
+/// Drops `value` in `context` once `wait` has succeeded there, or leaks it: the context is lost, or the value's own
+/// stream is being captured. A failure is remembered as cudarc remembers those of its drops. The thread's current
+/// context stays what it was, unless this was the last user of `context`. Captures of streams, by this thread or
+/// others, go on undisturbed.
 ///
 /// # Safety
 /// Nobody uses `value` again.
@@ -30,11 +35,13 @@ pub(crate) unsafe fn give_back<T>(
     // Not `bind_to_thread`, which returns what cudarc remembers instead.
     // SAFETY: the context is one that `context` keeps.
     let current = unsafe { ctx::set_current(context.cu_ctx()) };
-    match current.and_then(|()| wait(value)) {
+    let given_back = current.and_then(|()| beside_captures()).and_then(|_beside| {
+        wait(value)?;
         // SAFETY: the caller's promise, and this runs once.
-        Ok(()) => unsafe { ManuallyDrop::drop(value) },
-        Err(error) => context.record_err(Err::<(), _>(error)),
-    }
+        unsafe { ManuallyDrop::drop(value) };
+        Ok(())
+    });
+    context.record_err(given_back);
     context.record_err(restore(before));
 }
 
@@ -44,20 +51,75 @@ fn restore(current: Result<Option<CUcontext>, DriverError>) -> Result<(), Driver
     unsafe { ctx::set_current(current) }
 }
 
-/// Waits for all work of the current context, on any stream.
-pub(crate) fn all_work() -> Result<(), DriverError> {
-    ctx::synchronize()
+/// The mode in which a thread's captures forbid calls, to be put back.
+struct CaptureMode(CUstreamCaptureMode);
+
+/// As long as what it returns lives, this thread may free and unload while streams are being captured: otherwise the
+/// driver refuses it in a capture of global mode, anybody's, and ends that capture.
+fn beside_captures() -> Result<CaptureMode, DriverError> {
+    exchange(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).map(CaptureMode)
+}
+
+impl Drop for CaptureMode {
+    fn drop(&mut self) {
+        // It was accepted before.
+        let _ = exchange(self.0);
+    }
+}
+
+/// Returns the mode until now.
+fn exchange(mut mode: CUstreamCaptureMode) -> Result<CUstreamCaptureMode, DriverError> {
+    // SAFETY: reads and writes `mode`, nothing else.
+    unsafe { cuThreadExchangeStreamCaptureMode(&mut mode) }.result().map(|()| mode)
+}
+
+/// Memory of cuMemAlloc, to wait for all work of its context by: the driver frees it behind all that may use it.
+///
+/// cuCtxSynchronize would say what is meant, but driver 580.159 reads through a null pointer there, and in
+/// cuCtxRecordEvent, when another thread begins or ends the capture of a stream: `RELIABILITY.md`.
+#[derive(Debug)]
+pub(crate) struct Witness(CUdeviceptr);
+
+impl Witness {
+    /// In the current context. To be made ahead of its time, since memory can be short.
+    pub fn new() -> Result<Self, DriverError> {
+        let _beside = beside_captures()?;
+        // SAFETY: it is freed once, below, or leaked.
+        unsafe { result::malloc_sync(1) }.map(Self)
+    }
+
+    /// For all work that was enqueued so far, on any stream. Once: there is nothing to wait by afterwards.
+    pub fn wait(&mut self) -> Result<(), DriverError> {
+        // SAFETY: nobody else knows of it, and null is no allocation, which frees nothing.
+        unsafe { result::free_sync(std::mem::take(&mut self.0)) }
+    }
+}
+
+/// Waits for all work of the current context, or cannot.
+fn all_work() -> Result<(), DriverError> {
+    Witness::new()?.wait()
+}
+
+/// Of each thread another one: the per-thread default stream.
+const PER_THREAD: usize = 2;
+
+fn uncaptured(stream: &CudaStream) -> Result<(), DriverError> {
+    // SAFETY: the stream is there as long as `stream`.
+    match unsafe { stream::is_capturing(stream.cu_stream()) }? {
+        CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+        // What is captured may use it at every replay.
+        _ => Err(DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)),
+    }
 }
 
 /// Puts the buffer's own stream, on which it is freed, behind those users of it that cudarc knows of; where that
 /// cannot be said for sure, waits for all work. The buffer's context is current.
 fn behind_its_users<T>(slice: &mut CudaSlice<T>) -> Result<(), DriverError> {
     let stream = slice.stream().clone();
-    // SAFETY: the stream is there as long as the buffer.
-    match unsafe { stream::is_capturing(stream.cu_stream()) }? {
-        CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => {}
-        // What is captured may use it at every replay.
-        _ => return Err(DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)),
+    uncaptured(&stream)?;
+    // This thread's stream is behind no other thread's.
+    if stream.cu_stream() == PER_THREAD as CUstream {
+        return all_work();
     }
     let context = stream.context();
     let earlier = context.check_err();
@@ -72,19 +134,19 @@ fn behind_its_users<T>(slice: &mut CudaSlice<T>) -> Result<(), DriverError> {
 #[derive(Debug)]
 pub(crate) struct Owned<T> {
     slice: ManuallyDrop<CudaSlice<T>>,
-    wait: fn(&mut CudaSlice<T>) -> Result<(), DriverError>,
+    readers: Option<Witness>,
 }
 
 impl<T> Owned<T> {
     /// Freed behind its users.
     pub fn new(slice: CudaSlice<T>) -> Self {
-        Self { slice: ManuallyDrop::new(slice), wait: behind_its_users }
+        Self { slice: ManuallyDrop::new(slice), readers: None }
     }
 
     /// Freed behind all work, since several streams may read it at a time: cudarc remembers one reader of a buffer,
     /// the last.
-    pub fn shared(slice: CudaSlice<T>) -> Self {
-        Self { slice: ManuallyDrop::new(slice), wait: |_| all_work() }
+    pub fn shared(slice: CudaSlice<T>, readers: Witness) -> Self {
+        Self { slice: ManuallyDrop::new(slice), readers: Some(readers) }
     }
 }
 
@@ -105,7 +167,13 @@ impl<T> DerefMut for Owned<T> {
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
         let context = self.slice.context().clone();
+        let readers = self.readers.as_mut();
         // SAFETY: nothing comes after its drop.
-        unsafe { give_back(&context, &mut self.slice, self.wait) };
+        unsafe {
+            give_back(&context, &mut self.slice, |slice| match readers {
+                None => behind_its_users(slice),
+                Some(readers) => uncaptured(slice.stream()).and_then(|()| readers.wait()),
+            });
+        }
     }
 }

@@ -7,6 +7,7 @@
 use std::env;
 use std::process::{Command, ExitCode, Output};
 use std::sync::Arc;
+use std::thread;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use smoothxent::cudarc::driver::sys::CUresult;
@@ -239,6 +240,7 @@ fn main() -> ExitCode {
     let dropped = [
         ("faults::class_weights_wait_for_all_their_readers", "weights"),
         ("faults::workspaces_wait_for_their_users", "workspaces"),
+        ("faults::workspaces_of_a_thread_wait_for_it", "workspaces_of_a_thread"),
         ("faults::drops_after_an_error_wait_too", "after_an_error"),
     ];
     let dropped = dropped.map(|(name, kind)| {
@@ -307,6 +309,9 @@ fn run(kind: &str) -> Result<u8, String> {
         "failed_forward" => return failed_forward(&context).map(|()| 0),
         "weights" => return dropped_early(&context, Dropped::ClassWeights, Ok(())).map(|()| 0),
         "workspaces" => return dropped_early(&context, Dropped::Workspaces, Ok(())).map(|()| 0),
+        "workspaces_of_a_thread" => {
+            return dropped_early(&context, Dropped::WorkspacesOfAThread, Ok(())).map(|()| 0);
+        }
         "after_an_error" => {
             let earlier = Err(DriverError(CUresult::CUDA_ERROR_UNKNOWN));
             dropped_early(&context, Dropped::ClassWeights, earlier)?;
@@ -352,6 +357,8 @@ enum Dropped {
     ClassWeights,
     /// Each was made on another stream than the one that uses it.
     Workspaces,
+    /// Made and used on the per-thread default stream, which is another one where they are dropped.
+    WorkspacesOfAThread,
 }
 
 /// While cudarc remembers an error of an earlier drop it waits for nobody: it returns that instead, once.
@@ -363,12 +370,25 @@ fn dropped_early(
     let failed = |error: Error| error.to_string();
     let of_driver = |error: DriverError| format!("{:?}", error.0);
     let kernels = Kernels::load(context).map_err(failed)?;
-    let owner = context.new_stream().map_err(of_driver)?;
+    let owner = match what {
+        Dropped::WorkspacesOfAThread => context.per_thread_stream(),
+        Dropped::ClassWeights | Dropped::Workspaces => context.new_stream().map_err(of_driver)?,
+    };
+    if what == Dropped::WorkspacesOfAThread {
+        // As candle does: then cudarc knows of no users.
+        // SAFETY: all is on one stream, until what is tested.
+        unsafe { context.disable_event_tracking() };
+    }
     let saved = SavedSoftmax::new(&owner, 1).map_err(failed)?;
     let weights = ClassWeights::new(&owner, &[0.5, 1.0, 2.0]).map_err(failed)?;
     let (mut under_way, mut workspaces) = (Vec::new(), Vec::new());
     for _ in 0..2 {
-        let stream = context.new_stream().map_err(of_driver)?;
+        let stream = match what {
+            Dropped::WorkspacesOfAThread => owner.clone(),
+            Dropped::ClassWeights | Dropped::Workspaces => {
+                context.new_stream().map_err(of_driver)?
+            }
+        };
         let logits = stream.clone_htod(&[0.5f32, 2.0, -1.0]).map_err(of_driver)?;
         let targets = stream.clone_htod(&[1i32]).map_err(of_driver)?;
         let mut gradient = stream.alloc_zeros::<f32>(3).map_err(of_driver)?;
@@ -392,6 +412,15 @@ fn dropped_early(
     match what {
         Dropped::ClassWeights => drop(weights.take()),
         Dropped::Workspaces => drop(workspaces.take()),
+        Dropped::WorkspacesOfAThread => {
+            let workspaces = workspaces.take();
+            let there = context.per_thread_stream();
+            let dropped = thread::spawn(move || {
+                drop(workspaces);
+                there.synchronize()
+            });
+            dropped.join().map_err(|_| "a thread panicked")?.map_err(of_driver)?;
+        }
     }
     if context.check_err() != earlier {
         return Err(format!("not remembered after the drop: {earlier:?}"));

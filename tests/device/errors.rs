@@ -16,7 +16,6 @@ use smoothxent::{
 };
 
 use crate::{
-    beside_others, capturing_trial,
     common::run::{Case, Form, Rig, UpstreamCase},
     edges::DTYPES,
     trial,
@@ -38,7 +37,7 @@ pub fn trials() -> Vec<Trial> {
         trial("errors::binary", binary_buffers),
         trial("errors::loss_without_reduction", loss_without_reduction),
         trial("errors::workspace_too_small", workspace_too_small),
-        capturing_trial("errors::made_in_a_capture", made_in_a_capture),
+        trial("errors::made_in_a_capture", made_in_a_capture),
         trial("errors::sizes_that_wrap_around", sizes_that_wrap_around),
         trial("errors::scalar_upstream_of_two", scalar_upstream_of_two),
         trial("errors::the_lowest_bad_row_wins", the_lowest_bad_row_wins),
@@ -48,7 +47,7 @@ pub fn trials() -> Vec<Trial> {
             if smoothxent::device_count().map_err(|error| error.to_string())? < 2 {
                 return Ok(Completion::ignored_with("there is one device"));
             }
-            beside_others(|| another_context(1))?;
+            another_context(1)?;
             Ok(Completion::Completed)
         }),
         trial("errors::device_ordinal", device_ordinal),

@@ -1,9 +1,6 @@
 //! Everything that needs a device: a real one, or the emulated driver that `cargo xtask test` brings.
 
-use std::{
-    process::ExitCode,
-    sync::{PoisonError, RwLock},
-};
+use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -48,30 +45,19 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
 
-/// Tests read it; one that captures a stream writes it. Dropping kernels and class weights waits for all work of the
-/// context, which nobody may do while one of its streams is being captured.
-static CAPTURE: RwLock<()> = RwLock::new(());
-
 /// A test that is a function with a name.
 fn trial(
     name: impl Into<String>,
     test: impl FnOnce() -> Result<(), String> + Send + 'static,
 ) -> Trial {
-    Trial::test(name, move || beside_others(test).map_err(Into::into))
+    Trial::test(name, move || test().map_err(Into::into))
 }
 
-fn beside_others<R>(test: impl FnOnce() -> R) -> R {
-    let _shared = CAPTURE.read().unwrap_or_else(PoisonError::into_inner);
-    test()
-}
-
-/// The same, of one that captures a stream: alone.
-fn capturing_trial(
-    name: impl Into<String>,
-    test: impl FnOnce() -> Result<(), String> + Send + 'static,
-) -> Trial {
-    Trial::test(name, move || {
-        let _alone = CAPTURE.write().unwrap_or_else(PoisonError::into_inner);
-        test().map_err(Into::into)
-    })
+/// How often to do what may go wrong now and then: `SMOOTHXENT_REPEATS`.
+fn repeats(if_not_told: usize) -> Result<usize, String> {
+    const VARIABLE: &str = "SMOOTHXENT_REPEATS";
+    match std::env::var(VARIABLE) {
+        Ok(number) => number.parse().map_err(|_| format!("{VARIABLE} is a number")),
+        Err(_) => Ok(if_not_told),
+    }
 }

@@ -11,7 +11,6 @@ use smoothxent::{
 };
 
 use super::{
-    beside_others,
     common::{
         compare::{mean_of_pairs, within_budget},
         run::{Case, Rig},
@@ -38,15 +37,13 @@ pub fn trials() -> Vec<Trial> {
     vec![
         row(Dtype::F32),
         row(Dtype::Bf16),
-        Trial::ignorable_test("sizes::two_to_the_19_rows", || {
-            Ok(beside_others(|| many_rows(FEWER_ROWS))?)
-        }),
+        Trial::ignorable_test("sizes::two_to_the_19_rows", || Ok(many_rows(FEWER_ROWS)?)),
         Trial::ignorable_test("sizes::two_to_the_31_rows", || {
             let name = Rig::here().context.name().map_err(|error| format!("{:?}", error.0))?;
             if name.starts_with("Emulated") {
                 return Ok(Completion::ignored_with("an emulated device is too slow"));
             }
-            Ok(beside_others(|| many_rows(MOST_ROWS))?)
+            Ok(many_rows(MOST_ROWS)?)
         }),
     ]
 }

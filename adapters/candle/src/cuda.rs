@@ -41,20 +41,6 @@ pub(crate) struct Losses {
     workspaces: Mutex<HashMap<ThreadId, Vec<Workspace>>>,
 }
 
-impl Drop for Losses {
-    fn drop(&mut self) {
-        // Workspaces of other threads' streams may be in use, which cudarc does not count. An error that it remembers
-        // would come back in place of the wait, and is put back; what may be in use is leaked.
-        let context = self.kernels.context();
-        let earlier = context.check_err();
-        if let Err(error) = context.synchronize() {
-            std::mem::forget(std::mem::take(&mut *lock(&self.workspaces)));
-            context.record_err(Err::<(), _>(error));
-        }
-        context.record_err(earlier);
-    }
-}
-
 impl fmt::Debug for Losses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Losses").field("class_weights", &self.class_weights).finish_non_exhaustive()
