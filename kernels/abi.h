@@ -53,10 +53,11 @@
 #define XENT_BLOCK_STATIC_SHARED_BYTES 1024u
 
 /* Rows whose losses are summed together; part of the definition of the scalar loss's last bits. */
-#define XENT_CHUNK_ROWS 1024u
+#define XENT_CHUNK_ROWS 512u
 
-/* Threads of one block of the normalizer kernel. */
-#define XENT_NORMALIZER_THREADS 256u
+/* Threads of one block of the normalizer kernel, and rows that it counts at once. */
+#define XENT_NORMALIZER_THREADS 1024u
+#define XENT_NORMALIZER_ROWS 8192u
 
 /* Type of the targets: class indices, then probabilities. */
 enum XentTargetType {
@@ -254,10 +255,11 @@ struct XentRowSums {
     float *loss;
     /* One element or null: rows whose largest logit is the target's. */
     int64_t *correct;
-    /* [rows]: each row's part of the loss; used if `loss` is not null. */
-    float *row_shares;
-    /* [ceil(rows / XENT_CHUNK_ROWS)]: sums over chunks; used if `loss` is not null. */
-    float *chunk_sums;
+    /* [rows]: each row's part of the loss on its way (ordered_sum.cuh); used if `loss` is not null, 0 between
+       launches. */
+    uint32_t *row_shares;
+    /* [ceil(rows / XENT_CHUNK_ROWS)]: the same of sums over chunks. */
+    uint32_t *chunk_sums;
     /* [ceil(rows / XENT_CHUNK_ROWS)]: rows of each chunk that are done; 0 between launches. */
     uint32_t *chunk_tickets;
     /* Status and tickets. */
@@ -272,8 +274,9 @@ struct XentNormalizer {
     struct XentTargets targets;
     /* [classes] or null for 1. */
     const float *class_weights;
-    /* [ceil(rows / XENT_CHUNK_ROWS)]: sums over chunks. */
-    float *chunk_sums;
+    /* [ceil(rows / XENT_NORMALIZER_ROWS)]: sums over as many rows each on their way (ordered_sum.cuh); 0 between
+       launches. */
+    uint32_t *chunk_sums;
     /* Tickets. */
     struct XentWorkspace *workspace;
     /* Where the result goes. */

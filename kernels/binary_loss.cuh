@@ -364,11 +364,13 @@ __device__ __forceinline__ void report_binary(const XentBinary &p, const BinaryS
         }
         if (p.row_losses != nullptr) p.row_losses[row] = loss;
         if (p.sums.loss != nullptr) {
-            p.sums.row_shares[row] =
-                weighted(inverse_divisor, loss) + share_of_nothing(inverse_divisor);
+            leave_value(p.sums.row_shares + row,
+                        weighted(inverse_divisor, loss) + share_of_nothing(inverse_divisor));
         }
     }
-    if (p.sums.loss != nullptr) count_rows(p.sums, speakers.first, speakers.rows);
+    if (p.sums.loss == nullptr) return;
+    const uint32_t earlier = count_rows(p.sums, speakers.first, speakers.rows);
+    sum_if_last(p.sums, speakers.first, speakers.rows, earlier);
 }
 
 template <class Strategy>

@@ -126,21 +126,35 @@ __device__ __forceinline__ void report_row(const XentFused &p, const XentDivided
     if (p.row_argmax != nullptr) {
         p.row_argmax[index] = row.kind == TargetKind::kClass ? int64_t(row.argmax) : -1;
     }
-    if (p.sums.loss != nullptr) p.sums.row_shares[index] = share + share_of_nothing(inverse.nll);
+    if (p.sums.loss != nullptr) {
+        leave_value(p.sums.row_shares + index, share + share_of_nothing(inverse.nll));
+    }
     if (index == 0 && p.save_divided != nullptr) *p.save_divided = by;
 }
 
-// Counts rows of one chunk that have been reported. Called by one warp.
-__device__ __forceinline__ void count_reported(const XentFused &p, uint64_t first, uint32_t rows) {
-    if (p.sums.loss != nullptr || p.sums.correct != nullptr) count_rows(p.sums, first, rows);
+// Rows of one chunk that one warp has reported, and counted.
+struct Counted {
+    uint32_t rows;  // 0: none
+    uint32_t earlier;
+};
+
+// Called by the warp that reported them.
+__device__ __forceinline__ Counted counted(const XentFused &p, uint64_t first, uint32_t rows) {
+    if (p.sums.loss == nullptr && p.sums.correct == nullptr) return {};
+    return {rows, count_rows(p.sums, first, rows)};
+}
+
+// Called by that warp, of the same rows, when it has nothing else to do.
+__device__ __forceinline__ void settle(const XentFused &p, uint64_t first, const Counted &counted) {
+    if (counted.rows != 0) sum_if_last(p.sums, first, counted.rows, counted.earlier);
 }
 
 // Both, of rows whose summaries the speaking lanes of a warp have. Called by that warp.
 template <class Terms>
-__device__ __forceinline__ void report_rows(const XentFused &p, const XentDivided &found,
-                                            const RowSummary &row, const Speakers &speakers) {
+__device__ __forceinline__ Counted report_rows(const XentFused &p, const XentDivided &found,
+                                               const RowSummary &row, const Speakers &speakers) {
     // The forward pass has said it.
-    if (p.saved != nullptr) return;
+    if (p.saved != nullptr) return {};
     if (speakers.speaks) {
         const auto softmax = [&] {
             RowSoftmax of_row = restored(row.saved, p.transform, row.target_value);
@@ -149,7 +163,7 @@ __device__ __forceinline__ void report_rows(const XentFused &p, const XentDivide
         };
         report_row<Terms>(p, divided(p, found), row, softmax, speakers.row);
     }
-    count_reported(p, speakers.first, speakers.rows);
+    return counted(p, speakers.first, speakers.rows);
 }
 
 // One row by its team, all of whose threads call it.
@@ -363,6 +377,7 @@ __device__ __forceinline__ void fused(const XentFused &p) {
     };
     // The lanes of a warp part later on, where several have a row each.
     if (Strategy::kSharesWarps) find_divided();
+    Counted reported{};
     const auto body = [&](uint64_t index, const auto &tell) {
         Target target{TargetKind::kClass, 0};
         if constexpr (Terms::kHasTarget) target = load_target(p.targets, index, p.classes);
@@ -399,19 +414,24 @@ __device__ __forceinline__ void fused(const XentFused &p) {
             summary = fused_row.summary();
         }
         wait_for_launch_before();
-        // Before the gradient: its fence would wait for all stores of this thread.
+        reported = {};
         tell(summary);
-        if (p.gradient == nullptr) return;
-        T *const gradient = gradient_row<T>(p, index);
-        if (reads) {
-            fused_row.write_gradient(gradient, index, divided(p, found));
-        } else {
-            strategy.write_zeros(gradient, p.classes);
+        if (p.gradient != nullptr) {
+            T *const gradient = gradient_row<T>(p, index);
+            if (reads) {
+                fused_row.write_gradient(gradient, index, divided(p, found));
+            } else {
+                strategy.write_zeros(gradient, p.classes);
+            }
         }
+        // The gradient has been written while the ticket was on its way.
+        if (!Strategy::kSharesWarps) settle(p, index, reported);
     };
     strategy.template for_each_row<RowSummary>(
         p.sums.rows, body, [&](const RowSummary &summary, const Speakers &speakers) {
-            report_rows<Terms>(p, found, summary, speakers);
+            reported = report_rows<Terms>(p, found, summary, speakers);
+            // A warp that several rows share reports when they are all done.
+            if (Strategy::kSharesWarps) settle(p, speakers.first, reported);
         });
 }
 

@@ -229,14 +229,16 @@ __device__ __forceinline__ void fused_tiny(const XentFused &p) {
 
         wait_for_launch_before();
         const XentDivided by = divided(p, found);
+        Counted reported{};
         if (p.saved == nullptr) {
             if (tile.has_row() && tile.rank() == 0) {
                 report_row<Terms>(p, by, summary, [&] { return softmax; }, index);
             }
-            const uint32_t counted = rows.counted();
-            if (counted != 0) count_reported(p, rows.first, counted);
+            const uint32_t done = rows.counted();
+            if (done != 0) reported = counted(p, rows.first, done);
         }
         if (p.gradient == nullptr) {
+            settle(p, rows.first, reported);
             // All lanes have read the tile; the next rows overwrite it.
             __syncwarp();
             continue;
@@ -254,6 +256,7 @@ __device__ __forceinline__ void fused_tiny(const XentFused &p) {
             row.write(coefficients, FusedShift(p.transform, softmax.max));
         }
         tile.store(gradient_row<T>(p, rows.first), p.gradient_row_stride);
+        settle(p, rows.first, reported);
     }
 }
 

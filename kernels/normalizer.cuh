@@ -3,7 +3,8 @@
 //
 // Computes: *divided: 1 / D for each term of the loss, and the term's weight over D.
 // Traffic: the targets once, and a weight for each where there are weights.
-// Parallelism: a warp takes a chunk of XENT_CHUNK_ROWS rows; the last warp to finish adds the chunks.
+// Parallelism: a block takes XENT_NORMALIZER_ROWS rows at a time, all of a thread's at once; the last block to
+// finish adds the blocks'. Of fewer rows there is one block, and nobody waits for others.
 // Invariants: counts are integers and weights are added in an order that depends on `rows` alone. A
 // target that names no class counts as a row of weight 1.
 #pragma once
@@ -24,23 +25,23 @@ struct TargetCount {
     uint32_t rows;
     float weight;
 
-    // A warp's lane's part of rows from `begin` to `end`: every 32nd, in order; `weights` of the classes, or
-    // null for 1. `kAtOnce` of them are on their way together: one after the other, each would wait for
-    // memory twice.
-    template <uint32_t kAtOnce>
+    // The part of one of `kThreads` threads of rows from `begin` to `end`: every kThreads-th, in order; `weights`
+    // of the classes, or null for 1. `kAtOnce` of them are on their way together: one after the other, each would
+    // wait for memory twice.
+    template <uint32_t kAtOnce, uint32_t kThreads>
     __device__ __forceinline__ void add(const XentTargets &targets, uint64_t begin, uint64_t end,
                                         const float *weights, uint32_t classes) {
-        for (uint64_t row = begin + threadIdx.x % kWarpSize; row < end; row += kAtOnce * kWarpSize) {
+        for (uint64_t row = begin + threadIdx.x % kThreads; row < end; row += kAtOnce * kThreads) {
             int64_t values[kAtOnce];
             float each[kAtOnce];
 #pragma unroll
             for (uint32_t i = 0; i < kAtOnce; ++i) {
-                const uint64_t one = row + i * kWarpSize;
+                const uint64_t one = row + i * kThreads;
                 values[i] = one < end ? target_value(targets, one) : 0;
             }
 #pragma unroll
             for (uint32_t i = 0; i < kAtOnce; ++i) {
-                const bool counts = row + i * kWarpSize < end && !is_ignored(targets, values[i]);
+                const bool counts = row + i * kThreads < end && !is_ignored(targets, values[i]);
                 const bool weighted = weights != nullptr && uint64_t(values[i]) < classes;
                 rows += counts;
                 each[i] = !counts ? 0.0f : weighted ? weights[values[i]] : 1.0f;
@@ -67,38 +68,58 @@ __device__ __forceinline__ XentDivided divided_by(const XentDivisors &d, uint64_
     return {inverse, times(d.term_weights, inverse)};
 }
 
-// By one warp that goes over all targets, few as they are: the same bits as the kernel's. All lanes get it.
+// By one warp that goes over all targets, few as they are. All lanes get it.
 __device__ __forceinline__ XentDivided divided_by_targets(const XentFused &p) {
     TargetCount count{0, 0.0f};
-    count.add<4>(p.targets, 0, p.sums.rows, p.nll_weights, p.classes);
+    count.add<4, kWarpSize>(p.targets, 0, p.sums.rows, p.nll_weights, p.classes);
     return divided_by(p.divisors, warp_sum(count.rows), warp_sum(count.weight));
 }
 
-__device__ __forceinline__ void normalizer(const XentNormalizer &p) {
+// By one warp, all of whose lanes have what a chunk amounts to.
+__device__ __forceinline__ void finish_chunk(const XentNormalizer &p, TargetCount count, uint64_t chunk,
+                                             uint32_t chunks) {
     const bool first_lane = threadIdx.x % kWarpSize == 0;
-    const uint64_t chunks = (p.rows + XENT_CHUNK_ROWS - 1) / XENT_CHUNK_ROWS;
-    const uint64_t warps = uint64_t(gridDim.x) * (blockDim.x / kWarpSize);
-    auto *counted_rows = reinterpret_cast<unsigned long long *>(&p.workspace->counted_rows);
+    uint64_t rows = count.rows;
+    float weight = count.weight;
+    if (chunks != 1) {
+        auto *counted_rows = reinterpret_cast<unsigned long long *>(&p.workspace->counted_rows);
+        if (first_lane) {
+            leave_value(p.chunk_sums + chunk, weight);
+            atomicAdd(counted_rows, static_cast<unsigned long long>(rows));
+        }
+        const Fence fence = Fence::kBeforeTicket;
+        uint32_t *const ticket = &p.workspace->normalizer_ticket;
+        if (!is_last_warp(fence, ticket, take_ticket(fence, ticket, 1, chunks), 1, chunks)) return;
+        weight = warp_take_sum(p.chunk_sums, chunks);
+        if (first_lane) rows = atomicExch(counted_rows, 0ull);
+    }
+    if (first_lane) *p.divided = divided_by(p.divisors, rows, weight);
+}
+
+__device__ __forceinline__ void normalizer(const XentNormalizer &p) {
+    constexpr uint32_t kWarps = XENT_NORMALIZER_THREADS / kWarpSize;
+    constexpr uint32_t kAtOnce = XENT_NORMALIZER_ROWS / XENT_NORMALIZER_THREADS;
+    static_assert(kWarps == kWarpSize, "a lane adds what each warp counted");
+    __shared__ TargetCount of_warps[kWarps];
+    const uint32_t lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+    const uint64_t chunks = (p.rows + XENT_NORMALIZER_ROWS - 1) / XENT_NORMALIZER_ROWS;
 
     // It reads logits first and waits before it reads what is written here.
     let_next_launch_begin();
-    for (uint64_t chunk = uint64_t(blockIdx.x) * (blockDim.x / kWarpSize) + threadIdx.x / kWarpSize;
-         chunk < chunks; chunk += warps) {
-        const uint64_t end = min(p.rows, (chunk + 1) * XENT_CHUNK_ROWS);
+    for (uint64_t chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
+        const uint64_t begin = chunk * XENT_NORMALIZER_ROWS;
+        const uint64_t end = min(p.rows, begin + XENT_NORMALIZER_ROWS);
         TargetCount count{0, 0.0f};
-        count.add<8>(p.targets, chunk * XENT_CHUNK_ROWS, end, p.class_weights, p.classes);
-        const uint32_t counted = warp_sum(count.rows);
-        const float weight = warp_sum(count.weight);
-        if (first_lane) {
-            p.chunk_sums[chunk] = weight;
-            atomicAdd(counted_rows, static_cast<unsigned long long>(counted));
+        count.add<kAtOnce, XENT_NORMALIZER_THREADS>(p.targets, begin, end, p.class_weights, p.classes);
+        count = {warp_sum(count.rows), warp_sum(count.weight)};
+        if (lane == 0) of_warps[warp] = count;
+        __syncthreads();  // what every warp counted, before the first one reads it
+        if (warp == 0) {
+            count = of_warps[lane];
+            count = {warp_sum(count.rows), warp_sum(count.weight)};
+            finish_chunk(p, count, chunk, uint32_t(chunks));
         }
-        if (is_last_warp(&p.workspace->normalizer_ticket, 1, uint32_t(chunks))) {
-            const float all = warp_sum_in_order(p.chunk_sums, uint32_t(chunks));
-            if (first_lane) {
-                *p.divided = divided_by(p.divisors, atomicExch(counted_rows, 0ull), all);
-            }
-        }
+        __syncthreads();  // the first warp has read it, before the next round's is written
     }
 }
 

@@ -30,9 +30,10 @@ pub const XENT_MAX_COUNTED_ROWS: u32 = 256;
 /// Static shared memory of the block and cluster kernels, at most; the rest of the device's limit can hold the row.
 pub const XENT_BLOCK_STATIC_SHARED_BYTES: u32 = 1024;
 /// Rows whose losses are summed together; part of the definition of the scalar loss's last bits.
-pub const XENT_CHUNK_ROWS: u32 = 1024;
-/// Threads of one block of the normalizer kernel.
-pub const XENT_NORMALIZER_THREADS: u32 = 256;
+pub const XENT_CHUNK_ROWS: u32 = 512;
+/// Threads of one block of the normalizer kernel, and rows that it counts at once.
+pub const XENT_NORMALIZER_THREADS: u32 = 1024;
+pub const XENT_NORMALIZER_ROWS: u32 = 8192;
 /// No class, in XentSavedRow.apart_and_exact: more than XENT_MAX_CLASSES.
 pub const XENT_NOTHING_APART: u32 = 2147483647;
 pub const XENT_TARGET_I32: XentTargetType = 0;
@@ -366,10 +367,11 @@ pub struct XentRowSums {
     pub loss: *mut f32,
     /// One element or null: rows whose largest logit is the target's.
     pub correct: *mut i64,
-    /// \[rows\]: each row's part of the loss; used if `loss` is not null.
-    pub row_shares: *mut f32,
-    /// \[ceil(rows / XENT_CHUNK_ROWS)\]: sums over chunks; used if `loss` is not null.
-    pub chunk_sums: *mut f32,
+    /// \[rows\]: each row's part of the loss on its way (ordered_sum.cuh); used if `loss` is not null, 0 between
+    /// launches.
+    pub row_shares: *mut u32,
+    /// \[ceil(rows / XENT_CHUNK_ROWS)\]: the same of sums over chunks.
+    pub chunk_sums: *mut u32,
     /// \[ceil(rows / XENT_CHUNK_ROWS)\]: rows of each chunk that are done; 0 between launches.
     pub chunk_tickets: *mut u32,
     /// Status and tickets.
@@ -402,8 +404,9 @@ pub struct XentNormalizer {
     pub targets: XentTargets,
     /// \[classes\] or null for 1.
     pub class_weights: *const f32,
-    /// \[ceil(rows / XENT_CHUNK_ROWS)\]: sums over chunks.
-    pub chunk_sums: *mut f32,
+    /// \[ceil(rows / XENT_NORMALIZER_ROWS)\]: sums over as many rows each on their way (ordered_sum.cuh); 0 between
+    /// launches.
+    pub chunk_sums: *mut u32,
     /// Tickets.
     pub workspace: *mut XentWorkspace,
     /// Where the result goes.

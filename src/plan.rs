@@ -415,9 +415,8 @@ fn launched_before(rows_plan: &mut RowsPlan, rows: usize, device: &DevicePropert
     if device.generation() == Generation::Clusters && rows_plan.second.is_none() {
         rows_plan.first.launch.start = Start::Early;
     }
-    // A warp for each chunk of rows, until the device is full.
-    let warps_per_block = abi::XENT_NORMALIZER_THREADS / WARP_SIZE;
-    let rows_per_block = (warps_per_block * abi::XENT_CHUNK_ROWS) as usize;
+    // So many rows a block, until the device is full.
+    let rows_per_block = abi::XENT_NORMALIZER_ROWS as usize;
     let full = device.multiprocessors * tuning::NORMALIZER_BLOCKS_PER_MULTIPROCESSOR;
     Normalizer::Launch(Launch {
         kernel: Kernel::Normalizer,

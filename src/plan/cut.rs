@@ -4,7 +4,7 @@ use super::{
     DeviceProperties, Family, Generation, Geometry, Kernel, Launch, Phase, Residency, RowsPlan,
     Selection, Start, Step, Strategy, Traffic, WARP_SIZE, clamp_grid, pack_elements,
     reason::{Ground, Reasons, Verdict},
-    tuning::{self, Choices, Provenance, Splitting},
+    tuning::{self, Choices, Splitting},
 };
 use crate::{
     abi,
@@ -147,10 +147,6 @@ pub(super) fn rows(
     let choices = tuning::choices(device);
     let cutter = Cutter { work, device, choices, asked: selection != Selection::Fastest };
     let mut reasons = Reasons::new(cutter.choices);
-    if work.operation == Operation::FusedProbabilities {
-        // What was measured are the strategies of class indices.
-        reasons.provenance = Provenance::Predicted;
-    }
     let asked = match selection {
         Selection::Fastest => None,
         Selection::Pinned(strategy) | Selection::Preferred(strategy) => Some(strategy),
@@ -600,7 +596,7 @@ impl Cutter<'_> {
     }
 
     /// The fewest that can hold a row, since each of them does what is done once a row; more where rows
-    /// leave multiprocessors idle and a lane still has a pack.
+    /// leave multiprocessors little to do at once and a lane still has a pack.
     fn warp_lanes(&self) -> u32 {
         let packs = self.work.packs();
         let fewest = packs.div_ceil(self.work.lane_packs()).next_power_of_two();
@@ -608,7 +604,8 @@ impl Cutter<'_> {
         let rows_at_once = |lanes| (abi::XENT_WARP_BLOCK_THREADS / lanes) as usize;
         while lanes < WARP_SIZE
             && lanes < packs
-            && self.work.rows / rows_at_once(lanes) < self.multiprocessors()
+            && self.work.rows / rows_at_once(lanes)
+                < self.multiprocessors() * tuning::WARP_BLOCKS_OF_FEWEST_LANES
         {
             lanes *= 2;
         }

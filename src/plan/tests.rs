@@ -101,8 +101,8 @@ fn only_a_mean_with_ignored_rows_counts() {
     for rows in [1, most - 1, most] {
         assert_eq!(counts(rows, Reduction::Mean, Some(0)), Normalizer::Rows);
     }
-    // Of 8 warps, each with a chunk of 1,024 rows; at most 4 on each of 132 multiprocessors.
-    for (rows, expected) in [(most + 1, 1), (8192, 1), (8193, 2), (1 << 22, 512), (1 << 30, 528)] {
+    // Of 8,192 rows each; at most one on each of 132 multiprocessors.
+    for (rows, expected) in [(most + 1, 1), (8192, 1), (8193, 2), (1 << 20, 128), (1 << 30, 132)] {
         let Normalizer::Launch(launch) = counts(rows, Reduction::Mean, Some(0)) else {
             panic!("{rows} rows are counted in a launch of their own");
         };
@@ -142,7 +142,7 @@ fn a_row_has_a_multiprocessor_where_much_would_be_read_again() {
     }
 }
 
-/// As far as 8 lanes keep a row.
+/// As far as 16 lanes keep a row.
 #[test]
 fn probabilities_of_few_classes_share_a_warp() {
     let of_probabilities = |dtype, classes, selection| {
@@ -152,7 +152,7 @@ fn probabilities_of_few_classes_share_a_warp() {
     };
     let strategy =
         |dtype, classes| of_probabilities(dtype, classes, Selection::Fastest).unwrap().strategy;
-    for (dtype, up_to) in [(Dtype::Bf16, 256), (Dtype::F32, 128)] {
+    for (dtype, up_to) in [(Dtype::Bf16, 512), (Dtype::F32, 256)] {
         for classes in [1, 10, up_to] {
             assert_eq!(strategy(dtype, classes), Strategy::Warp, "{dtype:?}, {classes} classes");
         }
@@ -161,7 +161,6 @@ fn probabilities_of_few_classes_share_a_warp() {
     let pinned = Selection::Pinned(Strategy::Warp);
     let rows = of_probabilities(Dtype::F16, 1024, pinned).unwrap();
     assert_eq!(rows.geometry.lanes_per_row, WARP_SIZE);
-    assert_eq!(rows.reasons.provenance, Provenance::Predicted);
     let (strategy, obstacle) = (Strategy::Warp, Obstacle::Packs { packs: 129, most: 128 });
     let refused = of_probabilities(Dtype::F16, 1025, pinned).map(|rows| rows.strategy);
     assert_eq!(refused, Err(Error::Strategy { strategy, obstacle }));
@@ -406,16 +405,16 @@ fn warps_and_lanes_take_what_they_can_hold() {
         let plan = choose(&problem(64, classes), &devices::L4.properties, warp).unwrap();
         assert_eq!(rows_of(plan).geometry.lanes_per_row, lanes, "{classes}");
     }
-    // Four warps a block, four rows each.
-    assert_eq!(fastest(&problem(1000, 1000), &devices::T4).first.launch.grid, 63);
+    // Four warps a block, two rows each, since four would be fewer than two blocks a multiprocessor.
+    assert_eq!(fastest(&problem(1000, 1000), &devices::T4).first.launch.grid, 125);
     let rows_per_warp = |rows| fastest(&problem(rows, 1000), &devices::T4).geometry.rows_per_warp;
     // 40 multiprocessors, 32 blocks of 4 warps each; a quarter of a warp a row where rows are many.
     for (rows, expected) in [
         (1, 1),
-        (319, 1),
-        (320, 2),
-        (639, 2),
-        (640, 4),
+        (639, 1),
+        (640, 2),
+        (1279, 2),
+        (1280, 4),
         (5120, 4),
         (40_959, 4),
         (40_960, 8),

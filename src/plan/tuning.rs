@@ -38,7 +38,6 @@ pub(super) struct Choices {
     pub from: Option<(u32, u32)>,
     /// and the one from which another row is.
     pub below: Option<(u32, u32)>,
-    /// Of all its numbers but that of target probabilities, of which nothing was measured.
     pub provenance: Provenance,
     /// Tiny takes rows of up to so many classes,
     pub tiny_classes: u32,
@@ -169,9 +168,9 @@ const H200: Choices = Choices {
     tiny_classes: 128,
     tiny_classes_of_few_rows: 64,
     warp_packs: 256,
-    // Predicted: what 8 lanes keep, so that a warp has four rows, where a block has one (216 us for 65,536 rows of 10
-    // classes, 15 times the time of class indices). Of longer rows it is not known.
-    warp_packs_of_probabilities: 32,
+    // What 16 lanes keep, so that a warp has two rows or more, where a block has one: 65,536 rows of 10 classes in 66 us
+    // instead of 216, 16,384 of 512 in 44 instead of 50. A row a warp is no faster (8,192 of 1,000: 44 and 43).
+    warp_packs_of_probabilities: 64,
     block_rows: 2,
     block_bytes_of_few_rows: 128 * KIB,
     // Between what was measured: of 32,000 f32, 4.6 MB would be read again, and two_pass takes 16 % less than
@@ -230,6 +229,11 @@ fn threads_of(packs: u32, packs_per_thread: u32) -> u32 {
 /// takes more than one row.
 pub(super) const WARP_BLOCKS_PER_MULTIPROCESSOR: usize = 32;
 
+/// Measured on an H200, in the `.txt` beside the record of its choices: a row has more lanes than can just hold it
+/// where there would be fewer blocks than so many for each multiprocessor. With twice as many, 4,096 rows of 1,000
+/// classes took a quarter longer, and 8,192 of 512, too.
+pub(super) const WARP_BLOCKS_OF_FEWEST_LANES: usize = 2;
+
 /// Most classes of a row under tiny.
 pub(super) const TINY_MOST_CLASSES: u32 = 512;
 
@@ -244,8 +248,8 @@ pub(super) const TINY_LANES_PER_MULTIPROCESSOR: usize = 512;
 /// or until so many blocks have room for their tiles.
 pub(super) const TINY_BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
 
-/// Predicted, not measured: fills a multiprocessor with eight warps a block.
-pub(super) const NORMALIZER_BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
+/// One of the largest size, with twice the registers that it needs.
+pub(super) const NORMALIZER_BLOCKS_PER_MULTIPROCESSOR: u32 = 1;
 
 #[cfg(test)]
 mod tests {

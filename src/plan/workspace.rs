@@ -57,9 +57,9 @@ mod tests {
 
     #[test]
     fn places_do_not_overlap() {
-        for capacity in [0, 1, 1023, 1024, 1025, 1 << 23] {
+        for capacity in [0, 1, 511, 512, 513, 1 << 23] {
             let layout = WorkspaceLayout::new(capacity).unwrap();
-            let chunks = capacity.div_ceil(1024);
+            let chunks = capacity.div_ceil(512);
             assert!(layout.partials * 4 >= size_of::<abi::XentWorkspace>());
             assert_eq!(layout.partials * 4 % 32, 0);
             assert_eq!(layout.chunk_tickets - layout.partials, 1024 * 32 / 4);
@@ -72,12 +72,12 @@ mod tests {
     #[test]
     fn what_fits_so_many_bytes_is_the_largest_layout() {
         let fixed = WorkspaceLayout::new(0).unwrap().words;
-        for words in fixed..fixed + 3 * 1026 + 2 {
+        for words in fixed..fixed + 3 * 514 + 2 {
             let layout = WorkspaceLayout::within(4 * words + 3).unwrap();
             assert!(layout.words <= words, "{words}");
             assert!(WorkspaceLayout::new(layout.capacity + 1).unwrap().words > words, "{words}");
         }
-        for capacity in [0, 1, 1023, 1024, 1025, 1 << 23] {
+        for capacity in [0, 1, 511, 512, 513, 1 << 23] {
             let layout = WorkspaceLayout::new(capacity).unwrap();
             assert_eq!(WorkspaceLayout::within(4 * layout.words), Some(layout));
         }

@@ -54,8 +54,8 @@ pub(crate) struct WorkspaceAddresses {
     pub head: *mut abi::XentWorkspace,
     pub partials: *mut abi::XentPartial,
     pub chunk_tickets: *mut u32,
-    pub chunk_sums: *mut f32,
-    pub row_shares: *mut f32,
+    pub chunk_sums: *mut u32,
+    pub row_shares: *mut u32,
 }
 
 impl WorkspaceAddresses {

@@ -571,6 +571,10 @@ impl RawMemory {
         Self(upload(stream, &vec![0xffu8; bytes]))
     }
 
+    pub fn read(&self) -> Vec<u8> {
+        self.0.stream().clone_dtoh(&self.0).expect("it is there, and nothing has failed")
+    }
+
     pub fn memory(&self) -> raw::Memory {
         let stream = self.0.stream();
         raw::Memory { address: address(stream, &self.0), bytes: self.0.len() }

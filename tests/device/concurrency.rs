@@ -18,12 +18,11 @@ use smoothxent::{
 
 use super::{
     common::{inputs, run::Rig},
-    trial,
+    repeats, trial,
 };
 use smoothxent::problem::Dtype;
 
-/// How often the same is launched: `SMOOTHXENT_REPEATS`.
-const REPEATS_VARIABLE: &str = "SMOOTHXENT_REPEATS";
+/// How often the same is launched, if not told.
 const REPEATS: usize = 20;
 
 const THREADS: usize = 8;
@@ -36,6 +35,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("concurrency::threads_share_a_handle", threads_share_a_handle),
         trial("concurrency::a_handle_for_each_thread", a_handle_for_each_thread),
+        trial("concurrency::handles_come_and_go", handles_come_and_go),
         trial("concurrency::streams_share_a_thread", streams_share_a_thread),
         trial("concurrency::the_same_bits_every_time", the_same_bits_every_time),
         trial("concurrency::a_panic_between_two_calls", a_panic_between_two_calls),
@@ -92,7 +92,18 @@ impl Work {
     }
 
     fn enqueue(&mut self, kernels: &Kernels) -> Result<(), Error> {
-        let inputs = LossInputs::new(self.shape, &self.logits, &self.targets);
+        self.enqueue_weighted(kernels, None)
+    }
+
+    fn enqueue_weighted(
+        &mut self,
+        kernels: &Kernels,
+        class_weights: Option<&ClassWeights>,
+    ) -> Result<(), Error> {
+        let inputs = LossInputs {
+            class_weights,
+            ..LossInputs::new(self.shape, &self.logits, &self.targets)
+        };
         let outputs = LossOutputs { loss: Some(&mut self.loss), ..LossOutputs::default() };
         let to = Gradient::new(&mut self.gradient);
         let workspace = &mut self.workspace;
@@ -132,9 +143,14 @@ fn side_by_side(handle: impl Fn() -> Result<Kernels> + Sync) -> Result<()> {
         }
         Ok(())
     };
+    all_at_once(THREADS, one)
+}
+
+/// A thread for each number.
+fn all_at_once(count: usize, one: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
     let one = &one;
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|seed| scope.spawn(move || one(seed))).collect();
+        let threads: Vec<_> = (0..count).map(|seed| scope.spawn(move || one(seed))).collect();
         threads.into_iter().try_for_each(|thread| {
             thread.join().unwrap_or_else(|_| Err("a thread panicked".to_owned()))
         })
@@ -147,6 +163,39 @@ fn threads_share_a_handle() -> Result<()> {
 
 fn a_handle_for_each_thread() -> Result<()> {
     side_by_side(|| Kernels::load(&Rig::here().context).map_err(|error| error.to_string()))
+}
+
+/// Beside threads that launch, others load a handle, or make class weights, and drop them while what uses them is
+/// under way.
+fn handles_come_and_go() -> Result<()> {
+    let Rig { context, kernels, .. } = Rig::here();
+    let expected = alone(THREADS)?;
+    let expected = &expected;
+    let rounds = repeats(REPEATS)?;
+    let one = |seed: usize| -> Result<()> {
+        let mut work = Work::new(context, seed)?;
+        for round in 0..rounds {
+            match seed % 4 {
+                0 => {
+                    let own = Kernels::load(context).map_err(|error| error.to_string())?;
+                    work.enqueue(&own).map_err(|error| error.to_string())?;
+                }
+                1 => {
+                    let weights = vec![2.0; work.shape.classes];
+                    let weights = ClassWeights::new(&work.stream, &weights)
+                        .map_err(|error| error.to_string())?;
+                    work.enqueue_weighted(kernels, Some(&weights))
+                        .map_err(|error| error.to_string())?;
+                }
+                _ => {}
+            }
+            if work.run(kernels)? != expected[seed] {
+                return Err(format!("thread {seed}, round {round}: other bits than alone"));
+            }
+        }
+        Ok(())
+    };
+    all_at_once(THREADS, one)
 }
 
 /// All of them under way before the first is waited for.
@@ -171,10 +220,7 @@ fn streams_share_a_thread() -> Result<()> {
 /// While other streams keep the device busy with something else each time.
 fn the_same_bits_every_time() -> Result<()> {
     let Rig { context, kernels, .. } = Rig::here();
-    let repeats = match std::env::var(REPEATS_VARIABLE) {
-        Ok(number) => number.parse().map_err(|_| format!("{REPEATS_VARIABLE} is a number"))?,
-        Err(_) => REPEATS,
-    };
+    let repeats = repeats(REPEATS)?;
     for seed in 0..SHAPES.len() {
         let mut work = Work::new(context, seed)?;
         let mut others = [Work::new(context, seed + 1)?, Work::new(context, seed + 2)?];

@@ -653,8 +653,9 @@ fn not_finite(dtype: Dtype) -> Result<(), String> {
 
 /// Around the rows of a chunk, so that every level of the ordered sum is used.
 fn many_rows(dtype: Dtype) -> Result<(), String> {
-    // Around a warp, what its lanes read at once of the targets, what a launch counts by itself, and chunks.
-    for rows in [31, 32, 33, 129, 255, 256, 257, 513, 1023, 1024, 1025, 2049] {
+    // Around a warp, what its lanes read at once of the targets, what a launch counts by itself, chunks, and what
+    // a block of the normalizer counts.
+    for rows in [31, 32, 33, 129, 255, 256, 257, 511, 512, 513, 1023, 1025, 2049, 8193] {
         for reduction in [Reduction::Sum, Reduction::Mean] {
             let config = LossConfig { reduction, ignore_index: Some(1), ..smoothed(0.1) };
             check(&Case { config, ..Case::new(dtype, rows, 3, 9) })?;

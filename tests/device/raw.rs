@@ -1,11 +1,17 @@
 //! The operations on raw pointers: the bits of the safe ones, and everything wrong that can be known.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use libtest_mimic::Trial;
 use smoothxent::{
-    BinaryConfig, Error, Kernels, LogSoftmaxShape, LossConfig, Obstacle, Reduction, Selection,
-    Shape, Smoothing, Strategy,
+    BinaryConfig, ClassWeights, Error, Kernels, LogSoftmaxShape, LossConfig, Obstacle, Reduction,
+    Selection, Shape, Smoothing, Strategy,
     cudarc::driver::{
         CudaSlice, CudaStream, DriverError,
         sys::{CUdeviceptr, CUgraphInstantiate_flags, CUstreamCaptureMode},
@@ -19,7 +25,6 @@ use smoothxent::{
 };
 
 use crate::{
-    capturing_trial,
     common::{
         inputs::{self, class_weights},
         operations::{BinaryCase, BinaryForm, Interface},
@@ -27,7 +32,7 @@ use crate::{
     },
     edges::DTYPES,
     operations::{self, PLACEMENTS},
-    trial,
+    repeats, trial,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -50,7 +55,9 @@ pub fn trials() -> Vec<Trial> {
         trial("raw::status", status),
         trial("raw::workspace_of_a_larger_problem", workspace_of_a_larger_problem),
         trial("raw::beyond_memory", beyond_memory),
-        capturing_trial("raw::captured", captured),
+        trial("raw::workspaces_are_left_as_they_were", workspaces_are_left_as_they_were),
+        trial("raw::captured", captured),
+        trial("raw::captured_beside_drops", captured_beside_drops),
     ]);
     trials
 }
@@ -738,6 +745,64 @@ fn workspace_of_a_larger_problem() -> Result<(), String> {
     }
 }
 
+/// Where rows are counted and summed, all is 0 again after a call: the next one is of other rows.
+fn workspaces_are_left_as_they_were() -> Result<(), String> {
+    let Rig { stream, kernels, .. } = Rig::here();
+    for (strategy, rows, classes) in [
+        // The normalizer's blocks count more than one has room for.
+        (Strategy::Tiny, 8200, 3),
+        (Strategy::Warp, 1100, 300),
+        (Strategy::Block, 1100, 300),
+        (Strategy::TwoPass, 1100, 300),
+        (Strategy::Cluster, 1100, 300),
+        (Strategy::SplitRow, 1000, 300),
+    ] {
+        let kernels = kernels.clone().with_selection(Selection::Pinned(strategy));
+        let bytes = raw::workspace_bytes(rows).map_err(|error| error.to_string())?;
+        let workspace = RawMemory::zeroed(stream, bytes);
+        let logits = upload(stream, &Case::new(Dtype::F32, rows, classes, 103).logits);
+        let targets = upload(stream, &inputs::targets(rows, classes, 104));
+        let gradient = upload(stream, &vec![0f32; rows * classes]);
+        let (loss, correct) = (upload(stream, &[0f32]), upload(stream, &[0i64]));
+        let config = LossConfig { label_smoothing: 0.1, ..LossConfig::pytorch() };
+        let shape = Shape::contiguous(rows, classes);
+        let (logits_at, targets_at) =
+            (Logits::At(address(stream, &logits)), address(stream, &targets));
+        let inputs = LossInputs::new(Dtype::F32, TargetType::I64, shape, logits_at, targets_at);
+        for (count, both) in [(0, true), (address(stream, &correct), true), (0, false)] {
+            let outputs = LossOutputs {
+                loss: address(stream, &loss),
+                correct: count,
+                ..LossOutputs::default()
+            };
+            let to = Gradient::new(address(stream, &gradient));
+            let (cu_stream, memory) = (stream.cu_stream(), workspace.memory());
+            // SAFETY: the buffers are as long as the shape says, and are read below.
+            let called = unsafe {
+                if both {
+                    raw::loss::forward_backward(
+                        &kernels, cu_stream, config, inputs, outputs, to, memory,
+                    )
+                } else {
+                    raw::loss::forward(&kernels, cu_stream, config, inputs, outputs, memory)
+                }
+            };
+            match called {
+                // Such as clusters, which not every device has.
+                Err(Error::Strategy { .. }) if strategy == Strategy::Cluster => break,
+                other => other.map_err(|error| format!("{strategy}: {error}"))?,
+            }
+            // What every workspace has, the status and partial results, comes first.
+            let fixed = raw::workspace_bytes(0).map_err(|error| error.to_string())?;
+            let left = workspace.read()[fixed..].iter().position(|&byte| byte != 0);
+            if let Some(left) = left {
+                return Err(format!("{strategy}: byte {left} of {} is not 0", bytes - fixed));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A graph of a call, with a normalizer of its own, takes what the buffers hold at each replay: on each strategy,
 /// among them launches of clusters, launches that begin early, and two launches for the rows.
 fn captured() -> Result<(), String> {
@@ -752,6 +817,41 @@ fn captured() -> Result<(), String> {
         replayed(&kernels, &stream).map_err(|error| format!("{strategy}: {error}"))?;
     }
     Ok(())
+}
+
+/// While other threads load and drop handles, and make and drop class weights. A wait for the whole context by
+/// cuCtxSynchronize ended the process there, by driver 580.159.
+fn captured_beside_drops() -> Result<(), String> {
+    const OTHERS: usize = 6;
+    let is_done = AtomicBool::new(false);
+    let come_and_go = |number: usize| -> Result<usize, String> {
+        let context = &Rig::here().context;
+        let stream = context.new_stream().map_err(|error| format!("{:?}", error.0))?;
+        let mut rounds = 0;
+        while !is_done.load(Ordering::Relaxed) {
+            if number == 0 {
+                drop(Kernels::load(context).map_err(|error| error.to_string())?);
+            }
+            drop(ClassWeights::new(&stream, &[1.0; 30]).map_err(|error| error.to_string())?);
+            rounds += 1;
+        }
+        Ok(rounds)
+    };
+    let come_and_go = &come_and_go;
+    thread::scope(|scope| {
+        let others: Vec<_> =
+            (0..OTHERS).map(|number| scope.spawn(move || come_and_go(number))).collect();
+        let captured = (0..repeats(2)?).try_for_each(|_| captured());
+        is_done.store(true, Ordering::Relaxed);
+        for other in others {
+            match other.join() {
+                Ok(Ok(0)) => return Err("a thread did nothing".to_owned()),
+                Ok(rounds) => drop(rounds?),
+                Err(_) => return Err("a thread panicked".to_owned()),
+            }
+        }
+        captured
+    })
 }
 
 fn replayed(kernels: &Kernels, stream: &Arc<CudaStream>) -> Result<(), String> {

@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn the_plan_of_this_crate_is_found() {
         let budgets = planned().unwrap();
-        assert_eq!(budgets["normalizer"].threads, 256);
+        assert_eq!(budgets["normalizer"].threads, 1024);
         assert!(budgets.len() > 20 && budgets.values().all(|budget| budget.registers() >= 64));
     }
 
