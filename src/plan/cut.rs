@@ -262,9 +262,16 @@ impl Cutter<'_> {
             Strategy::Tiny => {
                 let rows_per_block = TINY_BLOCK / self.tiny_lanes();
                 let few = work.rows.div_ceil(rows_per_block as usize) < self.multiprocessors();
-                let up_to =
-                    if few { choices.tiny_classes_of_few_rows } else { choices.tiny_classes };
                 let classes = work.classes;
+                let pack = pack_elements(work.dtype);
+                // Where a row has no more lanes than it needs: many rows.
+                let measured = work.operation == Operation::Fused
+                    && self.tiny_lanes() == self.fewest_tiny_lanes();
+                let up_to = match (few, measured && classes.is_multiple_of(pack)) {
+                    (true, _) => choices.tiny_classes_of_few_rows,
+                    (false, false) => choices.tiny_classes,
+                    (false, true) => choices.tiny_classes.max(choices.tiny_whole_packs * pack),
+                };
                 let ground = Ground::Classes { classes, up_to };
                 if classes <= up_to { Verdict::Taken(ground) } else { Verdict::Passed(ground) }
             }
@@ -573,7 +580,7 @@ impl Cutter<'_> {
     /// once.
     fn tiny_lanes(&self) -> u32 {
         let classes = self.work.classes;
-        let mut lanes = classes.div_ceil(tuning::TINY_LANE_ELEMENTS).next_power_of_two();
+        let mut lanes = self.fewest_tiny_lanes();
         let enough = self.multiprocessors() * tuning::TINY_LANES_PER_MULTIPROCESSOR;
         while lanes < WARP_SIZE && classes >= 2 * lanes * tuning::TINY_FEWEST_ELEMENTS {
             let resident = residency(TINY_BLOCK, self.tiny_shared_bytes(lanes), self.device);
@@ -585,6 +592,10 @@ impl Cutter<'_> {
             lanes *= 2;
         }
         lanes
+    }
+
+    fn fewest_tiny_lanes(&self) -> u32 {
+        self.work.classes.div_ceil(tuning::TINY_LANE_ELEMENTS).next_power_of_two()
     }
 
     /// Of a block of tiny: each warp has a tile of its own, whose rows may start anywhere within a pack.

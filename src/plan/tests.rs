@@ -142,6 +142,33 @@ fn a_row_has_a_multiprocessor_where_much_would_be_read_again() {
     }
 }
 
+/// As measured: the plain loss of many rows that are whole packs.
+#[test]
+fn tiny_takes_whole_packs_further() {
+    let strategy = |types, rows, classes| {
+        let problem = of(types, (rows, classes), LossConfig::default(), Pass::Fused);
+        fastest(&problem, &devices::H200).strategy
+    };
+    let half = Types { dtype: Dtype::Bf16, ..INDICES };
+    for (classes, expected) in [
+        (128, Strategy::Tiny),
+        (129, Strategy::Warp),
+        (136, Strategy::Tiny),
+        (255, Strategy::Warp),
+        (256, Strategy::Tiny),
+        (264, Strategy::Warp),
+    ] {
+        assert_eq!(strategy(half, 1 << 16, classes), expected, "{classes} classes");
+    }
+    // Of few rows, of f32, and with class weights it was not.
+    assert_eq!(strategy(half, 1000, 256), Strategy::Warp);
+    assert_eq!(strategy(Types { dtype: Dtype::F32, ..INDICES }, 1 << 16, 132), Strategy::Warp);
+    let weighted = Types { class_weights: ClassWeighting::Given, ..half };
+    let config = LossConfig { label_smoothing: 0.1, ..LossConfig::pytorch() };
+    let problem = of(weighted, (1 << 16, 256), config, Pass::Fused);
+    assert_eq!(fastest(&problem, &devices::H200).strategy, Strategy::Warp);
+}
+
 /// As far as 16 lanes keep a row.
 #[test]
 fn probabilities_of_few_classes_share_a_warp() {

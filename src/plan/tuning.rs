@@ -41,7 +41,9 @@ pub(super) struct Choices {
     pub provenance: Provenance,
     /// Tiny takes rows of up to so many classes,
     pub tiny_classes: u32,
-    /// and of so many where its blocks leave multiprocessors idle.
+    /// of so many 16-byte packs where it is the plain loss of many rows that are whole packs,
+    pub tiny_whole_packs: u32,
+    /// and of so many classes where its blocks leave multiprocessors idle.
     pub tiny_classes_of_few_rows: u32,
     /// Warp takes rows of up to so many 16-byte packs.
     pub warp_packs: u32,
@@ -107,8 +109,8 @@ const KIB: u32 = 1 << 10;
 
 // From 9.0, where one strategy ends and the next begins is as measured on an H200; what a later record would choose
 // otherwise is in ARCHITECTURE.md. How clusters and split-row cut is predicted:
-// - tiny up to 128 classes: beyond, its lanes were a whole warp when that was measured; warp is faster for few
-//   short rows;
+// - tiny up to 128 classes, and up to 256 in half precision where rows are whole packs: longer ones are warp's, and
+//   few short rows;
 // - warp up to what its registers hold: it needs no barrier;
 // - a block where two rows fit a multiprocessor: one loads while the other computes and stores. A block
 //   of its own multiprocessor needs no second one, and beats a cluster's exchange up to 128 KiB; of f32, whose
@@ -166,6 +168,9 @@ const H200: Choices = Choices {
         record: "nvidia-h200/2026-11-27-d244feeee4a0.csv",
     },
     tiny_classes: 128,
+    // 65,536 rows of 256 classes in bf16: 33.0 us, and 46.2 under warp (of 128: 19.8 and 38.9). Of 365, which are no
+    // whole packs, tiny took 16 % longer.
+    tiny_whole_packs: 32,
     tiny_classes_of_few_rows: 64,
     warp_packs: 256,
     // What 16 lanes keep, so that a warp has two rows or more, where a block has one: 65,536 rows of 10 classes in 66 us

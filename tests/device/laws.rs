@@ -389,7 +389,7 @@ fn same_bits(case: Case) -> Result<(), String> {
     let failed = |error: smoothxent::Error| format!("{case}: {error}");
     let stream = rig.context.new_stream().map_err(|error| format!("{:?}", error.0))?;
     // Larger than needed, used before, and by another stream: none of it may show.
-    let mut workspace = Workspace::new(&rig.stream, 3000).map_err(failed)?;
+    let mut workspace = Workspace::new(&rig.stream, 8200).map_err(failed)?;
     let first = case.run_on(&rig.stream, Form::Fused, &mut workspace).map_err(failed)?;
     let again = case.run_on(&rig.stream, Form::Fused, &mut workspace).map_err(failed)?;
     let elsewhere = case.run_on(&stream, Form::Fused, &mut workspace).map_err(failed)?;
