@@ -134,6 +134,7 @@ __device__ __forceinline__ void report_row(const XentFused &p, const XentDivided
 
 // Rows of one chunk that one warp has reported, and counted.
 struct Counted {
+    uint64_t first;
     uint32_t rows;  // 0: none
     uint32_t earlier;
 };
@@ -141,12 +142,12 @@ struct Counted {
 // Called by the warp that reported them.
 __device__ __forceinline__ Counted counted(const XentFused &p, uint64_t first, uint32_t rows) {
     if (p.sums.loss == nullptr && p.sums.correct == nullptr) return {};
-    return {rows, count_rows(p.sums, first, rows)};
+    return {first, rows, count_rows(p.sums, first, rows)};
 }
 
 // Called by that warp, of the same rows, when it has nothing else to do.
-__device__ __forceinline__ void settle(const XentFused &p, uint64_t first, const Counted &counted) {
-    if (counted.rows != 0) sum_if_last(p.sums, first, counted.rows, counted.earlier);
+__device__ __forceinline__ void settle(const XentFused &p, const Counted &counted) {
+    if (counted.rows != 0) sum_if_last(p.sums, counted.first, counted.rows, counted.earlier);
 }
 
 // Both, of rows whose summaries the speaking lanes of a warp have. Called by that warp.
@@ -341,6 +342,12 @@ constexpr bool kLooksAhead = Strategy::kLooksAhead && sizeof(typename Strategy::
 constexpr bool kLooksAhead = false;
 #endif
 
+// Whether a ticket is looked at after the gradient: not by a warp that several rows share, which reports when they are
+// all done, nor where registers are short.
+template <class Strategy>
+constexpr bool kSettlesLater =
+    !Strategy::kSharesWarps && std::is_same_v<typename Strategy::TermsOfRow, PlainTerms>;
+
 // A row, if its target says that it is to be read, on its way to the L2 cache. By one thread.
 template <typename T>
 __device__ __forceinline__ void bring_row_to_l2(const XentFused &p, uint64_t index) {
@@ -425,13 +432,16 @@ __device__ __forceinline__ void fused(const XentFused &p) {
             }
         }
         // The gradient has been written while the ticket was on its way.
-        if (!Strategy::kSharesWarps) settle(p, index, reported);
+        if (kSettlesLater<Strategy>) settle(p, reported);
     };
     strategy.template for_each_row<RowSummary>(
         p.sums.rows, body, [&](const RowSummary &summary, const Speakers &speakers) {
-            reported = report_rows<Terms>(p, found, summary, speakers);
-            // A warp that several rows share reports when they are all done.
-            if (Strategy::kSharesWarps) settle(p, speakers.first, reported);
+            const Counted rows = report_rows<Terms>(p, found, summary, speakers);
+            if constexpr (kSettlesLater<Strategy>) {
+                reported = rows;
+            } else {
+                settle(p, rows);
+            }
         });
 }
 

@@ -238,7 +238,7 @@ __device__ __forceinline__ void fused_tiny(const XentFused &p) {
             if (done != 0) reported = counted(p, rows.first, done);
         }
         if (p.gradient == nullptr) {
-            settle(p, rows.first, reported);
+            settle(p, reported);
             // All lanes have read the tile; the next rows overwrite it.
             __syncwarp();
             continue;
@@ -256,7 +256,7 @@ __device__ __forceinline__ void fused_tiny(const XentFused &p) {
             row.write(coefficients, FusedShift(p.transform, softmax.max));
         }
         tile.store(gradient_row<T>(p, rows.first), p.gradient_row_stride);
-        settle(p, rows.first, reported);
+        settle(p, reported);
     }
 }
 

@@ -70,16 +70,6 @@ __device__ __forceinline__ float warp_take_sum(uint32_t *words, uint32_t count) 
     return warp_sum(sum);
 }
 
-// Adds to a ticket after all that this thread wrote, or has seen, is visible to whoever reads the ticket.
-__device__ __forceinline__ uint32_t add_released(uint32_t *ticket, uint32_t more) {
-    uint32_t earlier;
-    asm volatile("atom.add.release.gpu.global.u32 %0, [%1], %2;"
-                 : "=r"(earlier)
-                 : "l"(__cvta_generic_to_global(ticket)), "r"(more)
-                 : "memory");
-    return earlier;
-}
-
 // Whether what is counted has to be seen by whoever comes last: then a fence goes before each ticket. What
 // travels as a word needs none.
 enum class Fence { kNone, kBeforeTicket };
@@ -90,7 +80,8 @@ __device__ __forceinline__ uint32_t take_ticket(Fence fence, uint32_t *ticket, u
     // What this warp's lanes wrote comes before lane 0's ticket.
     __syncwarp();
     if (mine == parties || threadIdx.x % kWarpSize != 0) return 0;
-    return fence == Fence::kNone ? atomicAdd(ticket, mine) : add_released(ticket, mine);
+    if (fence != Fence::kNone) __threadfence();  // what was counted, before the ticket
+    return atomicAdd(ticket, mine);
 }
 
 // Whether the warp that took that ticket is the last of its group.

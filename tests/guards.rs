@@ -319,13 +319,14 @@ impl Guard<'_> {
     /// Matrices once, and what belongs to each row.
     fn needed<T: Element>(&self, Run { rows, classes, .. }: Run) -> Needed {
         let matrix = (rows * classes * size_of::<T>()) as f64;
-        // A target is 8 bytes; a row's share of the scalar loss is written, and read for the sum.
+        // A target is 8 bytes; a row's share of the scalar loss is written, read for the sum, and cleared.
         let (target, share, saved) = (8.0 * rows as f64, 4.0 * rows as f64, 16.0 * rows as f64);
+        let left = 2.0 * share;
         let (read, written) = match self.operation {
-            Operation::Fused | Operation::Weighted => (matrix + target + share, matrix + share),
-            Operation::Forward => (matrix + target + share, share),
+            Operation::Fused | Operation::Weighted => (matrix + target + share, matrix + left),
+            Operation::Forward => (matrix + target + share, left),
             Operation::Backward => (matrix + target + saved, matrix),
-            Operation::Probabilities | Operation::Binary => (2.0 * matrix + share, matrix + share),
+            Operation::Probabilities | Operation::Binary => (2.0 * matrix + share, matrix + left),
             Operation::LogSoftmax => (matrix, matrix),
             Operation::LogSoftmaxBackward => (2.0 * matrix, matrix),
         };

@@ -38,6 +38,7 @@ pub fn trials() -> Vec<Trial> {
         trial("errors::loss_without_reduction", loss_without_reduction),
         trial("errors::workspace_too_small", workspace_too_small),
         trial("errors::made_in_a_capture", made_in_a_capture),
+        trial("errors::dropped_in_a_capture", dropped_in_a_capture),
         trial("errors::sizes_that_wrap_around", sizes_that_wrap_around),
         trial("errors::scalar_upstream_of_two", scalar_upstream_of_two),
         trial("errors::the_lowest_bad_row_wins", the_lowest_bad_row_wins),
@@ -471,6 +472,23 @@ fn workspace_too_small() -> Result<(), String> {
         Workspace::new(&Rig::here().stream, ROWS - 1).map_err(|error| error.to_string())?;
     let expected = Error::Workspace { capacity: ROWS - 1, rows: ROWS };
     expect("workspace", buffers.call(LossConfig::default(), SHAPE), expected)
+}
+
+/// By the thread that captures: the capture goes on, and nothing is leaked for it.
+fn dropped_in_a_capture() -> Result<(), String> {
+    let of_driver = |error: DriverError| format!("{:?}", error.0);
+    let context = smoothxent::open(0).map_err(|error| error.to_string())?;
+    let [stream, owner] = [context.new_stream(), context.new_stream()];
+    let (stream, owner) = (stream.map_err(of_driver)?, owner.map_err(of_driver)?);
+    let kernels = Kernels::load(&context).map_err(|error| error.to_string())?;
+    let weights = ClassWeights::new(&owner, &[1.0; CLASSES]).map_err(|error| error.to_string())?;
+    stream
+        .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .map_err(of_driver)?;
+    drop((kernels, weights));
+    let dropped = context.check_err();
+    stream.end_capture(CUgraphInstantiate_flags(0)).map(drop).map_err(of_driver)?;
+    dropped.map_err(of_driver)
 }
 
 fn made_in_a_capture() -> Result<(), String> {

@@ -165,12 +165,25 @@ const TOLERANCES: [(&str, &str); 2] = [
 /// The crate does not know on which driver it runs.
 const NOT_IN_SRC: &str = "emulat";
 
+/// What people link.
+const PRODUCTS: [&str; 3] = ["src", "capi/src", "adapters"];
+
+/// Waits for a whole context, by the driver's function or cudarc's: it crashes beside a capture of another thread
+/// (src/release.rs).
+const CONTEXT_WAITS: [&str; 4] =
+    ["cuCtxSynchronize(", "ctx::synchronize", "context.synchronize(", "context().synchronize("];
+
 // ---------------------------------------------------------------- checking
 
 pub fn run(_: &Arguments) -> Result<()> {
     let mut faults = Vec::new();
     for file in files("src", &["rs"])? {
         check_source(&Source::read(&file)?, &mut faults);
+    }
+    for product in PRODUCTS {
+        for file in files(product, &["rs"])? {
+            check_waits(&Source::read(&file)?, &mut faults);
+        }
     }
     for (folder, _) in TOLERANCES {
         for file in files(folder, &["rs"])? {
@@ -185,7 +198,7 @@ pub fn run(_: &Arguments) -> Result<()> {
         bail!("tidy found {}:\n{}", faults.len(), faults.join("\n"));
     }
     println!(
-        "tidy: imports, tolerances, dtype names and minimum Rust versions are as they should be"
+        "tidy: imports, waits, tolerances, dtype names and minimum Rust versions are as they should be"
     );
     Ok(())
 }
@@ -374,6 +387,20 @@ fn declared_module(before: &[TokenTree]) -> Option<String> {
     }
 }
 
+fn check_waits(source: &Source, faults: &mut Vec<String>) {
+    for (number, line) in source.text.lines().enumerate() {
+        let is_comment = line.trim_start().starts_with("//");
+        if !is_comment && CONTEXT_WAITS.iter().any(|wait| line.contains(wait)) {
+            faults.push(format!(
+                "{}:{}: waits for a whole context, which crashes beside another thread's capture; wait for a stream, \
+                 or as src/release.rs does",
+                source.path,
+                number + 1
+            ));
+        }
+    }
+}
+
 fn check_test(source: &Source, faults: &mut Vec<String>) {
     let of_its_folder = |&&(folder, _): &&(&str, &str)| {
         source.path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
@@ -513,7 +540,7 @@ fn check_minimum_rust(faults: &mut Vec<String>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Source, check_kernel, check_source, check_test};
+    use super::{Source, check_kernel, check_source, check_test, check_waits};
 
     fn faults(check: fn(&Source, &mut Vec<String>), path: &str, text: &str) -> Vec<String> {
         let source = Source {
@@ -556,6 +583,19 @@ mod tests {
         ];
         for (path, text) in faulty {
             assert_eq!(faults(check_source, path, text).len(), 1, "{path}: {text}");
+        }
+    }
+
+    #[test]
+    fn waits() {
+        for fine in ["stream.synchronize()?;", "// not cuCtxSynchronize()", "self.launches.wait()"]
+        {
+            assert_eq!(faults(check_waits, "src/a.rs", fine), [""; 0], "{fine}");
+        }
+        for faulty in
+            ["ctx::synchronize()", "self.context.synchronize()?;", "x.context().synchronize()"]
+        {
+            assert_eq!(faults(check_waits, "src/a.rs", faulty).len(), 1, "{faulty}");
         }
     }
 

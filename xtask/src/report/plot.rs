@@ -44,7 +44,6 @@ pub fn all(record: &Record) -> Result<Vec<Plot>> {
     // SVG leaves the choice of the font to the viewer; this one is as wide as most.
     register_font(FONT_NAME, FontStyle::Normal, FONT)
         .map_err(|_| anyhow!("the font in the program is damaged; restore demo/font"))?;
-    let speeds = Speeds::of(&record.speeds);
     let mut plots = Vec::new();
     let mut add = |file: String, height: i32, draw: &dyn Fn(&Canvas<'_>) -> Drawn| {
         let svg = svg(height, draw).map_err(|error| anyhow!("cannot draw {file}: {error}"))?;
@@ -53,6 +52,8 @@ pub fn all(record: &Record) -> Result<Vec<Plot>> {
     };
     for pass in Pass::ALL {
         for dtype in Dtype::ALL {
+            let record = record.drawn(pass, dtype);
+            let speeds = Speeds::of(&record.speeds);
             if speeds.shapes(pass, dtype).is_empty() {
                 continue;
             }

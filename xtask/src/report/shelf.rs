@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use csv::{ReaderBuilder, StringRecord};
 
-use super::record::{self, Accuracy, Head, Kind, Missing, Rows, Source, Speed};
+use super::compare::Speeds;
+use super::record::{self, Accuracy, Dtype, Head, Kind, Missing, Pass, Rows, Source, Speed};
 
 /// What the emulated driver's devices, and those of the tests, begin with.
 const NO_GPUS: [&str; 2] = ["Emulated", "Synthetic"];
@@ -102,6 +103,15 @@ impl Record {
             errors_of: None,
             compared_more: None,
         })
+    }
+
+    /// The one to draw a plot from: this one, unless that with more comparisons has more shapes, too.
+    pub fn drawn(&self, pass: Pass, dtype: Dtype) -> &Self {
+        let shapes = |record: &Self| Speeds::of(&record.speeds).shapes(pass, dtype).len();
+        match &self.compared_more {
+            Some(earlier) if shapes(earlier) > shapes(self) => earlier,
+            _ => self,
+        }
     }
 
     /// What this one lacks of an earlier one. Times of one record stand beside each other only.

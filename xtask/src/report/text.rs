@@ -76,16 +76,25 @@ pub fn page(record: &Record) -> String {
     parts.extend(compared_before(record, &Pass::ALL));
     for pass in Pass::ALL {
         for dtype in Dtype::ALL {
-            let shapes = speeds.shapes(pass, dtype);
-            if shapes.is_empty() {
+            let drawn = record.drawn(pass, dtype);
+            let of_drawn = Speeds::of(&drawn.speeds);
+            let drawn_shapes = of_drawn.shapes(pass, dtype);
+            if drawn_shapes.is_empty() {
                 continue;
             }
             parts.push(format!("## {}, {dtype}", capital(pass.words())));
+            if drawn.name != record.name {
+                let shapes = speeds.shapes(pass, dtype);
+                if !shapes.is_empty() {
+                    parts.push(speed_table(&speeds, pass, dtype, &shapes));
+                }
+                parts.push(format!("Of {}, with the kernels of then:", drawn.name));
+            }
             parts.push(image(BANDWIDTH, &plot::bandwidth_file(pass, dtype)));
-            if !speeds.peers_beside(pass, dtype).is_empty() {
+            if !of_drawn.peers_beside(pass, dtype).is_empty() {
                 parts.push(image(SPEEDUP, &plot::speedup_file(pass, dtype)));
             }
-            parts.push(speed_table(&speeds, pass, dtype, &shapes));
+            parts.push(speed_table(&of_drawn, pass, dtype, &drawn_shapes));
         }
     }
     parts.extend(variants(&speeds));
@@ -124,9 +133,26 @@ fn headline(record: &Record, _: &str) -> Option<String> {
     first_dtype(&speeds, Pass::Fused)?;
     let mut lines: Vec<String> =
         HEADLINES.into_iter().filter_map(|shape| headline_of(&speeds, shape)).collect();
+    lines.extend(headline_of_peers(&speeds));
+    if let Some(earlier) = &record.compared_more {
+        let of_earlier = Speeds::of(&earlier.speeds);
+        let shapes = HEADLINES.into_iter().filter_map(|shape| headline_of(&of_earlier, shape));
+        let then: Vec<String> = shapes.chain(headline_of_peers(&of_earlier)).collect();
+        lines.extend(
+            then.into_iter()
+                .map(|line| format!("Of {}, with the kernels of then: {line}", earlier.name)),
+        );
+    }
+    lines.extend(headline_of_errors(record));
+    (!lines.is_empty()).then(|| format!("In short:\n\n- {}", lines.join("\n- ")))
+}
+
+/// Who is faster, on how many problems.
+fn headline_of_peers(speeds: &Speeds<'_>) -> Vec<String> {
+    let mut lines = Vec::new();
     for peer in speeds.peers() {
         for smoothing in speeds.smoothings(peer) {
-            let beside = Beside::of(&speeds, peer, Pass::Fused, smoothing);
+            let beside = Beside::of(speeds, peer, Pass::Fused, smoothing);
             let slower = beside.slower();
             let Some(least) = beside.ratios.first().filter(|_| slower > 0) else { continue };
             lines.push(format!(
@@ -142,8 +168,7 @@ fn headline(record: &Record, _: &str) -> Option<String> {
             ));
         }
     }
-    lines.extend(headline_of_errors(record));
-    (!lines.is_empty()).then(|| format!("In short:\n\n- {}", lines.join("\n- ")))
+    lines
 }
 
 fn headline_of(speeds: &Speeds<'_>, shape: Shape) -> Option<String> {
@@ -214,15 +239,11 @@ fn speed(record: &Record, folder: &str) -> Option<String> {
         parts.push(peers_table(&speeds, &[Pass::Fused]));
         parts.extend(differences(&speeds));
     }
+    parts.extend(beside(&speeds));
     parts.extend(compared_before(record, &[Pass::Fused]));
-    if let Some(table) = beside_table(&speeds, Pass::Fused) {
-        parts.push(
-            "Loss and gradient, each problem that others were measured on; of a peer, how many times as fast \
-             smoothxent is:"
-                .to_owned(),
-        );
-        parts.push(table);
-    }
+    parts.extend(
+        record.compared_more.iter().filter_map(|earlier| beside(&Speeds::of(&earlier.speeds))),
+    );
     let is_variant = |case: &Case| {
         (case.pass, case.place) == (Pass::Fused, Place::Apart) && case.variant != Variant::Plain
     };
@@ -232,10 +253,22 @@ fn speed(record: &Record, folder: &str) -> Option<String> {
     }
     let file = |file: String| format!("{folder}{file}");
     parts.push(image(BANDWIDTH, &file(plot::bandwidth_file(Pass::Fused, dtype))));
-    if !speeds.peers_beside(Pass::Fused, dtype).is_empty() {
+    let drawn = record.drawn(Pass::Fused, dtype);
+    if !Speeds::of(&drawn.speeds).peers_beside(Pass::Fused, dtype).is_empty() {
         parts.push(image(SPEEDUP, &file(plot::speedup_file(Pass::Fused, dtype))));
     }
+    if drawn.name != record.name {
+        parts.push(format!("The plots are of {}, with the kernels of then.", drawn.name));
+    }
     Some(parts.join("\n\n"))
+}
+
+fn beside(speeds: &Speeds<'_>) -> Option<String> {
+    let table = beside_table(speeds, Pass::Fused)?;
+    Some(format!(
+        "Loss and gradient, each problem that others were measured on; of a peer, how many times as fast \
+         smoothxent is:\n\n{table}"
+    ))
 }
 
 /// What pictures show, in words.
@@ -542,6 +575,10 @@ fn aims(record: &Record, _: &str) -> Option<String> {
     first_dtype(&speeds, Pass::Fused)?;
     let mut parts = vec!["Share of a copy of the same bytes, loss and gradient:".to_owned()];
     parts.push(share_table(&speeds));
+    if let Some(earlier) = &record.compared_more {
+        parts.push(format!("Of {}, with the kernels of then:", earlier.name));
+        parts.push(share_table(&Speeds::of(&earlier.speeds)));
+    }
     parts.extend(compare::aims(&speeds).iter().map(|aimed| misses(aimed, NAMED_MISSES)));
     Some(parts.join("\n\n"))
 }
