@@ -613,11 +613,12 @@ impl Cutter<'_> {
         let fewest = packs.div_ceil(self.work.lane_packs()).next_power_of_two();
         let mut lanes = fewest.max(abi::XENT_FEWEST_WARP_LANES);
         let rows_at_once = |lanes| (abi::XENT_WARP_BLOCK_THREADS / lanes) as usize;
-        while lanes < WARP_SIZE
-            && lanes < packs
-            && self.work.rows / rows_at_once(lanes)
-                < self.multiprocessors() * tuning::WARP_BLOCKS_OF_FEWEST_LANES
-        {
+        let are_few = |lanes| {
+            let long = packs.div_ceil(2 * lanes) >= tuning::WARP_PACKS_OF_MORE_LANES;
+            let blocks = if long { tuning::WARP_BLOCKS_OF_LONG_ROWS } else { 1 };
+            self.work.rows / rows_at_once(lanes) < self.multiprocessors() * blocks
+        };
+        while lanes < WARP_SIZE && lanes < packs && are_few(lanes) {
             lanes *= 2;
         }
         lanes

@@ -234,10 +234,13 @@ fn threads_of(packs: u32, packs_per_thread: u32) -> u32 {
 /// takes more than one row.
 pub(super) const WARP_BLOCKS_PER_MULTIPROCESSOR: usize = 32;
 
-/// Measured on an H200, in the `.txt` beside the record of its choices: a row has more lanes than can just hold it
-/// where there would be fewer blocks than so many for each multiprocessor. With twice as many, 4,096 rows of 1,000
-/// classes took a quarter longer, and 8,192 of 512, too.
-pub(super) const WARP_BLOCKS_OF_FEWEST_LANES: usize = 2;
+/// A row has more lanes than can just hold it where there would be fewer blocks than one for each multiprocessor, or
+/// than so many
+pub(super) const WARP_BLOCKS_OF_LONG_ROWS: usize = 2;
+
+/// if so many packs a lane are left. Measured on an H200, in the `.txt` of record 168b283: 4 % less time of 4,096 rows
+/// of 1,000 classes and of 2,048 of 2,048, with 16 and 32 lanes; a quarter more at half as many packs a lane.
+pub(super) const WARP_PACKS_OF_MORE_LANES: u32 = 8;
 
 /// Most classes of a row under tiny.
 pub(super) const TINY_MOST_CLASSES: u32 = 512;
