@@ -440,8 +440,8 @@ fn warps_and_lanes_take_what_they_can_hold() {
     // 40 multiprocessors, 32 blocks of 4 warps each; a quarter of a warp a row where rows are many.
     for (rows, expected) in [
         (1, 1),
-        (639, 1),
-        (640, 2),
+        (319, 1),
+        (320, 2),
         (1279, 2),
         (1280, 4),
         (5120, 4),
