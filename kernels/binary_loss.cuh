@@ -368,7 +368,8 @@ __device__ __forceinline__ void report_binary(const XentBinary &p, const BinaryS
                         weighted(inverse_divisor, loss) + share_of_nothing(inverse_divisor));
         }
     }
-    if (p.sums.loss == nullptr) return;
+    // Under tiny, rows are counted now and then.
+    if (p.sums.loss == nullptr || speakers.rows == 0) return;
     const uint32_t earlier = count_rows(p.sums, speakers.first, speakers.rows);
     sum_if_last(p.sums, speakers.first, speakers.rows, earlier);
 }

@@ -168,7 +168,7 @@ fn not_captured(what: &'static str, stream: &CudaStream) -> Result<(), Error> {
 /// Device memory that the kernels need between and during calls; made once and reused.
 ///
 /// It serves problems of up to [`capacity`](Self::capacity) rows of any number of classes and any
-/// dtype: `32,864 + 4 * rows + 8 * ceil(rows / 1024)` bytes. It also holds the sticky record of bad
+/// dtype: `32,864 + 4 * rows + 8 * ceil(rows / 512)` bytes. It also holds the sticky record of bad
 /// targets. One workspace serves one call at a time; calls that share it are ordered by `&mut`, and
 /// on the device by the streams and cudarc's events. Dropped while its stream is being captured it is leaked.
 #[derive(Debug)]

@@ -21,7 +21,7 @@
 //!   them. The workspace counts as written.
 //! - A workspace holds [`workspace_bytes`], all of them zero before its first use and written by nobody else
 //!   afterwards. It is passed with the same address and length each time: where things lie in it follows
-//!   from the length.
+//!   from the length. Otherwise a launch may write anywhere, or never end.
 //! - What a backward pass is given as saved was written by a forward pass of the same types, shape and
 //!   options, on the same logits, targets and class weights.
 //!

@@ -2,12 +2,13 @@
 //!
 //! cudarc remembers an error that a drop could not return, and gives it to the next call in place of an answer, a
 //! wait among them; and it frees a buffer in whatever context is current. Neither may free what is in use. And
-//! nobody here waits by cuCtxSynchronize, which another thread's capture of a stream turns into a crash (`all_work`).
+//! nobody here waits by cuCtxSynchronize, which another thread's capture of a stream turns into a crash (`Witness`).
 
 use std::{
     mem::ManuallyDrop,
     ops::{Deref, DerefMut},
     sync::Arc,
+    thread::{self, ThreadId},
 };
 
 use cudarc::driver::{
@@ -113,12 +114,12 @@ fn uncaptured(stream: &CudaStream) -> Result<(), DriverError> {
 }
 
 /// Puts the buffer's own stream, on which it is freed, behind those users of it that cudarc knows of; where that
-/// cannot be said for sure, waits for all work. The buffer's context is current.
-fn behind_its_users<T>(slice: &mut CudaSlice<T>) -> Result<(), DriverError> {
+/// cannot be said for sure, waits for all work. The buffer's context is current; `maker` is the thread that made it.
+fn behind_its_users<T>(slice: &mut CudaSlice<T>, maker: ThreadId) -> Result<(), DriverError> {
     let stream = slice.stream().clone();
     uncaptured(&stream)?;
-    // This thread's stream is behind no other thread's.
-    if stream.cu_stream() == PER_THREAD as CUstream {
+    // This thread's stream is not behind the maker's.
+    if stream.cu_stream() == PER_THREAD as CUstream && thread::current().id() != maker {
         return all_work();
     }
     let context = stream.context();
@@ -134,19 +135,24 @@ fn behind_its_users<T>(slice: &mut CudaSlice<T>) -> Result<(), DriverError> {
 #[derive(Debug)]
 pub(crate) struct Owned<T> {
     slice: ManuallyDrop<CudaSlice<T>>,
+    maker: ThreadId,
     readers: Option<Witness>,
 }
 
 impl<T> Owned<T> {
     /// Freed behind its users.
     pub fn new(slice: CudaSlice<T>) -> Self {
-        Self { slice: ManuallyDrop::new(slice), readers: None }
+        Self::with(slice, None)
     }
 
     /// Freed behind all work, since several streams may read it at a time: cudarc remembers one reader of a buffer,
     /// the last.
     pub fn shared(slice: CudaSlice<T>, readers: Witness) -> Self {
-        Self { slice: ManuallyDrop::new(slice), readers: Some(readers) }
+        Self::with(slice, Some(readers))
+    }
+
+    fn with(slice: CudaSlice<T>, readers: Option<Witness>) -> Self {
+        Self { slice: ManuallyDrop::new(slice), maker: thread::current().id(), readers }
     }
 }
 
@@ -167,11 +173,11 @@ impl<T> DerefMut for Owned<T> {
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
         let context = self.slice.context().clone();
-        let readers = self.readers.as_mut();
+        let (readers, maker) = (self.readers.as_mut(), self.maker);
         // SAFETY: nothing comes after its drop.
         unsafe {
             give_back(&context, &mut self.slice, |slice| match readers {
-                None => behind_its_users(slice),
+                None => behind_its_users(slice, maker),
                 Some(readers) => uncaptured(slice.stream()).and_then(|()| readers.wait()),
             });
         }

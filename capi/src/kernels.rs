@@ -160,7 +160,7 @@ pub unsafe extern "C" fn sx_kernels_free(kernels: *mut sx_kernels) {
 
 /// Bytes of a workspace for problems of up to `rows` rows. A workspace is device memory of the caller's own,
 /// all of it zero before its first use, and passed with the same address and length to every call. One
-/// workspace serves one call at a time.
+/// workspace serves one call at a time. Otherwise a launch may write anywhere, or never end.
 ///
 /// # Safety
 /// `bytes` is null or can be written; `message` is null or has `message_bytes` bytes.

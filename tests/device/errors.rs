@@ -16,6 +16,7 @@ use smoothxent::{
 };
 
 use crate::{
+    capturing_trial,
     common::run::{Case, Form, Rig, UpstreamCase},
     edges::DTYPES,
     trial,
@@ -37,8 +38,8 @@ pub fn trials() -> Vec<Trial> {
         trial("errors::binary", binary_buffers),
         trial("errors::loss_without_reduction", loss_without_reduction),
         trial("errors::workspace_too_small", workspace_too_small),
-        trial("errors::made_in_a_capture", made_in_a_capture),
-        trial("errors::dropped_in_a_capture", dropped_in_a_capture),
+        capturing_trial("errors::made_in_a_capture", made_in_a_capture),
+        capturing_trial("errors::dropped_in_a_capture", dropped_in_a_capture),
         trial("errors::sizes_that_wrap_around", sizes_that_wrap_around),
         trial("errors::scalar_upstream_of_two", scalar_upstream_of_two),
         trial("errors::the_lowest_bad_row_wins", the_lowest_bad_row_wins),

@@ -1,6 +1,9 @@
 //! Everything that needs a device: a real one, or the emulated driver that `cargo xtask test` brings.
 
-use std::process::ExitCode;
+use std::{
+    process::ExitCode,
+    sync::{PoisonError, RwLock},
+};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -45,12 +48,32 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
 
+/// Tests read it; one that captures a stream writes it. cudarc waits for the whole context when a context's first
+/// stream is made, which crashes beside a capture by driver 580.159 (RELIABILITY.md).
+static CAPTURE: RwLock<()> = RwLock::new(());
+
 /// A test that is a function with a name.
 fn trial(
     name: impl Into<String>,
     test: impl FnOnce() -> Result<(), String> + Send + 'static,
 ) -> Trial {
-    Trial::test(name, move || test().map_err(Into::into))
+    Trial::test(name, move || beside_others(test).map_err(Into::into))
+}
+
+fn beside_others<R>(test: impl FnOnce() -> R) -> R {
+    let _shared = CAPTURE.read().unwrap_or_else(PoisonError::into_inner);
+    test()
+}
+
+/// The same, of one that captures a stream: alone.
+fn capturing_trial(
+    name: impl Into<String>,
+    test: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Trial {
+    Trial::test(name, move || {
+        let _alone = CAPTURE.write().unwrap_or_else(PoisonError::into_inner);
+        test().map_err(Into::into)
+    })
 }
 
 /// How often to do what may go wrong now and then: `SMOOTHXENT_REPEATS`.

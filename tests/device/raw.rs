@@ -1,6 +1,7 @@
 //! The operations on raw pointers: the bits of the safe ones, and everything wrong that can be known.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,6 +26,7 @@ use smoothxent::{
 };
 
 use crate::{
+    capturing_trial,
     common::{
         inputs::{self, class_weights},
         operations::{BinaryCase, BinaryForm, Interface},
@@ -56,8 +58,8 @@ pub fn trials() -> Vec<Trial> {
         trial("raw::workspace_of_a_larger_problem", workspace_of_a_larger_problem),
         trial("raw::beyond_memory", beyond_memory),
         trial("raw::workspaces_are_left_as_they_were", workspaces_are_left_as_they_were),
-        trial("raw::captured", captured),
-        trial("raw::captured_beside_drops", captured_beside_drops),
+        capturing_trial("raw::captured", captured),
+        capturing_trial("raw::captured_beside_drops", captured_beside_drops),
     ]);
     trials
 }
@@ -745,7 +747,21 @@ fn workspace_of_a_larger_problem() -> Result<(), String> {
     }
 }
 
-/// Where rows are counted and summed, all is 0 again after a call: the next one is of other rows.
+/// Whether all is 0 where rows are counted and summed.
+fn nothing_is_left(workspace: &RawMemory) -> Result<(), String> {
+    /// The record of bad targets, of which there are none, tickets and counts: the head of a workspace (abi.h) but for
+    /// what a mean was divided by.
+    const HEAD: usize = 64;
+    // After the head, partial results stay.
+    let fixed = raw::workspace_bytes(0).map_err(|error| error.to_string())?;
+    let bytes = workspace.read();
+    match (0..HEAD).chain(fixed..bytes.len()).find(|&at| bytes[at] != 0) {
+        None => Ok(()),
+        Some(at) => Err(format!("byte {at} of a workspace of {} is not 0", bytes.len())),
+    }
+}
+
+/// All is 0 again after a call: the next one is of other rows.
 fn workspaces_are_left_as_they_were() -> Result<(), String> {
     let Rig { stream, kernels, .. } = Rig::here();
     for (strategy, rows, classes) in [
@@ -792,12 +808,7 @@ fn workspaces_are_left_as_they_were() -> Result<(), String> {
                 Err(Error::Strategy { .. }) if strategy == Strategy::Cluster => break,
                 other => other.map_err(|error| format!("{strategy}: {error}"))?,
             }
-            // What every workspace has, the status and partial results, comes first.
-            let fixed = raw::workspace_bytes(0).map_err(|error| error.to_string())?;
-            let left = workspace.read()[fixed..].iter().position(|&byte| byte != 0);
-            if let Some(left) = left {
-                return Err(format!("{strategy}: byte {left} of {} is not 0", bytes - fixed));
-            }
+            nothing_is_left(&workspace).map_err(|error| format!("{strategy}: {error}"))?;
         }
     }
     Ok(())
@@ -808,9 +819,10 @@ fn workspaces_are_left_as_they_were() -> Result<(), String> {
 fn captured() -> Result<(), String> {
     // Events of a context's own buffers may not be recorded while something is captured.
     let context = smoothxent::open(0).map_err(|error| error.to_string())?;
-    let stream = context.new_stream().map_err(|error| format!("{:?}", error.0))?;
+    // Before there is a stream: with tracking, cudarc waits for the whole context when the first one is made.
     // SAFETY: all that follows is on one stream.
     unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream().map_err(|error| format!("{:?}", error.0))?;
     let kernels = Kernels::load(&context).map_err(|error| error.to_string())?;
     for strategy in Strategy::ALL {
         let kernels = kernels.clone().with_selection(Selection::Pinned(strategy));
@@ -823,34 +835,41 @@ fn captured() -> Result<(), String> {
 /// cuCtxSynchronize ended the process there, by driver 580.159.
 fn captured_beside_drops() -> Result<(), String> {
     const OTHERS: usize = 6;
+    let context = &Rig::here().context;
+    // Before anything is captured, for the same reason.
+    let streams = (0..OTHERS).map(|_| context.new_stream());
+    let streams =
+        streams.collect::<Result<Vec<_>, _>>().map_err(|error| format!("{:?}", error.0))?;
     let is_done = AtomicBool::new(false);
-    let come_and_go = |number: usize| -> Result<usize, String> {
-        let context = &Rig::here().context;
-        let stream = context.new_stream().map_err(|error| format!("{:?}", error.0))?;
-        let mut rounds = 0;
-        while !is_done.load(Ordering::Relaxed) {
+    let come_and_go = |number: usize, stream: &Arc<CudaStream>| -> Result<(), String> {
+        // Once at least.
+        loop {
             if number == 0 {
                 drop(Kernels::load(context).map_err(|error| error.to_string())?);
             }
-            drop(ClassWeights::new(&stream, &[1.0; 30]).map_err(|error| error.to_string())?);
-            rounds += 1;
+            drop(ClassWeights::new(stream, &[1.0; 30]).map_err(|error| error.to_string())?);
+            if is_done.load(Ordering::Relaxed) {
+                return Ok(());
+            }
         }
-        Ok(rounds)
     };
     let come_and_go = &come_and_go;
     thread::scope(|scope| {
-        let others: Vec<_> =
-            (0..OTHERS).map(|number| scope.spawn(move || come_and_go(number))).collect();
-        let captured = (0..repeats(2)?).try_for_each(|_| captured());
+        let others: Vec<_> = streams
+            .iter()
+            .enumerate()
+            .map(|(number, stream)| scope.spawn(move || come_and_go(number, stream)))
+            .collect();
+        let rounds = repeats(2).and_then(|rounds| {
+            // A panic would leave the others at it for ever.
+            let all = || (0..rounds).try_for_each(|_| captured());
+            catch_unwind(AssertUnwindSafe(all)).unwrap_or_else(|_| Err("it panicked".to_owned()))
+        });
         is_done.store(true, Ordering::Relaxed);
-        for other in others {
-            match other.join() {
-                Ok(Ok(0)) => return Err("a thread did nothing".to_owned()),
-                Ok(rounds) => drop(rounds?),
-                Err(_) => return Err("a thread panicked".to_owned()),
-            }
-        }
-        captured
+        let others = others.into_iter().map(|other| {
+            other.join().unwrap_or_else(|_| Err("another thread panicked".to_owned()))
+        });
+        rounds.and(others.collect())
     })
 }
 

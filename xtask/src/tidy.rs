@@ -170,8 +170,15 @@ const PRODUCTS: [&str; 3] = ["src", "capi/src", "adapters"];
 
 /// Waits for a whole context, by the driver's function or cudarc's: it crashes beside a capture of another thread
 /// (src/release.rs).
-const CONTEXT_WAITS: [&str; 4] =
-    ["cuCtxSynchronize(", "ctx::synchronize", "context.synchronize(", "context().synchronize("];
+const CONTEXT_WAITS: [&str; 7] = [
+    "cuCtxSynchronize(",
+    "cuCtxRecordEvent(",
+    "ctx::synchronize",
+    "ctx.synchronize(",
+    "context.synchronize(",
+    "context().synchronize(",
+    "CudaContext::synchronize",
+];
 
 // ---------------------------------------------------------------- checking
 
@@ -388,16 +395,15 @@ fn declared_module(before: &[TokenTree]) -> Option<String> {
 }
 
 fn check_waits(source: &Source, faults: &mut Vec<String>) {
-    for (number, line) in source.text.lines().enumerate() {
-        let is_comment = line.trim_start().starts_with("//");
-        if !is_comment && CONTEXT_WAITS.iter().any(|wait| line.contains(wait)) {
-            faults.push(format!(
-                "{}:{}: waits for a whole context, which crashes beside another thread's capture; wait for a stream, \
-                 or as src/release.rs does",
-                source.path,
-                number + 1
-            ));
-        }
+    let lines = source.text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    // Calls may be chained over lines.
+    let code: String = lines.flat_map(str::split_whitespace).collect();
+    for wait in CONTEXT_WAITS.into_iter().filter(|wait| code.contains(wait)) {
+        faults.push(format!(
+            "{}: {wait} waits for a whole context, which crashes beside another thread's capture; wait for a stream, \
+             or as src/release.rs does",
+            source.path
+        ));
     }
 }
 
@@ -592,9 +598,11 @@ mod tests {
         {
             assert_eq!(faults(check_waits, "src/a.rs", fine), [""; 0], "{fine}");
         }
-        for faulty in
-            ["ctx::synchronize()", "self.context.synchronize()?;", "x.context().synchronize()"]
-        {
+        for faulty in [
+            "ctx::synchronize()",
+            "self.context.synchronize()?;",
+            "x.context()\n    .synchronize()",
+        ] {
             assert_eq!(faults(check_waits, "src/a.rs", faulty).len(), 1, "{faulty}");
         }
     }

@@ -284,11 +284,14 @@ fn first_dtype(speeds: &Speeds<'_>, pass: Pass) -> Option<Dtype> {
 fn compared_before(record: &Record, passes: &[Pass]) -> Option<String> {
     let earlier = record.compared_more.as_ref()?;
     let speeds = Speeds::of(&earlier.speeds);
-    Some(format!(
-        "Of an earlier record, {}, which has more comparisons, with the kernels of then:\n\n{}",
-        earlier.name,
-        peers_table(&speeds, passes)
-    ))
+    let mut parts = vec![format!(
+        "Of an earlier record, {}, which has more comparisons, with the kernels of then:",
+        earlier.name
+    )];
+    parts.push(peers_table(&speeds, passes));
+    parts.extend(differences(&speeds));
+    parts.extend(missing(earlier, Kind::Speed));
+    Some(parts.join("\n\n"))
 }
 
 /// On what, with what, and how sure.
@@ -577,7 +580,11 @@ fn aims(record: &Record, _: &str) -> Option<String> {
     parts.push(share_table(&speeds));
     if let Some(earlier) = &record.compared_more {
         parts.push(format!("Of {}, with the kernels of then:", earlier.name));
-        parts.push(share_table(&Speeds::of(&earlier.speeds)));
+        let speeds = Speeds::of(&earlier.speeds);
+        parts.push(share_table(&speeds));
+        let aimed = compare::aims(&speeds);
+        parts.extend(aimed.iter().map(|aimed| misses(aimed, NAMED_MISSES)));
+        parts.push(format!("Of {}:", record.name));
     }
     parts.extend(compare::aims(&speeds).iter().map(|aimed| misses(aimed, NAMED_MISSES)));
     Some(parts.join("\n\n"))
