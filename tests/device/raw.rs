@@ -785,14 +785,24 @@ fn workspaces_are_left_as_they_were() -> Result<(), String> {
         let (logits_at, targets_at) =
             (Logits::At(address(stream, &logits)), address(stream, &targets));
         let inputs = LossInputs::new(Dtype::F32, TargetType::I64, shape, logits_at, targets_at);
+        let to = Gradient::new(address(stream, &gradient));
+        let (cu_stream, memory) = (stream.cu_stream(), workspace.memory());
+        let is_fine = |what: &str, called: Result<(), Error>| {
+            let about = |error: String| format!("{strategy}, {what}: {error}");
+            match called {
+                // Clusters, which not every device has, and what this strategy has no kernels for.
+                Err(Error::Strategy { .. }) => return Ok(false),
+                other => other.map_err(|error| about(error.to_string()))?,
+            }
+            nothing_is_left(&workspace).map(|()| true).map_err(about)
+        };
+        let mut taken = Vec::new();
         for (count, both) in [(0, true), (address(stream, &correct), true), (0, false)] {
             let outputs = LossOutputs {
                 loss: address(stream, &loss),
                 correct: count,
                 ..LossOutputs::default()
             };
-            let to = Gradient::new(address(stream, &gradient));
-            let (cu_stream, memory) = (stream.cu_stream(), workspace.memory());
             // SAFETY: the buffers are as long as the shape says, and are read below.
             let called = unsafe {
                 if both {
@@ -803,12 +813,39 @@ fn workspaces_are_left_as_they_were() -> Result<(), String> {
                     raw::loss::forward(&kernels, cu_stream, config, inputs, outputs, memory)
                 }
             };
-            match called {
-                // Such as clusters, which not every device has.
-                Err(Error::Strategy { .. }) if strategy == Strategy::Cluster => break,
-                other => other.map_err(|error| format!("{strategy}: {error}"))?,
-            }
-            nothing_is_left(&workspace).map_err(|error| format!("{strategy}: {error}"))?;
+            taken.push(is_fine("class indices", called)?);
+        }
+        let outputs = LossOutputs { loss: address(stream, &loss), ..LossOutputs::default() };
+        let probabilities = upload(stream, &vec![1.0 / classes as f32; rows * classes]);
+        let inputs = LossInputs::new(
+            Dtype::F32,
+            TargetType::Probabilities(Dtype::F32),
+            shape,
+            logits_at,
+            address(stream, &probabilities),
+        );
+        let mean = LossConfig { label_smoothing: 0.1, ..LossConfig::default() };
+        // SAFETY: as above.
+        let called = unsafe {
+            raw::loss::forward_backward(&kernels, cu_stream, mean, inputs, outputs, to, memory)
+        };
+        taken.push(is_fine("probabilities", called)?);
+        let inputs = raw::BinaryInputs::new(
+            Dtype::F32,
+            TargetType::I64,
+            shape,
+            logits_at,
+            address(stream, &targets),
+        );
+        let config = BinaryConfig { ignore_index: Some(1), ..BinaryConfig::default() };
+        let outputs = raw::BinaryOutputs { loss: address(stream, &loss), ..Default::default() };
+        // SAFETY: as above.
+        let called = unsafe {
+            raw::binary::forward_backward(&kernels, cu_stream, config, inputs, outputs, to, memory)
+        };
+        taken.push(is_fine("binary", called)?);
+        if strategy != Strategy::Cluster && !taken.contains(&true) {
+            return Err(format!("{strategy} took none"));
         }
     }
     Ok(())
