@@ -171,7 +171,7 @@ fn handles_come_and_go() -> Result<()> {
     let Rig { context, kernels, .. } = Rig::here();
     let expected = alone(THREADS)?;
     let expected = &expected;
-    let rounds = repeats(REPEATS)?;
+    let rounds = repeats(REPEATS / 4)?;
     let one = |seed: usize| -> Result<()> {
         let mut work = Work::new(context, seed)?;
         for round in 0..rounds {

@@ -653,17 +653,21 @@ fn not_finite(dtype: Dtype) -> Result<(), String> {
 
 /// Around the rows of a chunk, so that every level of the ordered sum is used.
 fn many_rows(dtype: Dtype) -> Result<(), String> {
-    // Around a warp, what its lanes read at once of the targets, what a launch counts by itself, chunks, and what
-    // a block of the normalizer counts.
-    for rows in [31, 32, 33, 129, 255, 256, 257, 511, 512, 513, 1023, 1025, 2049, 8193] {
+    let weighted = |rows| {
+        let class_weights = Some(vec![0.25, 3.0, 1.5]);
+        let config = LossConfig { ignore_index: Some(1), ..smoothed(0.1) };
+        check(&Case { config, class_weights, ..Case::new(dtype, rows, 3, 10) })
+    };
+    // Around a warp, what its lanes read at once of the targets, what a launch counts by itself, and chunks.
+    for rows in [31, 32, 33, 129, 255, 256, 257, 511, 512, 513, 1025, 2049] {
         for reduction in [Reduction::Sum, Reduction::Mean] {
             let config = LossConfig { reduction, ignore_index: Some(1), ..smoothed(0.1) };
             check(&Case { config, ..Case::new(dtype, rows, 3, 9) })?;
         }
-        let class_weights = Some(vec![0.25, 3.0, 1.5]);
-        let config = LossConfig { ignore_index: Some(1), ..smoothed(0.1) };
-        check(&Case { config, class_weights, ..Case::new(dtype, rows, 3, 10) })?;
+        weighted(rows)?;
     }
+    // More than a block of the normalizer counts.
+    weighted(8193)?;
     // A warp with all the rows that it can have, also of as many classes as a lane takes, and not at a pack.
     for (rows, classes) in [(32, 3), (128, 3), (32, 16)] {
         let placement = Placement { logits_offset: 1, gradient_offset: 1, ..Placement::PACKED };

@@ -897,7 +897,7 @@ fn captured_beside_drops() -> Result<(), String> {
             .enumerate()
             .map(|(number, stream)| scope.spawn(move || come_and_go(number, stream)))
             .collect();
-        let rounds = repeats(2).and_then(|rounds| {
+        let rounds = repeats(1).and_then(|rounds| {
             // A panic would leave the others at it for ever.
             let all = || (0..rounds).try_for_each(|_| captured());
             catch_unwind(AssertUnwindSafe(all)).unwrap_or_else(|_| Err("it panicked".to_owned()))
