@@ -168,13 +168,13 @@ const H200: Choices = Choices {
         record: "nvidia-h200/2026-11-27-d244feeee4a0.csv",
     },
     tiny_classes: 128,
-    // 65,536 rows of 256 classes in bf16: 33.0 us, and 46.2 under warp (of 128: 19.8 and 38.9). Of 365, which are no
+    // In record 168b283, 65,536 rows of 256 classes in bf16: 33.0 us, and 46.2 under warp (of 128: 19.8 and 38.9). Of 365, which are no
     // whole packs, tiny took 16 % longer.
     tiny_whole_packs: 32,
     tiny_classes_of_few_rows: 64,
     warp_packs: 256,
-    // What 16 lanes keep, so that a warp has two rows or more, where a block has one: 65,536 rows of 10 classes in 66 us
-    // instead of 216, 16,384 of 512 in 44 instead of 50. A row a warp is no faster (8,192 of 1,000: 44 and 43).
+    // What 16 lanes keep, so that a warp has two rows or more, where a block has one. In record 168b283 65,536 rows of
+    // 10 classes took 62 us, and 16,384 of 512 41.7; a row a warp is no faster (8,192 of 1,000).
     warp_packs_of_probabilities: 64,
     block_rows: 2,
     block_bytes_of_few_rows: 128 * KIB,
