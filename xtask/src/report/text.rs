@@ -240,10 +240,6 @@ fn speed(record: &Record, folder: &str) -> Option<String> {
         parts.extend(differences(&speeds));
     }
     parts.extend(beside(&speeds));
-    parts.extend(compared_before(record, &[Pass::Fused]));
-    parts.extend(
-        record.compared_more.iter().filter_map(|earlier| beside(&Speeds::of(&earlier.speeds))),
-    );
     let is_variant = |case: &Case| {
         (case.pass, case.place) == (Pass::Fused, Place::Apart) && case.variant != Variant::Plain
     };
@@ -251,6 +247,10 @@ fn speed(record: &Record, folder: &str) -> Option<String> {
         parts.push("What options cost, beside class indices without weights:".to_owned());
         parts.push(table);
     }
+    parts.extend(compared_before(record, &[Pass::Fused]));
+    parts.extend(
+        record.compared_more.iter().filter_map(|earlier| beside(&Speeds::of(&earlier.speeds))),
+    );
     let file = |file: String| format!("{folder}{file}");
     parts.push(image(BANDWIDTH, &file(plot::bandwidth_file(Pass::Fused, dtype))));
     let drawn = record.drawn(Pass::Fused, dtype);
