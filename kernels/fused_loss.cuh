@@ -145,7 +145,7 @@ __device__ __forceinline__ Counted counted(const XentFused &p, uint64_t first, u
     return {first, rows, count_rows(p.sums, first, rows)};
 }
 
-// Called by that warp, of the same rows, when it has nothing else to do.
+// Called by that warp, when it has nothing else to do.
 __device__ __forceinline__ void settle(const XentFused &p, const Counted &counted) {
     if (counted.rows != 0) sum_if_last(p.sums, counted.first, counted.rows, counted.earlier);
 }

@@ -152,8 +152,8 @@ impl fmt::Display for Images {
 /// The kernels, loaded on one device. Made once per context and shared: a clone is another handle to
 /// the same kernels.
 ///
-/// Dropping the last clone waits for all work of its context and unloads the kernels, while streams are being
-/// captured, too: not before the last replay of a graph that uses them.
+/// Dropping the last clone waits for all work of its context and unloads the kernels; captures of streams go on
+/// meanwhile. A graph that uses the kernels does not keep them: drop them behind its last replay.
 #[derive(Clone, Debug)]
 pub struct Kernels {
     loaded: Arc<Loaded>,
