@@ -4,7 +4,7 @@
 //! allocation, and a freed one is recognised for ever.
 
 use std::alloc::Layout;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 const ALIGN: u64 = 512;
 /// Addresses between two allocations at least.
 const GUARD_BYTES: u64 = 64 << 10;
-/// Freed allocations that are remembered.
+/// Freed allocations that are remembered, those of the highest addresses: mostly the last ones.
 const REMEMBERED: usize = 4096;
 
 /// Host memory of one allocation, which several workers may access at the same time.
@@ -314,7 +314,6 @@ impl Table {
 
 #[derive(Debug)]
 struct Freed {
-    address: u64,
     bytes: u64,
     label: String,
 }
@@ -325,7 +324,8 @@ struct State {
     table: Arc<Table>,
     /// Addresses that were given out before their memory is there: bytes by address.
     reserved: BTreeMap<u64, u64>,
-    freed: VecDeque<Freed>,
+    /// By address.
+    freed: BTreeMap<u64, Freed>,
     next_address: u64,
     allocations: u64,
     live_bytes: u64,
@@ -353,7 +353,7 @@ impl Memory {
         let state = State {
             table: Arc::default(),
             reserved: BTreeMap::new(),
-            freed: VecDeque::new(),
+            freed: BTreeMap::new(),
             next_address: base + GUARD_BYTES,
             allocations: 0,
             live_bytes: 0,
@@ -401,7 +401,7 @@ impl Memory {
             return Err(Unplaced::Live);
         }
         state.reserved.remove(&address);
-        state.freed.retain(|freed| freed.address != address);
+        state.freed.remove(&address);
         state.allocations += 1;
         state.live_bytes += bytes;
         let label = label.unwrap_or_else(|| format!("allocation {}", state.allocations));
@@ -438,14 +438,11 @@ impl Memory {
         }
         let allocation = Arc::make_mut(&mut state.table).live.remove(position);
         state.live_bytes -= allocation.bytes;
-        if state.freed.len() == REMEMBERED {
-            state.freed.pop_front();
+        let freed = Freed { bytes: allocation.bytes, label: allocation.label.clone() };
+        state.freed.insert(address, freed);
+        if state.freed.len() > REMEMBERED {
+            state.freed.pop_first();
         }
-        state.freed.push_back(Freed {
-            address: allocation.address,
-            bytes: allocation.bytes,
-            label: allocation.label.clone(),
-        });
         true
     }
 
@@ -475,14 +472,15 @@ impl Memory {
                 address - start
             );
         }
-        let inside = |start: u64, size: u64| address >= start && address < start + size.max(1);
-        if let Some(freed) = state.freed.iter().rev().find(|f| inside(f.address, f.bytes)) {
+        let freed = state.freed.range(..=address).next_back();
+        if let Some((start, freed)) =
+            freed.filter(|(start, freed)| address - *start < freed.bytes.max(1))
+        {
             return format!(
-                "{} bytes into {}, {} bytes at {:#x}, which was freed",
-                address - freed.address,
+                "{} bytes into {}, {} bytes at {start:#x}, which was freed",
+                address - start,
                 freed.label,
                 freed.bytes,
-                freed.address
             );
         }
         let nearest = state.table.live.iter().min_by_key(|a| {

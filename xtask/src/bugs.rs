@@ -74,8 +74,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     toolchain::ensure_nvcc()?;
-    let mut build = cargo::command("test");
-    build.args([cargo::PROFILE, "--no-run", "--quiet", "--package=cuda-emulator", "--test=bugs"]);
+    let mut build = cargo::in_workspace("test");
+    build.args(["--no-run", "--quiet", "--test=bugs"]);
     let programs = cargo::build(build)?.tests();
     let program = programs.first().context("cargo built no test program")?;
 

@@ -58,11 +58,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .clone()
         .or_else(|| env::var(driver::ARCHITECTURES).ok())
         .unwrap_or_else(|| DEFAULT_ARCHITECTURES.to_owned());
-    let mut build = cargo::command("test");
+    let mut build = cargo::in_workspace("test");
     build
-        .args([cargo::PROFILE, "--no-run", "--test=device", "--bench=fused"])
-        .env(driver::ARCHITECTURES, &architectures)
-        .args(cargo::WORKSPACE);
+        .args(["--no-run", "--test=device", "--bench=fused"])
+        .env(driver::ARCHITECTURES, &architectures);
     let built = cargo::build(build)?.tests();
     let mut build = cargo::command("build");
     build

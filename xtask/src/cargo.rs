@@ -15,7 +15,7 @@ use crate::{costs, workspace};
 pub const PROFILE: &str = "--release";
 
 /// Everything but xtask, which already runs, in the profile that cargo built it in.
-pub const WORKSPACE: [&str; 3] = ["--workspace", "--exclude", "xtask"];
+const WORKSPACE: [&str; 3] = ["--workspace", "--exclude", "xtask"];
 
 /// `cargo <subcommand>` in the workspace's folder.
 pub fn command(subcommand: &str) -> Command {
@@ -25,11 +25,18 @@ pub fn command(subcommand: &str) -> Command {
     command
 }
 
-/// Builds the crate's images as `cargo xtask test` does: with the dependencies' features of the whole workspace's tests,
-/// so that after it there is nothing to compile.
+/// `cargo <subcommand>` for what its further arguments choose of the workspace. Each such command gives dependencies
+/// the features that the whole workspace asks for, so that none compiles anew what another has compiled.
+pub fn in_workspace(subcommand: &str) -> Command {
+    let mut command = command(subcommand);
+    command.arg(PROFILE).args(WORKSPACE);
+    command
+}
+
+/// Builds the crate's images.
 pub fn for_images() -> Command {
-    let mut build = command("test");
-    build.args([PROFILE, "--no-run"]).args(WORKSPACE).args(["--test", costs::SUITE]);
+    let mut build = in_workspace("test");
+    build.args(["--no-run", "--test", costs::SUITE]);
     build
 }
 

@@ -58,7 +58,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 /// Builds the program.
 pub fn build() -> Result<PathBuf> {
-    let mut command = cargo::command("build");
-    command.args([cargo::PROFILE, "--package=cuda-emulator-compare"]);
+    let mut command = cargo::in_workspace("build");
+    command.args(["--bin", PROGRAM]);
     cargo::build(command)?.program(PROGRAM)
 }

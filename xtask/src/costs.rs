@@ -65,8 +65,8 @@ const SHOWN: usize = 20;
 pub fn run(_: &Arguments) -> Result<()> {
     toolchain::ensure_nvcc()?;
     let driver = Driver::Emulated { folder: emulator::build()? };
-    let mut build = cargo::command("test");
-    build.args([cargo::PROFILE, "--no-run", "--test", SUITE]).args(cargo::WORKSPACE);
+    let mut build = cargo::in_workspace("test");
+    build.args(["--no-run", "--test", SUITE]);
     driver.narrow(&mut build);
     let programs = cargo::build(build)?.tests();
     let program = programs.first().context("cargo built no test program")?;
@@ -77,7 +77,7 @@ pub fn run(_: &Arguments) -> Result<()> {
         command
             .current_dir(&program.folder)
             .args(["--nocapture", "--test-threads=1"])
-            .envs([("CUDA_EMULATOR_DEVICE", device), ("CUDA_EMULATOR_RACES", "0")]);
+            .env("CUDA_EMULATOR_DEVICE", device);
         driver.apply(&mut command)?;
         let printed = process::run_quietly(&format!("counting on {device}"), &mut command)
             .with_context(|| format!("`cargo xtask test {SUITE}` says what is wrong"))?;

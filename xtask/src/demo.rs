@@ -24,8 +24,8 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     toolchain::ensure_nvcc()?;
     let driver = Driver::choose(arguments.emulated)?;
-    let mut build = cargo::command("build");
-    build.args([cargo::PROFILE, "--package=demo"]);
+    let mut build = cargo::in_workspace("build");
+    build.args(["--bin", "demo"]);
     driver.narrow(&mut build);
     let program = cargo::build(build)?.program("demo")?;
 

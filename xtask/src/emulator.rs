@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::{cargo, driver, workspace};
+use crate::{cargo, compare, driver, workspace};
 
 /// The emulated devices that the crate has kernels for, and the one that a process has unless it names another.
 pub const DEVICES: [&str; 3] = ["sm_75", "sm_80", DEFAULT_DEVICE];
@@ -33,14 +33,12 @@ pub fn run(_: &Arguments) -> Result<()> {
 
 /// Builds it and returns the folder that holds it as libcuda.so.1.
 ///
-/// In a target folder of its own: a shared library's name has no hash, so that this build and that of the whole
-/// workspace, where dependencies have other features, would replace each other's every time.
+/// By way of the smallest program that links to it: of a workspace, cargo builds a library only if it builds all of them
+/// or the features are those of its package alone; then all of it would be compiled again for the tests.
 pub fn build() -> Result<PathBuf> {
     let folder = workspace::target().join("emulator");
-    let mut command = cargo::command("build");
-    command
-        .args([cargo::PROFILE, "--package=cuda-emulator", "--target-dir"])
-        .arg(folder.join("build"));
+    let mut command = cargo::in_workspace("build");
+    command.args(["--bin", compare::PROGRAM]);
     let library = cargo::build(command)?.library("libcuda_emulator.so")?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let link = folder.join(driver::LIBRARY);

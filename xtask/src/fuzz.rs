@@ -49,8 +49,8 @@ const STRATEGIES: [Option<&str>; 7] = [
 pub fn run(arguments: &Arguments) -> Result<()> {
     toolchain::ensure_nvcc()?;
     let driver = Driver::Emulated { folder: emulator::build()? };
-    let mut build = cargo::command("test");
-    build.args([cargo::PROFILE, "--no-run", "--quiet", "--test=device"]).args(cargo::WORKSPACE);
+    let mut build = cargo::in_workspace("test");
+    build.args(["--no-run", "--quiet", "--test=device"]);
     driver.narrow(&mut build);
     let programs = cargo::build(build)?.tests();
     let program = programs.first().context("cargo built no test program")?;

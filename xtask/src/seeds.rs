@@ -34,8 +34,8 @@ const PROGRAMS: [&str; 2] = ["schedules", "kernels"];
 pub fn run(arguments: &Arguments) -> Result<()> {
     toolchain::ensure_nvcc()?;
     let driver = Driver::Emulated { folder: emulator::build()? };
-    let mut build = cargo::command("test");
-    build.args([cargo::PROFILE, "--no-run", "--quiet"]).args(cargo::WORKSPACE);
+    let mut build = cargo::in_workspace("test");
+    build.args(["--no-run", "--quiet"]);
     for program in PROGRAMS {
         build.args(["--test", program]);
     }

@@ -96,9 +96,11 @@ const EXAMPLES: &str = "examples";
 const WITHOUT_DRIVER: &str = "no_driver";
 
 /// The suite that checks what the crate does without images for the device: none at all, for which it is built
-/// apart, so that the images of the other builds stay; and for other devices, of which an emulated one is older
-/// than any that the crate has kernels for.
+/// apart; and for other devices, of which an emulated one is older than any that the crate has kernels for.
 const WITHOUT_KERNELS: &str = "no_kernels";
+/// Keeps a build of the crate, images too, beside that of the other suites: cargo keeps one for each way to optimise
+/// it, and its dependencies are those that are there.
+const APART: &str = "profile.release.package.smoothxent.opt-level=1";
 const OLD_DEVICE: &str = "sm_70";
 
 /// The tests of the Python package that compares other implementations; they report as libtest does.
@@ -145,7 +147,7 @@ struct Runner<'a> {
 impl Runner<'_> {
     /// Cargo, for what runs on the driver.
     fn cargo(&self, subcommand: &str) -> Command {
-        let mut command = cargo::command(subcommand);
+        let mut command = cargo::in_workspace(subcommand);
         self.driver.narrow(&mut command);
         command
     }
@@ -153,7 +155,7 @@ impl Runner<'_> {
     /// The workspace's test programs, or those that `selection` names.
     fn run_programs(&self, selection: &[&str]) -> Result<Vec<Suite>> {
         let mut build = self.cargo("test");
-        build.args([cargo::PROFILE, "--no-run"]).args(cargo::WORKSPACE).args(selection);
+        build.arg("--no-run").args(selection);
         let programs = cargo::build(build)?.tests();
         programs
             .iter()
@@ -170,8 +172,15 @@ impl Runner<'_> {
     /// each strategy; and what launches cost on other devices.
     fn run_on_other_models(&self) -> Result<Vec<Suite>> {
         let mut build = self.cargo("test");
-        build.args([cargo::PROFILE, "--no-run"]).args(cargo::WORKSPACE);
-        build.args(["--test", GOLDEN_SUITE, "--test", costs::SUITE, "--test", WITHOUT_KERNELS]);
+        build.args([
+            "--no-run",
+            "--test",
+            GOLDEN_SUITE,
+            "--test",
+            costs::SUITE,
+            "--test",
+            WITHOUT_KERNELS,
+        ]);
         let programs = cargo::build(build)?.tests();
         let program = |name: &str| {
             let mut programs = programs.iter();
@@ -218,7 +227,7 @@ impl Runner<'_> {
         // On the default device it ran with the other programs.
         let others = |device: &&str| *device != emulator::DEFAULT_DEVICE;
         for model in emulator::DEVICES.into_iter().filter(others) {
-            let settings = [("CUDA_EMULATOR_DEVICE", model), ("CUDA_EMULATOR_RACES", "0")];
+            let settings = [("CUDA_EMULATOR_DEVICE", model)];
             suites.push(run(guards, model, &settings, &[])?);
         }
         let old = [("CUDA_EMULATOR_DEVICE", OLD_DEVICE)];
@@ -229,7 +238,7 @@ impl Runner<'_> {
     /// That every benchmark of [`BENCHMARKS`] runs.
     fn run_benchmarks(&self) -> Result<Vec<Suite>> {
         let mut build = self.cargo("test");
-        build.args([cargo::PROFILE, "--no-run"]).args(cargo::WORKSPACE);
+        build.arg("--no-run");
         for name in BENCHMARKS {
             build.args(["--bench", name]);
         }
@@ -243,7 +252,7 @@ impl Runner<'_> {
     /// Each example of the crate, which asserts what it shows; those of other members have arguments.
     fn run_examples(&self) -> Result<Suite> {
         let mut build = self.cargo("build");
-        build.args([cargo::PROFILE, "--examples"]).args(cargo::WORKSPACE);
+        build.arg("--examples");
         let mut runs = Vec::new();
         for program in cargo::build(build)?.examples() {
             let test = format!("{EXAMPLES}::{}", program.name);
@@ -261,23 +270,16 @@ impl Runner<'_> {
     /// The examples in the documentation.
     fn run_documentation(&self) -> Result<Suite> {
         let mut command = self.cargo("test");
-        command
-            .args([cargo::PROFILE, "--doc", "--quiet"])
-            .args(cargo::WORKSPACE)
-            .args(["--", "--format=pretty"])
-            .args(&self.filter);
+        command.args(["--doc", "--quiet"]).args(["--", "--format=pretty"]).args(&self.filter);
         self.driver.apply(&mut command)?;
         self.report(Suite::run("documentation", command, &self.logs)?)
     }
 
     /// What the crate does when it was built for `archs`, none of which is the device's.
     fn run_without_kernels(&self, archs: &str) -> Result<Suite> {
-        let mut build = cargo::command("test");
+        let mut build = cargo::in_workspace("test");
         build
-            .args(["--no-run", "--package=smoothxent", "--test"])
-            .arg(WITHOUT_KERNELS)
-            .arg("--target-dir")
-            .arg(workspace::target().join("no-kernels"))
+            .args(["--no-run", "--test", WITHOUT_KERNELS, "--config", APART])
             .env(driver::ARCHITECTURES, archs);
         let programs = cargo::build(build)?.tests();
         let program = programs.first().context("cargo built no test program")?;
