@@ -87,9 +87,12 @@
 
 mod abi;
 mod buffer;
+#[forbid(unsafe_code)]
 mod call;
+#[forbid(unsafe_code)]
 mod config;
 mod device;
+#[forbid(unsafe_code)]
 mod error;
 mod module;
 mod release;
@@ -98,9 +101,12 @@ pub mod binary;
 pub mod guide;
 pub mod log_softmax;
 pub mod loss;
+#[forbid(unsafe_code)]
 pub mod plan;
+#[forbid(unsafe_code)]
 pub mod problem;
 pub mod raw;
+#[forbid(unsafe_code)]
 pub mod reference;
 
 pub use buffer::{ClassWeights, DeviceRead, DeviceWrite, Logit, SavedSoftmax, Target, Workspace};

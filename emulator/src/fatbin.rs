@@ -92,11 +92,17 @@ struct Entry {
     uncompressed: u64,
 }
 
+/// Bytes of an entry's header that are read below.
+const ENTRY_HEADER: usize = 64;
+
 fn entries(image: &[u8]) -> Result<Vec<Entry>, FatbinError> {
     let mut at = usize::from(u16_at(image, 6).ok_or(DAMAGED)?);
     let mut found = Vec::new();
     while at < image.len() {
         let header = u32_at(image, at + 4).ok_or(DAMAGED)? as usize;
+        if header < ENTRY_HEADER {
+            return Err(DAMAGED);
+        }
         let bytes = u64_at(image, at + 8).ok_or(DAMAGED)? as usize;
         let end = (at + header).checked_add(bytes).filter(|end| *end <= image.len());
         let end = end.ok_or(DAMAGED)?;

@@ -57,6 +57,10 @@ fn images_without_usable_ptx_say_why() {
     assert_eq!(ptx_for(&compressed, 75).unwrap_err(), FatbinError::Compressed);
     let cut = &newer[..newer.len() - 1];
     assert!(matches!(ptx_for(cut, 90).unwrap_err(), FatbinError::Damaged(_)));
+    // An entry of no bytes at all leads nowhere.
+    let mut empty = fatbin(&[]);
+    empty.extend_from_slice(&[0; 128]);
+    assert!(matches!(ptx_for(&empty, 90).unwrap_err(), FatbinError::Damaged(_)));
 }
 
 #[test]

@@ -185,6 +185,29 @@ fn threads_that_exit_do_not_hold_up_a_barrier() {
 }
 
 #[test]
+fn lanes_that_part_while_they_spin_let_the_others_go_on() {
+    // The last lane sets a flag behind a loop in which the others wait for it, by two ways.
+    let ptx = kernel(
+        "and.b32 %r2, %r1, 1; setp.eq.u32 %p1, %r2, 0; setp.eq.u32 %p2, %r1, 31; @%p2 bra SET;\
+         SPIN: @%p1 bra EVEN; mov.u32 %r3, 1; EVEN: ld.volatile.global.u32 %r2, [%rd1];\
+         setp.eq.u32 %p2, %r2, 0; @%p2 bra SPIN; bra DONE;\
+         SET: st.volatile.global.u32 [%rd1], 7;\
+         DONE: mov.u32 %r3, 0;",
+    );
+    for order in ["forward", "reverse", "shuffle:1"] {
+        let settings = cuda_emulator::settings::Settings {
+            order: cuda_emulator::settings::Order::parse(order).unwrap(),
+            step_limit: 10_000_000,
+            ..Default::default()
+        };
+        let gpu = Gpu::with(&ptx, settings);
+        let out = gpu.upload(&[0_u32]);
+        gpu.launch(&LaunchConfig::linear(1, 32), &[out]).unwrap();
+        assert_eq!(gpu.download32(out, 1), [7], "{order}");
+    }
+}
+
+#[test]
 fn a_lock_within_a_warp_makes_progress() {
     // Every thread takes the lock, counts, and gives it back: lanes that spin must not starve the
     // lane that holds it.

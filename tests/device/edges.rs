@@ -21,7 +21,7 @@ use crate::{
         inputs,
         run::{Case, Form, Placement, Rig, Stored, UpstreamCase, check, selection},
     },
-    trial,
+    ignorable_trial, trial,
 };
 
 pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
@@ -779,7 +779,7 @@ enum Far {
 /// lies between the rows is never touched, so that an emulated device has none of it.
 fn far_apart(far: Far, dtype: Dtype, stride: usize) -> Trial {
     let name = format!("edges::far_apart::{far:?}::{dtype:?}::{stride}");
-    Trial::ignorable_test(name, move || {
+    ignorable_trial(name, move || {
         let ran = match dtype {
             Dtype::F32 => run_far_apart::<f32>(far, stride),
             Dtype::F16 => run_far_apart::<half::f16>(far, stride),

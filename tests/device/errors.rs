@@ -19,7 +19,7 @@ use crate::{
     capturing_trial,
     common::run::{Case, Form, Rig, UpstreamCase},
     edges::DTYPES,
-    trial,
+    ignorable_trial, trial,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -45,7 +45,7 @@ pub fn trials() -> Vec<Trial> {
         trial("errors::the_lowest_bad_row_wins", the_lowest_bad_row_wins),
         trial("errors::bad_targets_of_every_type", bad_targets_of_every_type),
         trial("errors::another_context_of_the_same_device", || another_context(0)),
-        Trial::ignorable_test("errors::another_device", || {
+        ignorable_trial("errors::another_device", || {
             if smoothxent::device_count().map_err(|error| error.to_string())? < 2 {
                 return Ok(Completion::ignored_with("there is one device"));
             }

@@ -15,7 +15,7 @@ use super::{
         compare::{mean_of_pairs, within_budget},
         run::{Case, Rig},
     },
-    trial,
+    ignorable_trial, trial,
 };
 
 /// A row of as many classes as f32 can count.
@@ -37,13 +37,13 @@ pub fn trials() -> Vec<Trial> {
     vec![
         row(Dtype::F32),
         row(Dtype::Bf16),
-        Trial::ignorable_test("sizes::two_to_the_19_rows", || Ok(many_rows(FEWER_ROWS)?)),
-        Trial::ignorable_test("sizes::two_to_the_31_rows", || {
+        ignorable_trial("sizes::two_to_the_19_rows", || many_rows(FEWER_ROWS)),
+        ignorable_trial("sizes::two_to_the_31_rows", || {
             let name = Rig::here().context.name().map_err(|error| format!("{:?}", error.0))?;
             if name.starts_with("Emulated") {
                 return Ok(Completion::ignored_with("an emulated device is too slow"));
             }
-            Ok(many_rows(MOST_ROWS)?)
+            many_rows(MOST_ROWS)
         }),
     ]
 }

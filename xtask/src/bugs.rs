@@ -75,7 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     toolchain::ensure_nvcc()?;
     let mut build = cargo::in_workspace("test");
-    build.args(["--no-run", "--quiet", "--test=bugs"]);
+    build.args(["--no-run", "--test=bugs"]);
     let programs = cargo::build(build)?.tests();
     let program = programs.first().context("cargo built no test program")?;
 

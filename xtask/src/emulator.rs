@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process;
 
 use anyhow::{Context, Result};
 
@@ -42,9 +43,9 @@ pub fn build() -> Result<PathBuf> {
     let library = cargo::build(command)?.library("libcuda_emulator.so")?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let link = folder.join(driver::LIBRARY);
-    if link.is_symlink() {
-        fs::remove_file(&link).with_context(|| format!("cannot replace {}", link.display()))?;
-    }
-    symlink(&library, &link).with_context(|| format!("cannot link {}", link.display()))?;
+    // At once, for programs that start meanwhile.
+    let new = folder.join(format!("{}.{}", driver::LIBRARY, process::id()));
+    symlink(&library, &new).with_context(|| format!("cannot link {}", new.display()))?;
+    fs::rename(&new, &link).with_context(|| format!("cannot replace {}", link.display()))?;
     Ok(folder)
 }

@@ -35,6 +35,9 @@ const TESTS: &str = "fuzz::";
 /// Cases that each test draws in a round.
 const CASES_A_TEST: u64 = 250;
 
+/// Instructions of a warp, a hundred times what a case takes: threads that wait for ever are to end within seconds.
+const STEPS: &str = "10000000";
+
 /// None: what the plan chooses.
 const STRATEGIES: [Option<&str>; 7] = [
     None,
@@ -50,11 +53,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     toolchain::ensure_nvcc()?;
     let driver = Driver::Emulated { folder: emulator::build()? };
     let mut build = cargo::in_workspace("test");
-    build.args(["--no-run", "--quiet", "--test=device"]);
+    build.args(["--no-run", "--test=device"]);
     driver.narrow(&mut build);
     let programs = cargo::build(build)?.tests();
     let program = programs.first().context("cargo built no test program")?;
 
+    println!("{} cases, from seed {} on", arguments.cases, arguments.seed);
     let start = Instant::now();
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} cases, {elapsed}, {eta} left")?;
     let bar = ProgressBar::new(arguments.cases).with_style(style);
@@ -109,6 +113,7 @@ fn try_round(program: &Program, driver: &Driver, seed: u64) -> Result<u64> {
         ("SMOOTHXENT_FUZZ_SEED", seed_text.as_str()),
         ("CUDA_EMULATOR_DEVICE", emulator::DEVICES[pick(emulator::DEVICES.len(), 1)]),
         ("CUDA_EMULATOR_ORDER", order.as_str()),
+        ("CUDA_EMULATOR_STEPS", STEPS),
     ];
     if let Some(strategy) = STRATEGIES[pick(STRATEGIES.len(), devices)] {
         settings.push(("SMOOTHXENT_TEST_STRATEGY", strategy));

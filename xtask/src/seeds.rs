@@ -35,7 +35,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     toolchain::ensure_nvcc()?;
     let driver = Driver::Emulated { folder: emulator::build()? };
     let mut build = cargo::in_workspace("test");
-    build.args(["--no-run", "--quiet"]);
+    build.arg("--no-run");
     for program in PROGRAMS {
         build.args(["--test", program]);
     }

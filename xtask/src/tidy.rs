@@ -180,6 +180,11 @@ const CONTEXT_WAITS: [&str; 7] = [
     "CudaContext::synchronize",
 ];
 
+/// How libtest-mimic makes a test, and the only file of the device suite that may: its tests keep away from those
+/// that capture a stream.
+const TRIALS: [&str; 2] = ["Trial::test(", "Trial::ignorable_test("];
+const DEVICE_SUITE: (&str, &str) = ("tests/device", "tests/device/main.rs");
+
 // ---------------------------------------------------------------- checking
 
 pub fn run(_: &Arguments) -> Result<()> {
@@ -196,6 +201,9 @@ pub fn run(_: &Arguments) -> Result<()> {
         for file in files(folder, &["rs"])? {
             check_test(&Source::read(&file)?, &mut faults);
         }
+    }
+    for file in files(DEVICE_SUITE.0, &["rs"])? {
+        check_trials(&Source::read(&file)?, &mut faults);
     }
     for file in files("kernels", &["h", "cuh", "cu"])? {
         check_kernel(&Source::read(&file)?, &mut faults);
@@ -407,6 +415,17 @@ fn check_waits(source: &Source, faults: &mut Vec<String>) {
     }
 }
 
+fn check_trials(source: &Source, faults: &mut Vec<String>) {
+    let (_, home) = DEVICE_SUITE;
+    for call in TRIALS.into_iter().filter(|call| source.path != home && source.text.contains(call))
+    {
+        faults.push(format!(
+            "{}: {call} makes a test that runs beside captures; {home} has functions for it",
+            source.path
+        ));
+    }
+}
+
 fn check_test(source: &Source, faults: &mut Vec<String>) {
     let of_its_folder = |&&(folder, _): &&(&str, &str)| {
         source.path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
@@ -546,7 +565,7 @@ fn check_minimum_rust(faults: &mut Vec<String>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Source, check_kernel, check_source, check_test, check_waits};
+    use super::{Source, check_kernel, check_source, check_test, check_trials, check_waits};
 
     fn faults(check: fn(&Source, &mut Vec<String>), path: &str, text: &str) -> Vec<String> {
         let source = Source {
@@ -605,6 +624,13 @@ mod tests {
         ] {
             assert_eq!(faults(check_waits, "src/a.rs", faulty).len(), 1, "{faulty}");
         }
+    }
+
+    #[test]
+    fn trials() {
+        let text = "vec![Trial::ignorable_test(\"a\", || Ok(b()?))]";
+        assert_eq!(faults(check_trials, "tests/device/main.rs", text), [""; 0]);
+        assert_eq!(faults(check_trials, "tests/device/errors.rs", text).len(), 1);
     }
 
     #[test]

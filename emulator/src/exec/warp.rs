@@ -3,7 +3,8 @@
 //! Lanes that stand at the same instruction execute it together. Among several such groups the one
 //! at the lowest instruction goes first, so that lanes which left a loop wait for the others where
 //! the paths join; a group that runs for long without doing so gives way, so that lanes which spin
-//! do not starve the lane that they wait for.
+//! do not starve the lane that they wait for. Lanes that part within the loop in which they spin end
+//! their turns early: after a while each lane has one, whoever it is.
 
 use super::alu::{LANES, Registers};
 use super::block::Cluster;
@@ -14,6 +15,8 @@ use crate::ptx::ir::{ALWAYS, Kernel, Op, Register, Relation, Slot, Special};
 pub const TURN: u32 = 20_000;
 /// Instructions that a group of lanes executes before another group of its warp has its turn.
 const GROUP_TURN: u32 = 4_000;
+/// Instructions that a warp whose lanes are apart executes before the next one of them has its turn.
+const PATIENCE: u32 = 16 * GROUP_TURN;
 
 /// Why a lane waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +70,10 @@ pub struct Warp {
     pub local: Vec<u8>,
     steps: u64,
     give_way: bool,
+    /// Instructions since the lanes were together, or one had its turn.
+    apart: u32,
+    /// Who has it next, or the next one that can.
+    next: u32,
 }
 
 /// The lanes of a mask in order.
@@ -122,6 +129,8 @@ impl Warp {
             local: vec![0; kernel.local_bytes as usize * LANES],
             steps: 0,
             give_way: false,
+            apart: 0,
+            next: 0,
         }
     }
 
@@ -139,6 +148,7 @@ impl Warp {
         self.timed_out = 0;
         self.steps = 0;
         self.give_way = false;
+        (self.apart, self.next) = (0, 0);
         self.local.fill(0xFF);
         for &(slot, special) in &cluster.launch.kernel.specials {
             self.regs.b32[slot as usize] =
@@ -247,9 +257,17 @@ impl Warp {
             if runnable == 0 || turn == 0 {
                 return Ok(());
             }
+            let impatient = self.apart >= PATIENCE;
+            let next = if impatient { self.next_of(runnable) } else { 0 };
             let pcs = || lanes(runnable).map(|lane| self.pc[lane]);
             let lowest = pcs().min().unwrap_or(0);
-            let chosen = if self.give_way { pcs().max().unwrap_or(0) } else { lowest };
+            let chosen = if impatient {
+                self.pc[next]
+            } else if self.give_way {
+                pcs().max().unwrap_or(0)
+            } else {
+                lowest
+            };
             // The next group up: where it stands, paths may join.
             let limit = pcs().filter(|&pc| pc > chosen).min().unwrap_or(u32::MAX);
             let group = lanes(runnable)
@@ -258,6 +276,7 @@ impl Warp {
             let used = self.run_group(cluster, chosen, group, limit, GROUP_TURN.min(turn))?;
             turn -= used.min(turn);
             self.give_way = used >= GROUP_TURN && !self.give_way && group != runnable;
+            self.apart = if impatient || group == runnable { 0 } else { self.apart + used };
             self.steps += u64::from(used);
             if self.steps > cluster.launch.step_limit {
                 let lane = group.trailing_zeros();
@@ -272,6 +291,14 @@ impl Warp {
                 });
             }
         }
+    }
+
+    /// The lane whose turn it is among some that can go on.
+    fn next_of(&mut self, runnable: u32) -> usize {
+        let from_next = runnable & (u32::MAX << self.next);
+        let lane = if from_next == 0 { runnable } else { from_next }.trailing_zeros();
+        self.next = (lane + 1) % LANES as u32;
+        lane as usize
     }
 
     /// Runs lanes that stand at `pc` until they part, wait, reach `limit` or have had `turn`
