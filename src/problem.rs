@@ -479,7 +479,7 @@ impl LogSoftmaxProblem {
 
     fn span(&self, buffer: &'static str, row_stride: usize) -> Result<usize, Error> {
         let LogSoftmaxShape { rows, classes, .. } = self.shape;
-        span(buffer, self.dtype, &Shape { rows, ..Shape::contiguous(rows, classes) }, row_stride)
+        span(buffer, self.dtype, &Shape::contiguous(rows, classes), row_stride)
     }
 
     /// Element type of all matrices.
@@ -872,10 +872,48 @@ mod tests {
         }
         let ignoring = [LossConfig::pytorch(), LossConfig::flash_attn(e), LossConfig::liger()];
         assert!(ignoring.iter().all(|config| config.ignore_index == Some(-100)));
+        assert_eq!(LossConfig::apex(e, 7).ignore_index, Some(7));
+        let padded = LossConfig::opennmt_before_3_0_3(e, tokens);
+        assert_eq!(padded.weighted_terms, WeightedTerms::Smoothing);
         assert_eq!(LossConfig::megatron(e).reduction, Reduction::None);
         let zero =
             [LossConfig::tensor2tensor(e), LossConfig::transformer_engine(e), LossConfig::liger()];
         assert!(zero.iter().all(|config| config.empty_mean == EmptyMean::Zero));
+    }
+
+    /// What 0 and 1 are smoothed to, and what the sum over classes is multiplied and divided by.
+    #[test]
+    fn binary_presets_mean_what_their_models_do() {
+        let (classes, rows, e) = (10, 4, 0.1);
+        let shape = Shape::contiguous(rows, classes);
+        let types = Types {
+            dtype: Dtype::F32,
+            targets: TargetType::I64,
+            class_weights: ClassWeighting::Absent,
+        };
+        let ignoring = |config| BinaryConfig { ignore_index: Some(-1), ..config };
+        let summed = |config| BinaryConfig { over_classes: OverClasses::Sum, ..config };
+        let every_row = InverseDivisor::Host(0.25);
+        let counted = InverseDivisor::CountedRows;
+        let by_rows = |config| BinaryConfig { divisor: Divisor::CountedRows, ..config };
+        for (config, zero, one, over_classes, divisor) in [
+            (BinaryConfig::pytorch(), 0.0, 1.0, 0.1, every_row),
+            (BinaryConfig::keras(e), 0.05, 0.95, 0.1, every_row),
+            (BinaryConfig::timm(e), 0.01, 0.91, 0.1, every_row),
+            (summed(BinaryConfig::timm(e)), 0.01, 0.91, 1.0, every_row),
+            (by_rows(ignoring(BinaryConfig::keras(e))), 0.05, 0.95, 0.1, counted),
+        ] {
+            let problem =
+                BinaryProblem::new(types, shape, config, Pass::Fused, Place::Apart).unwrap();
+            assert_eq!(problem.config(), config);
+            assert_eq!(problem.ignore_index(), config.ignore_index);
+            let BinaryTargets { on, off, rest } = problem.targets();
+            let close = |found: f32, expected: f64| (f64::from(found) - expected).abs() < 1e-7;
+            assert!(close(off, zero) && close(on + off, one), "{config:?}");
+            assert!(close(rest, 1.0 - one), "{config:?}");
+            assert!(close(problem.over_classes(), over_classes), "{config:?}");
+            assert_eq!(problem.inverse_divisor(), divisor, "{config:?}");
+        }
     }
 
     #[test]
