@@ -49,14 +49,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let contents = compile(arguments)?;
     println!("images:  {} ({})", contents.architectures, contents.compiler);
 
-    let package = pack(arguments.allow_dirty)?;
-    let file = PathBuf::from(format!("{}.crate", package.display()));
+    let file = pack(arguments.allow_dirty)?;
     let size =
         fs::metadata(&file).with_context(|| format!("cannot read {}", file.display()))?.len();
     let megabytes = size as f64 / 1e6;
     println!("package: {} ({megabytes:.1} MB)", workspace::relative(&file));
 
-    let project = Project::create(&package)?;
+    let project = Project::create(&file)?;
     let printed = project.run(&driver)?;
     print!("{printed}");
     let origin = format!("{} (of the package, {})", contents.architectures, contents.compiler);
@@ -122,7 +121,7 @@ fn compile(arguments: &Arguments) -> Result<images::Contents> {
     }
 }
 
-/// Packs and builds it; returns the folder in which it was built, beside which the package lies.
+/// Packs it, and returns the package.
 fn pack(allow_dirty: bool) -> Result<PathBuf> {
     let mut status = Command::new("git");
     status.current_dir(workspace::root()).args(["status", "--porcelain"]);
@@ -133,8 +132,8 @@ fn pack(allow_dirty: bool) -> Result<PathBuf> {
         );
     }
     let mut package = cargo::command("package");
-    // For cargo the images, which are not in git, are such changes.
-    package.args(["--package", CRATE, "--allow-dirty"]).env(ARCHITECTURES, "packaged");
+    // For cargo the images, which are not in git, are such changes. A project builds it afterwards.
+    package.args(["--package", CRATE, "--allow-dirty", "--no-verify"]);
     process::run(&mut package)?;
     let metadata = cargo::metadata()?;
     let version = metadata
@@ -143,22 +142,28 @@ fn pack(allow_dirty: bool) -> Result<PathBuf> {
         .find(|package| package.name == CRATE)
         .map(|package| package.version.to_string())
         .with_context(|| format!("the workspace has no {CRATE}"))?;
-    Ok(workspace::target().join("package").join(format!("{CRATE}-{version}")))
+    Ok(workspace::target().join("package").join(format!("{CRATE}-{version}.crate")))
 }
 
-/// A project outside of any workspace that depends on the package alone.
+/// A project outside of any workspace that depends on the package alone, which is unpacked beside it.
 struct Project {
+    parent: PathBuf,
     folder: PathBuf,
 }
 
 impl Project {
     fn create(package: &Path) -> Result<Self> {
-        let folder = env::temp_dir().join(format!("smoothxent-first-{}", std::process::id()));
+        let parent = env::temp_dir().join(format!("smoothxent-first-{}", std::process::id()));
+        let folder = parent.join("first");
         let sources = folder.join("src");
         create(&sources)?;
+        let mut unpack = Command::new("tar");
+        unpack.arg("-xzf").arg(package).arg("-C").arg(&parent);
+        process::run_quietly("tar", &mut unpack)?;
+        let unpacked = package.file_stem().context("a package has a name")?;
         let manifest = format!(
             "[package]\nname = \"first\"\nedition = \"2024\"\n\n[dependencies]\n{CRATE} = {{ path = {:?} }}\n",
-            package.canonicalize().with_context(|| format!("no {}", package.display()))?
+            Path::new("..").join(unpacked)
         );
         write(&folder.join("Cargo.toml"), &manifest)?;
         // The versions that are tested here, which are also those that are downloaded already.
@@ -172,7 +177,7 @@ impl Project {
             1,
         );
         write(&sources.join("main.rs"), &main)?;
-        Ok(Self { folder })
+        Ok(Self { parent, folder })
     }
 
     fn run(&self, driver: &Driver) -> Result<String> {
@@ -192,7 +197,7 @@ impl Project {
 
 impl Drop for Project {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_dir_all(&self.parent);
     }
 }
 
