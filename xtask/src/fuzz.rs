@@ -35,7 +35,7 @@ const TESTS: &str = "fuzz::";
 /// Cases that each test draws in a round.
 const CASES_A_TEST: u64 = 250;
 
-/// Instructions of a warp, a hundred times what a case takes: threads that wait for ever are to end within seconds.
+/// Instructions of a warp, a hundred times what a case takes: threads that wait for ever end after minutes, not hours.
 const STEPS: &str = "10000000";
 
 /// None: what the plan chooses.
