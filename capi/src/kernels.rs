@@ -127,9 +127,11 @@ fn new_handle(kernels: Kernels) -> *mut sx_kernels {
 /// # Safety
 /// `name` is null or NUL-terminated.
 unsafe fn named(name: *const c_char) -> Result<Strategy, Failure> {
-    // SAFETY: the caller's promise.
-    let name = unsafe { name.as_ref().map(|name| CStr::from_ptr(name)) };
-    let name = name.ok_or(Failure::Null("strategy"))?.to_string_lossy();
+    if name.is_null() {
+        return Err(Failure::Null("strategy"));
+    }
+    // SAFETY: the caller's promise. By the pointer itself: a reference to the first byte would be to that alone.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
     let known = Strategy::ALL.into_iter().find(|strategy| strategy.to_string() == name);
     known.ok_or_else(|| Failure::Argument {
         name: "strategy",
