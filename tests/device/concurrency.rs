@@ -22,14 +22,18 @@ use super::{
 };
 use smoothxent::problem::Dtype;
 
-/// How often the same is launched, if not told.
-const REPEATS: usize = 20;
+/// How often the same is launched, if not told. Less of everything for Miri, which looks at the host's part alone.
+const REPEATS: usize = if cfg!(miri) { 2 } else { 20 };
 
-const THREADS: usize = 8;
-const CALLS: usize = 12;
+const THREADS: usize = if cfg!(miri) { 3 } else { 8 };
+const CALLS: usize = if cfg!(miri) { 2 } else { 12 };
 
 /// Rows and classes: one for each strategy, among them more rows than a block takes at once.
-const SHAPES: [(usize, usize); 5] = [(70, 10), (40, 300), (9, 4100), (2, 70_000), (1100, 33)];
+const SHAPES: [(usize, usize); 5] = if cfg!(miri) {
+    [(7, 10), (4, 30), (3, 41), (2, 70), (11, 3)]
+} else {
+    [(70, 10), (40, 300), (9, 4100), (2, 70_000), (1100, 33)]
+};
 
 pub fn trials() -> Vec<Trial> {
     vec![

@@ -11,6 +11,7 @@ mod demo;
 mod driver;
 mod emulator;
 mod fuzz;
+mod miri;
 mod mutate;
 mod package;
 mod process;
@@ -54,6 +55,7 @@ enum Command {
     Bugs(bugs::Arguments),
     Seeds(seeds::Arguments),
     Fuzz(fuzz::Arguments),
+    Miri(miri::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Bugs(arguments) => bugs::run(&arguments),
         Command::Seeds(arguments) => seeds::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Miri(arguments) => miri::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
