@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     // Without the driver, beside which Miri of May 2026 fails itself at a panic. Plans have no unsafe code, and theirs
     // are thousands.
     process::run(miri.test(None).args(["--lib", "--", "--skip=plan::tests"]))?;
-    process::run(miri.test(Some(&library)).arg("--test=calls"))?;
+    process::run(miri.test(Some(&library)).arg("--test=functions"))?;
     for filter in DEVICE_TESTS {
         device(filter)?;
     }

@@ -127,10 +127,10 @@ impl Drop for Scene {
 
 /// A call's status and message.
 fn call(function: impl FnOnce(*mut c_char, usize) -> sx_status) -> (sx_status, String) {
-    let mut message = [b'?' as c_char; 300];
-    let status = function(message.as_mut_ptr(), message.len());
-    // SAFETY: the library ends it with a NUL.
-    (status, unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned())
+    let mut message = [b'?'; 300];
+    let status = function(message.as_mut_ptr().cast(), message.len());
+    let text = CStr::from_bytes_until_nul(&message).expect("a message ends with a NUL");
+    (status, text.to_string_lossy().into_owned())
 }
 
 fn succeed(function: impl FnOnce(*mut c_char, usize) -> sx_status) -> Result<(), Failed> {
@@ -175,6 +175,36 @@ impl Nulled {
     fn write<T>(self, number: usize, value: &mut T) -> *mut T {
         if self.0 == number { null_mut() } else { value }
     }
+}
+
+/// Where a plan's text goes, and how long all of it is.
+#[derive(Clone, Copy)]
+struct Plan {
+    text: *mut c_char,
+    bytes: usize,
+    needed: *mut usize,
+}
+
+/// The text is not asked for, cut, and whole; where it is cut, its length is not asked for.
+fn each_plan(
+    names: &[&str],
+    mut function: impl FnMut(Nulled, Plan, *mut c_char, usize) -> sx_status,
+) -> Result<(), Failed> {
+    for bytes in [0, 9, 4000] {
+        let (mut plan, mut needed) = (vec![b'?'; bytes], 0);
+        let to = Plan {
+            text: if bytes == 0 { null_mut() } else { plan.as_mut_ptr().cast() },
+            bytes,
+            needed: if bytes == 9 { null_mut() } else { &mut needed },
+        };
+        each_null(names, |nulled, text, length| function(nulled, to, text, length))?;
+        match bytes {
+            0 => assert!(needed > 9, "{needed}"),
+            9 => assert_eq!(CStr::from_bytes_until_nul(&plan)?.count_bytes(), 8),
+            _ => assert_eq!(CStr::from_bytes_until_nul(&plan)?.count_bytes() + 1, needed),
+        }
+    }
+    Ok(())
 }
 
 fn loss_config() -> Result<sx_loss_config, Failed> {
@@ -431,56 +461,26 @@ fn plans() -> Result<(), Failed> {
         shape: SHAPE,
         ..sx_binary_inputs::default()
     };
-    // A text that is not asked for, one that is cut, and a whole one.
-    for plan_bytes in [0, 9, 4000] {
-        let mut plan = vec![b'?' as c_char; plan_bytes];
-        let start = if plan_bytes == 0 { null_mut() } else { plan.as_mut_ptr() };
-        let mut needed = 0;
-        let to: *mut usize = if plan_bytes == 9 { null_mut() } else { &mut needed };
-        let whole = |needed: usize, plan: *const c_char| match plan_bytes {
-            0 => assert!(needed > 9, "{needed}"),
-            // SAFETY: the library ends it with a NUL.
-            9 => assert_eq!(unsafe { CStr::from_ptr(plan) }.count_bytes(), 8),
-            // SAFETY: as above.
-            _ => assert_eq!(unsafe { CStr::from_ptr(plan) }.count_bytes() + 1, needed),
-        };
-        each_null(&["kernels", "config", "inputs"], |nulled, text, bytes| {
-            let kernels = nulled.read(0, scene.kernels);
-            let (config, inputs) = (nulled.read(1, &loss), nulled.read(2, &loss_inputs));
-            let pass = SX_FORWARD_BACKWARD;
-            // SAFETY: as above.
-            unsafe {
-                sx_loss_plan(kernels, config, inputs, pass, start, plan_bytes, to, text, bytes)
-            }
-        })?;
-        // SAFETY: null, or `needed`, which nothing else uses meanwhile.
-        whole(unsafe { to.as_ref() }.copied().unwrap_or(0), start);
-        each_null(&["kernels", "config", "inputs"], |nulled, text, bytes| {
-            let kernels = nulled.read(0, scene.kernels);
-            let (config, inputs) = (nulled.read(1, &binary), nulled.read(2, &binary_inputs));
-            // SAFETY: as above.
-            unsafe {
-                sx_binary_plan(
-                    kernels, config, inputs, SX_FORWARD, start, plan_bytes, to, text, bytes,
-                )
-            }
-        })?;
+    each_plan(&["kernels", "config", "inputs"], |nulled, plan, text, bytes| {
+        let kernels = nulled.read(0, scene.kernels);
+        let (config, inputs) = (nulled.read(1, &loss), nulled.read(2, &loss_inputs));
+        let (pass, Plan { text: to, bytes: fit, needed }) = (SX_FORWARD_BACKWARD, plan);
         // SAFETY: as above.
-        whole(unsafe { to.as_ref() }.copied().unwrap_or(0), start);
-        each_null(&["kernels", "shape"], |nulled, text, bytes| {
-            let kernels = nulled.read(0, scene.kernels);
-            let (shape, pass) = (nulled.read(1, &LOG_SOFTMAX_SHAPE), SX_BACKWARD);
-            // SAFETY: as above.
-            unsafe {
-                sx_log_softmax_plan(
-                    kernels, SX_F16, shape, pass, start, plan_bytes, to, text, bytes,
-                )
-            }
-        })?;
+        unsafe { sx_loss_plan(kernels, config, inputs, pass, to, fit, needed, text, bytes) }
+    })?;
+    each_plan(&["kernels", "config", "inputs"], |nulled, plan, text, bytes| {
+        let kernels = nulled.read(0, scene.kernels);
+        let (config, inputs) = (nulled.read(1, &binary), nulled.read(2, &binary_inputs));
+        let (pass, Plan { text: to, bytes: fit, needed }) = (SX_FORWARD, plan);
         // SAFETY: as above.
-        whole(unsafe { to.as_ref() }.copied().unwrap_or(0), start);
-    }
-    Ok(())
+        unsafe { sx_binary_plan(kernels, config, inputs, pass, to, fit, needed, text, bytes) }
+    })?;
+    each_plan(&["kernels", "shape"], |nulled, plan, text, bytes| {
+        let (kernels, shape) = (nulled.read(0, scene.kernels), nulled.read(1, &LOG_SOFTMAX_SHAPE));
+        let (pass, Plan { text: to, bytes: fit, needed }) = (SX_BACKWARD, plan);
+        // SAFETY: as above.
+        unsafe { sx_log_softmax_plan(kernels, SX_F16, shape, pass, to, fit, needed, text, bytes) }
+    })
 }
 
 fn bad_targets() -> Result<(), Failed> {
