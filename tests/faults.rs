@@ -18,10 +18,10 @@ use smoothxent::{
     LossOutputs, SavedSoftmax, Shape, Workspace, binary, loss,
 };
 
-/// Set in a child: what it does.
+/// Set in a child, and by `cargo xtask miri`: what it does.
 const CHILD: &str = "SMOOTHXENT_TEST_CHILD";
 
-/// A child's exit code where no operation met the refusal.
+/// A child's exit code where no operation met the refusal; `cargo xtask miri` looks for it.
 const NOTHING: i32 = 4;
 
 /// Kinds of calls that the emulated driver can refuse.
