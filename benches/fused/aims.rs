@@ -1,7 +1,10 @@
 //! What the kernels are meant to reach. `cargo xtask report` reads it, too.
 
-/// Of an empty launch: what a small problem may take.
+/// Of an empty launch: what a small problem may take,
 pub const OF_EMPTY: f32 = 1.15;
+
+/// and what a copy of it may take, for it to be small.
+pub const SMALL_COPY_OF_EMPTY: f32 = 2.0;
 
 /// The share of a copy's bytes a second of a gradient and a loss in one launch.
 pub const FUSED_OF_COPY: f32 = 0.97;

@@ -16,6 +16,9 @@ use crate::aims;
 
 pub const SMOOTHING: f64 = 0.1;
 
+/// PyTorch's, which the comparison with other implementations has: a mean then counts the rows that are not ignored.
+pub const IGNORE_INDEX: i64 = -100;
+
 /// Tiny, image and language problems: many short rows to few long ones.
 pub const GRID: [Size; 14] = [
     Size::new(65_536, 10, Dtype::F32),
@@ -216,32 +219,34 @@ impl Case {
         })
     }
 
+    /// Targets that are probabilities have none.
+    pub fn ignore_index(&self) -> Option<i64> {
+        matches!(self.variant, Variant::Plain | Variant::Weighted).then_some(IGNORE_INDEX)
+    }
+
     pub fn matrix_bytes(&self) -> usize {
         self.rows * self.classes * self.dtype.bytes()
     }
 
-    /// What has to be read and written, each once.
+    /// The least that has to be read and written, each once; between a forward and a backward pass at least a
+    /// log-sum-exp of each row is kept.
     pub fn bytes(&self) -> usize {
         const TARGET: usize = size_of::<i64>();
-        const LOSS: usize = size_of::<f32>();
-        const SAVED: usize = 4 * size_of::<f32>();
+        const LOG_SUM_EXP: usize = size_of::<f32>();
         let target = match self.variant {
             Variant::Plain | Variant::Weighted => TARGET,
             Variant::Probabilities | Variant::LogSoftmax | Variant::Binary => 0,
         };
         let of_row = match (self.variant, self.pass) {
-            (Variant::LogSoftmax, _) => 0,
-            (Variant::Binary, Pass::Fused | Pass::Forward) => LOSS,
-            (Variant::Binary, Pass::Backward) => 0,
-            (_, Pass::Fused) => target + LOSS,
-            (_, Pass::Forward) => target + LOSS + SAVED,
-            (_, Pass::Backward) => target + SAVED,
+            (Variant::LogSoftmax | Variant::Binary, _) => 0,
+            (_, Pass::Fused) => target,
+            (_, Pass::Forward | Pass::Backward) => target + LOG_SUM_EXP,
         };
         self.matrices() * self.matrix_bytes() + self.rows * of_row
     }
 
     /// Matrices that are read and written. Class weights stay in the cache.
-    fn matrices(&self) -> usize {
+    pub fn matrices(&self) -> usize {
         let written =
             usize::from(self.pass != Pass::Forward || self.variant == Variant::LogSoftmax);
         1 + usize::from(self.variant.has_second_matrix(self.pass)) + written
@@ -276,7 +281,11 @@ impl fmt::Display for Case {
 }
 
 pub fn config() -> LossConfig {
-    LossConfig { label_smoothing: SMOOTHING, ..LossConfig::default() }
+    LossConfig {
+        label_smoothing: SMOOTHING,
+        ignore_index: Some(IGNORE_INDEX),
+        ..LossConfig::default()
+    }
 }
 
 pub fn binary_config() -> BinaryConfig {

@@ -5,7 +5,7 @@ use std::{cell::Cell, error::Error, process::Command, sync::Arc};
 use smoothxent::{
     Kernels,
     cudarc::{
-        driver::{CudaFunction, CudaStream, sys, sys::CUdevice_attribute},
+        driver::{CudaContext, CudaFunction, CudaStream, sys, sys::CUdevice_attribute},
         nvrtc::Ptx,
     },
 };
@@ -34,6 +34,7 @@ pub struct Machine {
     /// A kernel that does nothing with an argument of [`EMPTY_ARGUMENT_BYTES`].
     pub empty: CudaFunction,
     pub l2_bytes: usize,
+    smi: Smi,
     smi_answers: Cell<bool>,
 }
 
@@ -61,14 +62,16 @@ impl Machine {
              .visible .entry empty(.param .align 8 .b8 argument[{EMPTY_ARGUMENT_BYTES}]) {{ ret; }}"
         );
         let empty = context.load_module(Ptx::from_src(source))?.load_function("empty")?;
+        let smi = Smi::about(&context)?;
         Ok(Self {
             name,
-            driver: driver(times),
+            driver: driver(times, &smi),
             times,
             kernels: Kernels::load(&context)?,
             stream: context.new_stream()?,
             empty,
             l2_bytes,
+            smi,
             smi_answers: Cell::new(times == Times::Taken),
         })
     }
@@ -79,7 +82,7 @@ impl Machine {
         if !self.smi_answers.get() {
             return unknown();
         }
-        let answer = smi("clocks.sm,clocks.mem,clocks_throttle_reasons.active");
+        let answer = self.smi.ask("clocks.sm,clocks.mem,clocks_throttle_reasons.active");
         let fields: Vec<String> = answer
             .iter()
             .flat_map(|line| line.split(','))
@@ -97,8 +100,8 @@ impl Machine {
 }
 
 /// Its own version where nvidia-smi is there, else the CUDA version that it is for.
-fn driver(times: Times) -> String {
-    let stated = if times == Times::Taken { smi("driver_version") } else { None };
+fn driver(times: Times, smi: &Smi) -> String {
+    let stated = if times == Times::Taken { smi.ask("driver_version") } else { None };
     stated.unwrap_or_else(|| {
         let mut version = 0;
         // SAFETY: the driver is loaded, and writes one integer.
@@ -110,13 +113,28 @@ fn driver(times: Times) -> String {
     })
 }
 
-/// One line about the first device.
-fn smi(query: &str) -> Option<String> {
-    let query = format!("--query-gpu={query}");
-    let output = Command::new("nvidia-smi")
-        .args(["-i", "0", &query, "--format=csv,noheader,nounits"])
-        .output()
-        .ok()?;
-    let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
-    Some(text.lines().next()?.trim().to_owned())
+/// nvidia-smi, asked about one device.
+struct Smi {
+    /// CUDA_VISIBLE_DEVICES renames devices, and nvidia-smi numbers them by their slots.
+    device: String,
+}
+
+impl Smi {
+    fn about(context: &CudaContext) -> Result<Self, Box<dyn Error>> {
+        let bytes = context.uuid()?.bytes;
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+        Ok(Self { device: format!("GPU-{}", parts.join("-")) })
+    }
+
+    /// One line.
+    fn ask(&self, query: &str) -> Option<String> {
+        let query = format!("--query-gpu={query}");
+        let output = Command::new("nvidia-smi")
+            .args(["-i", &self.device, &query, "--format=csv,noheader,nounits"])
+            .output()
+            .ok()?;
+        let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+        Some(text.lines().next()?.trim().to_owned())
+    }
 }

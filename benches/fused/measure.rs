@@ -180,7 +180,6 @@ struct Buffers<T> {
     turn: usize,
     /// Elements from one matrix to the next.
     stride: usize,
-    cold: bool,
     logits: CudaSlice<T>,
     gradients: CudaSlice<T>,
     targets: CudaSlice<i64>,
@@ -204,6 +203,14 @@ enum Batch {
 }
 
 impl Batch {
+    /// Of so many sets of buffers, those that it uses however often it is repeated.
+    fn sets(&self, all: usize) -> usize {
+        match self {
+            Self::Calls(_) => all,
+            Self::Replays { calls, .. } => all.min(*calls),
+        }
+    }
+
     /// Takes so many calls, or as many more as fill a graph.
     #[allow(dead_code, reason = "benches/device.rs has it")]
     fn resize(&mut self, wanted: usize) {
@@ -234,7 +241,6 @@ impl<T: Element> Buffers<T> {
             sets,
             turn: 0,
             stride,
-            cold: sets < MAX_SETS || sets * set_bytes >= 2 * machine.l2_bytes,
             logits: numbers(machine, sets * stride, 1, -8.0..8.0)?,
             gradients: stream.alloc_zeros(sets * stride)?,
             targets: stream.clone_htod(&targets)?,
@@ -363,9 +369,12 @@ impl<T: Element> Buffers<T> {
                 times.push(self.sample(machine, work, batch)?);
             }
         }
+        // Those that a batch of calls comes to, and what calls touch of them.
+        let sets = batches.iter().map(|batch| batch.sets(self.sets)).min().unwrap_or(self.sets);
+        let touched = sets * self.case.matrices() * self.case.matrix_bytes();
         let mut measured = Measured {
             method,
-            cold: self.cold,
+            cold: touched >= 2 * machine.l2_bytes,
             losses: vec![],
             copy: Quantiles { p20: NO_TIME, p50: NO_TIME, p80: NO_TIME },
             empty: None,

@@ -13,6 +13,7 @@ use smoothxent::{
 };
 
 use crate::{
+    aims,
     cases::{self, Case, SMOOTHING},
     machine::{Clocks, Machine, Times},
     measure::{Measured, Quantiles},
@@ -62,6 +63,15 @@ impl Row {
         self.case.bytes() as f32 / self.time.p50 / 1000.0
     }
 
+    /// How many times as long as an empty launch it takes, if a copy takes about as little: launches are then most of
+    /// the time.
+    pub fn of_empty(&self) -> Option<f32> {
+        let empty = self.empty?.p50;
+        // Where nothing was timed, nothing is.
+        let is_large = self.copy.p50 > aims::SMALL_COPY_OF_EMPTY * empty;
+        (!is_large).then_some(self.time.p50 / empty)
+    }
+
     /// Of the copy's bytes per second.
     pub fn share_of_copy(&self) -> f32 {
         self.gigabytes_per_second() / (self.copy_bytes() as f32 / self.copy.p50 / 1000.0)
@@ -94,7 +104,7 @@ impl Row {
 
     /// What benches/record/README.md says of them; `cargo xtask report` finds them by name.
     const CSV_HEADER: &str = "implementation,version,device,driver,sm_mhz,memory_mhz,throttle,rows,\
-        classes,dtype,pass,place,variant,label_smoothing,selection,strategy,kernel,launches,grid,block,\
+        classes,dtype,pass,place,variant,label_smoothing,ignore_index,selection,strategy,kernel,launches,grid,block,\
         cluster,shared_bytes,slices,cached_packs,rows_per_warp,lanes_per_row,method,l2,bytes,p20_us,p50_us,\
         p80_us,gb_per_s,copy_bytes,copy_p20_us,copy_p50_us,copy_p80_us,share_of_copy,empty_p50_us,verdict";
 
@@ -120,6 +130,7 @@ impl Row {
             "apart".to_owned(),
             case.variant.name().to_owned(),
             SMOOTHING.to_string(),
+            case.ignore_index().map_or_else(String::new, |index| index.to_string()),
             self.selection(),
             strategy.to_string(),
             kernel.symbol().to_owned(),

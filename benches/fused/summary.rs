@@ -65,10 +65,9 @@ impl Summary<'_> {
     }
 
     fn small(&self) {
-        let of_empty = |row: &Row| row.empty.map(|empty| row.time.p50 / empty.p50);
         let small: Vec<&Row> = self.cases.iter().filter_map(|rows| rows.first()).collect();
         let small: Vec<(&Row, f32)> =
-            small.into_iter().filter_map(|row| Some((row, of_empty(row)?))).collect();
+            small.into_iter().filter_map(|row| Some((row, row.of_empty()?))).collect();
         if small.is_empty() {
             return;
         }

@@ -6,11 +6,16 @@ import time
 from typing import Optional
 
 
+# A first case, of which nothing is known.
+FIRST_SECONDS = 10.0
+
+
 class Budget:
-    def __init__(self, seconds: Optional[float]) -> None:
-        self._begun = time.monotonic()
+    def __init__(self, seconds: Optional[float], begun: Optional[float] = None) -> None:
+        """`begun` is when the seconds began to run out, if not now."""
+        self._begun = time.monotonic() if begun is None else begun
         self._seconds = seconds
-        self._slowest = 0.0
+        self._slowest = FIRST_SECONDS
 
     def elapsed(self) -> float:
         return time.monotonic() - self._begun
@@ -27,7 +32,7 @@ class Budget:
 
     def forget(self) -> None:
         """Before cases of another kind, which take another time."""
-        self._slowest = 0.0
+        self._slowest = FIRST_SECONDS
 
 
 class Progress:

@@ -108,12 +108,21 @@ class Case:
 
     @property
     def bytes(self) -> int:
-        """What has to be read and written, each once."""
-        target, loss, saved = 8, 4, 16
-        of_row = {"fused": target + loss, "forward": target + loss + saved, "backward": target + saved}
+        """The least that has to be read and written, each once.
+
+        Between a forward and a backward pass at least a log-sum-exp of each row is kept.
+        """
+        target, log_sum_exp = 8, 4
+        of_row = target if self.computes == "fused" else target + log_sum_exp
         weights = 4 * self.classes if self.weighted else 0
         matrices = self._moved_rows * self.classes * self.element_bytes
-        return matrices + self.rows * of_row[self.computes] + weights
+        return matrices + self.rows * of_row + weights
+
+    @property
+    def touched_bytes(self) -> int:
+        """Of the logits and of a gradient beside them, if there is one."""
+        has_gradient = self.computes != "forward" and self.place == "apart"
+        return self.matrix_bytes * (2 if has_gradient else 1)
 
     @property
     def copied_elements(self) -> int:

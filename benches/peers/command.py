@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from . import ahead, cases, record, summary
 from .budget import Budget, Progress, duration
@@ -25,7 +27,12 @@ NO_TORCH = "peers.py measures on a GPU through PyTorch, which is not there ({err
 NO_GPU = "peers.py measures on a GPU, and torch {version} finds none here; --rehearse runs what needs none"
 
 
+# Of a program that somebody stopped, as a shell reports it.
+STOPPED = 128 + signal.SIGINT
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
+    begun = time.monotonic()
     options = _parser().parse_args(arguments)
     if (options.head or options.head_csv) and "head" not in options.measure:
         options.measure = [*options.measure, "head"]
@@ -38,29 +45,60 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if not options.rehearse and not torch.cuda.is_available():
         print(NO_GPU.format(version=torch.__version__), file=sys.stderr)
         return 1
-    with ahead.own_caches():
+    try:
+        # Now, not after minutes of measuring.
+        writers = _writers(options)
+    except OSError as error:
+        print(f"peers.py cannot write what it measures: {error}", file=sys.stderr)
+        return 1
+    with ahead.own_caches(), _stopped_alike():
         if options.rehearse:
-            return Session(options).run()
+            return Session(options, writers, begun).run()
         torch.cuda.set_device(0)
         # Not the default one, which cannot be captured.
         with torch.cuda.stream(torch.cuda.Stream()):
-            return Session(options).run()
+            return Session(options, writers, begun).run()
+
+
+def _writers(options: argparse.Namespace) -> Dict[str, Writer]:
+    """A file for each measurement that was asked for."""
+    of = {
+        "accuracy": (options.accuracy_csv, record.ACCURACY_COLUMNS),
+        "head": (options.head_csv, record.HEAD_COLUMNS),
+        "speed": (options.csv, record.SPEED_COLUMNS),
+    }
+    return {name: Writer(*of[name]) for name in MEASUREMENTS if name in options.measure}
+
+
+@contextmanager
+def _stopped_alike() -> Iterator[None]:
+    """`timeout` and others stop a program by SIGTERM: as Ctrl-C does, with what is known by then."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Session:
     """One run: what is measured, in which order, and what is said of it."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, writers: Dict[str, Writer], begun: float) -> None:
         # Only now is torch known to be there.
         from . import contenders, machine, speed
 
-        self._options = options
+        self._options, self._writers = options, writers
         self._machine = machine.Machine(options.rehearse)
         self._loaded = contenders.load(options.peers, self._machine)
-        self._lost = contenders.ContextLost
+        self._contenders = contenders
         self._repeats = speed.QUICK_REPEATS if options.quick else speed.REPEATS
-        self._budget = Budget(options.budget_seconds)
+        self._budget = Budget(options.budget_seconds, begun)
         self._left_out: List[object] = []
+        self._failed: List[str] = []
         self._all: List[Record] = []
         self._summary: List[str] = []
 
@@ -71,20 +109,32 @@ class Session:
             print(f"    {implementation.label} {implementation.version}".rstrip())
         for label, why in self._loaded.absent.items():
             print(f"    {label}: not measured: {why}")
-        self._compile_ahead()
+        for line in machine.company():
+            print(f"    {line}")
+            self._summary.append(line)
         run_of = {"accuracy": self._accuracy, "speed": self._speed, "head": self._head}
+        wanted = [name for name in MEASUREMENTS if name in self._options.measure]
         status = 0
         try:
-            for measurement in MEASUREMENTS:
-                if measurement in self._options.measure:
-                    run_of[measurement]()
-        except self._lost as lost:
+            self._compile_ahead()
+            while wanted:
+                run_of[wanted.pop(0)]()
+        except KeyboardInterrupt:
+            self._summary.append("ended early: stopped; what was measured until then is in the files")
+            status = STOPPED
+        except self._contenders.ContextLost as lost:
             print(f"the device was lost, nothing more can be measured: {lost}", flush=True)
             self._summary.append(f"ended early, the device was lost: {lost}")
             self._summary.append("the rest can be measured without that one: --peers, --shapes")
             status = 1
+        self._left_out += [f"{name}: all of it" for name in wanted]
         print("--- summary")
-        lines = [*self._summary, *summary.wrong_lines(self._all), *summary.absent_lines(self._all)]
+        lines = [
+            *self._summary,
+            *summary.wrong_lines(self._all),
+            *summary.failed_lines(self._failed),
+            *summary.absent_lines(self._all),
+        ]
         print("\n".join([*lines, *summary.left_out_lines(self._left_out)]), flush=True)
         wrong = any(each.implementation == summary.OWN and each.verdict == WRONG for each in self._all)
         return 1 if wrong else status
@@ -137,25 +187,22 @@ class Session:
     def _speed(self) -> None:
         from .speed import SpeedRun
 
-        options, run = self._options, SpeedRun(self._machine, self._loaded, self._repeats)
+        run = SpeedRun(self._machine, self._loaded, self._repeats)
         chosen = self._speed_cases()
         records: List[Any] = []
         try:
-            self._each(
-                "speed", chosen, run.measure, records, Writer(options.csv, record.SPEED_COLUMNS), _times, 1.0
-            )
+            self._each("speed", chosen, run.measure, records, _times, 1.0)
         finally:
             self._summary += summary.speed_lines(records) if records else []
 
     def _accuracy(self) -> None:
         from .accuracy import AccuracyRun
 
-        options, run = self._options, AccuracyRun(self._machine, self._loaded)
+        run = AccuracyRun(self._machine, self._loaded)
         chosen = self._accuracy_cases()
         records: List[Any] = []
-        writer = Writer(options.accuracy_csv, record.ACCURACY_COLUMNS)
         try:
-            self._each("accuracy", chosen, run.measure, records, writer, _verdicts, ACCURACY_SHARE)
+            self._each("accuracy", chosen, run.measure, records, _verdicts, ACCURACY_SHARE)
         finally:
             self._summary.append(
                 "worst relative errors; gapN: the target N nats above all others together; ! is wrong:"
@@ -172,9 +219,8 @@ class Session:
         self._budget.took(HEAD_SECONDS)
         run = HeadRun(self._machine, self._loaded, size, self._repeats)
         records: List[Any] = []
-        writer = Writer(options.head_csv, record.HEAD_COLUMNS)
         try:
-            self._each("head", [size], lambda _: run.measure(), records, writer, _verdicts, 1.0)
+            self._each("head", [size], lambda _: run.measure(), records, _verdicts, 1.0)
         finally:
             self._summary += summary.head_lines(records) if records else []
 
@@ -184,27 +230,38 @@ class Session:
         chosen: Sequence[Any],
         measure: Callable[[Any], List[Any]],
         records: List[Any],
-        writer: Writer,
         outcome: Callable[[Sequence[Any]], str],
         share: float,
     ) -> None:
-        progress = Progress(what, len(chosen))
-        with writer:
-            for case in chosen:
-                if not self._budget.allows(share):
-                    self._left_out.append(f"{what}: {case}")
-                    continue
-                begun = time.monotonic()
-                found = measure(case)
-                seconds = time.monotonic() - begun
-                self._budget.took(seconds)
-                for each in found:
-                    writer.write(each)
-                records += found
-                self._all += found
-                line = progress.line(case, outcome(found), seconds)
-                print(f"{line} ({duration(seconds)})", flush=True)
+        progress, left = Progress(what, len(chosen)), list(chosen)
+        try:
+            with self._writers[what] as writer:
+                while left and self._budget.allows(share):
+                    begun = time.monotonic()
+                    found = self._measured(what, left[0], measure)
+                    seconds = time.monotonic() - begun
+                    self._budget.took(seconds)
+                    for each in found:
+                        writer.write(each)
+                    records += found
+                    self._all += found
+                    line = progress.line(left.pop(0), outcome(found), seconds)
+                    print(f"{line} ({duration(seconds)})", flush=True)
+        finally:
+            self._left_out += [f"{what}: {case}" for case in left]
         self._budget.forget()
+
+    def _measured(self, what: str, case: Any, measure: Callable[[Any], List[Any]]) -> List[Any]:
+        """What came of a case; nothing where it could not even begin: no memory for what all read, say."""
+        try:
+            return measure(case)
+        except self._contenders.ContextLost:
+            raise
+        except Exception as error:
+            self._failed.append(f"{what}: {case}: {self._contenders.reason(error)}")
+            self._contenders.survives(self._machine, f"{what}: {case}", error)
+            self._machine.free()
+            return []
 
     def _sizes(self) -> List[cases.Size]:
         options = self._options
@@ -231,6 +288,8 @@ def _times(records: Sequence[Any]) -> str:
 
 
 def _verdicts(records: Sequence[Any]) -> str:
+    if not records:
+        return "failed"
     counts = {verdict: 0 for verdict in (record.RIGHT, record.REHEARSAL, record.WRONG, record.NOT_MEASURED)}
     for each in records:
         counts[each.verdict] += 1
@@ -273,7 +332,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = {
         "peers": (PEERS, "implementation", "all"),
-        "passes": (tuple(cases.PASSES), "pass", "fused,in_place"),
+        "passes": (tuple(cases.PASSES), "pass", "all"),
         "variants": (cases.VARIANTS, "variant", "plain"),
         "measure": (MEASUREMENTS, "measurement", "accuracy,speed"),
     }

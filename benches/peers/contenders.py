@@ -40,7 +40,9 @@ def load(names: Sequence[str], machine: Machine) -> Loaded:
 
 
 def _absence(implementation: Implementation, error: Exception) -> str:
-    what = "not installed" if isinstance(error, ImportError) else "cannot be loaded"
+    # What is there and does not load, for the want of another package, say, is no reason to install it.
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    what = "not installed" if missing in implementation.packages else "cannot be loaded"
     return f"{what}: {one_line(error)} ({implementation.install})"
 
 
@@ -52,10 +54,10 @@ def survives(machine: Machine, label: str, error: Exception) -> None:
         raise ContextLost(f"{label}: {one_line(error)}; then {one_line(lost)}") from error
 
 
-def reason(error: Exception) -> str:
-    """Why a contender could not be measured, for a table."""
+def reason(error: Exception, beside_others: bool = False) -> str:
+    """Why a contender could not be measured, for a table; whether others' memory was held meanwhile."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
-        return "out of memory"
+        return "out of memory, beside those before it" if beside_others else "out of memory"
     return one_line(error)
 
 

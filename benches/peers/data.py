@@ -34,6 +34,7 @@ def _even(device: torch.device) -> torch.Tensor:
 
 
 def sets_of(case: Case, l2_bytes: int) -> int:
+    """As if there were a gradient beside the logits: else these alone are still twice the cache."""
     return max(1, min(MAX_SETS, -(-L2_SIZES * l2_bytes // (2 * case.matrix_bytes))))
 
 

@@ -201,4 +201,4 @@ class HeadRun:
         for name, work in works.items():
             record, times = records[name], work.quantiles()
             record.p20_us, record.p50_us, record.p80_us = times.p20, times.p50, times.p80
-            record.note = "; ".join(filter(None, (record.note, change)))
+            record.note = "; ".join(filter(None, (record.note, work.note, change)))

@@ -16,6 +16,10 @@ IDLE = 1
 # Clocks that differ by more between start and end of a case are worth a note.
 STEADY = 0.05
 
+# In use before anything was allocated: more is somebody else's.
+TAKEN_BY_ONE = 2 << 30
+BUSY_PERCENT = 20
+
 
 @dataclass(frozen=True)
 class Clocks:
@@ -87,6 +91,21 @@ class Machine:
         except (OSError, subprocess.SubprocessError):
             return []
         return output.stdout.strip().splitlines()
+
+    def company(self) -> List[str]:
+        """What a reader should know of who else uses the device, in lines; times beside others mean little."""
+        if self.rehearsal:
+            return []
+        lines = []
+        free, total = torch.cuda.mem_get_info(self.device)
+        # This process itself has a few hundred megabytes.
+        taken = total - free
+        if taken > TAKEN_BY_ONE:
+            lines.append(f"{taken / 1e9:.1f} of the device's {total / 1e9:.1f} GB are in use already")
+        answer = self._ask("utilization.gpu")
+        if answer and answer[0].isdecimal() and int(answer[0]) > BUSY_PERCENT:
+            lines.append(f"the device is busy with something else already ({answer[0]} %): times may mean little")
+        return lines
 
     def synchronize(self) -> None:
         if not self.rehearsal:

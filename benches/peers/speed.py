@@ -120,7 +120,7 @@ class SpeedRun:
                 prepared.check()
         except Exception as error:
             survives(machine, implementation.label, error)
-            contender.fail(reason(error))
+            contender.fail(reason(error, beside_others=True))
             machine.free()
         if overwrites:
             data.refill()
@@ -167,13 +167,13 @@ class SpeedRun:
         )
         for contender in racing:
             if contender.work is not None:
-                self._finish(contender, contender.work, case.matrix_bytes, copy, before, after)
+                self._finish(contender, contender.work, case.touched_bytes, copy, before, after)
 
     def _finish(
         self,
         contender: Contender,
         work: Work,
-        matrix_bytes: int,
+        touched_bytes: int,
         copy: Optional[Quantiles],
         before: Clocks,
         after: Clocks,
@@ -181,7 +181,7 @@ class SpeedRun:
         record, clocks = contender.record, before.until(after)
         record.method = work.method
         # Whether logits come from memory.
-        used_bytes = work.sets_used * 2 * matrix_bytes
+        used_bytes = work.sets_used * touched_bytes
         record.l2 = "cold" if used_bytes >= 2 * self._machine.l2_bytes else "warm"
         record.set_times(work.quantiles(), copy)
         record.sm_mhz, record.memory_mhz = clocks.sm_mhz, clocks.memory_mhz
@@ -195,7 +195,7 @@ class SpeedRun:
         try:
             action(contender.work)
         except Exception as error:
-            contender.fail(reason(error))
+            contender.fail(reason(error, beside_others=True))
             survives(self._machine, contender.implementation.label, error)
             self._machine.free()
 

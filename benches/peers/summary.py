@@ -110,6 +110,11 @@ def wrong_lines(records: Sequence[Record]) -> List[str]:
     return _shortened([_complaint("WRONG: ", record) for record in records if record.verdict == WRONG])
 
 
+def failed_lines(failed: List[str]) -> List[str]:
+    """Cases that could not begin, each with its reason."""
+    return _shortened([f"could not be measured: {each}" for each in failed])
+
+
 def _complaint(prefix: str, record: Record) -> str:
     return f"{prefix}{record.implementation}: {_case_of(record)}: {record.note}"
 

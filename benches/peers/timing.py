@@ -1,12 +1,16 @@
 """How calls are timed: buffers that keep the cache cold, samples that take turns.
 
-The method of benches/fused/measure.rs. A sample is a batch of calls between two device events, behind
-one that is not timed, so that the device does not wait for the host's first call. Problems so short that
-the host could be what is timed are captured into a graph, whose replay is the sample, wherever an
-implementation can be captured. Successive calls use different buffers, four times the L2 cache in all,
-so that logits come from memory. The results of calls are dropped at once, so that memory is used again as
-a training loop would: what is allocated in a call may still be in the cache when the next one writes it,
-unlike smoothxent's gradients and copies, which have sets of buffers as logits do.
+The method of benches/fused/measure.rs. A sample is a batch of calls between two device events. While the host
+enqueues it, the device is busy with something else, so that it never waits for the host, however long Python
+and autograd take for a call: where it did wait all the same, as it must for an implementation that reads
+something back in each call, the sample may be of the host, and the record says so. Problems so short that
+launches would be most of their time are captured into a graph, whose replay is the sample, wherever an
+implementation can be captured.
+
+Successive calls use different buffers, four times the L2 cache in all, so that logits come from memory. What a
+call returns is kept until its set of buffers is used again: what is allocated in a call is then as cold when it is
+written as smoothxent's gradients and copies are, which have sets of buffers as logits do. What an implementation
+allocates and gives back within a call may still be in the cache at the next, as in a training loop.
 
 In place, logits are put back before each sample. A call that comes to a set again, as most of a sample do,
 reads the gradient that is there by now: as many bytes, of other values, for everybody who works in place.
@@ -16,8 +20,9 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import deque
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Deque, Iterator, List, Optional
 
 import torch
 
@@ -28,8 +33,20 @@ BATCH_MICROSECONDS = 2000.0
 MAX_BATCH = 500
 MAX_GRAPH_BATCH = 128
 
-# A call through Python and autograd takes the host that long.
+# A peer's call may be a dozen launches, of a few microseconds each.
 GRAPH_BELOW_MICROSECONDS = 150.0
+
+# How long the device is kept busy while the host enqueues a sample: longer than it needs by this factor, but not
+# without end.
+LEAD = 1.5
+MAX_LEAD_SECONDS = 0.05
+# Whoever still takes longer after so many longer leads waits for the device.
+MAX_LEADS = 3
+# No GPU's clock is faster; under a slower one it is busy for longer.
+CYCLES_A_SECOND = 2.5e9
+
+# Of the samples of a record: more that the device waited in, and the median may be the host's.
+HOST_SHARE = 0.2
 
 STREAM, GRAPH, CLOCK = "stream", "graph", "clock"
 
@@ -56,21 +73,31 @@ class Work:
         self.note = ""
         self._batch = 1
         self._graph: Optional[torch.cuda.CUDAGraph] = None
+        self._lead_seconds, self._leads = 0.0, 0
+        self._waited: List[bool] = []
+        # What cannot be captured may have memory of its own, which results must not keep.
+        self._kept: Deque[Any] = deque(maxlen=sets - 1 if capturable else 0)
         self.times: List[float] = []
 
     def step(self) -> Any:
         self._turn = (self._turn + 1) % self._sets
-        return self._call(self._turn)
+        result = self._call(self._turn)
+        self._kept.append(result)
+        return result
 
     def estimate(self) -> float:
-        """Warms up; microseconds of a call whose enqueueing counts where it takes longer."""
+        """Warms up; microseconds of a call, those of the host where the device has to wait for it."""
         self._sample(2)
+        self._sample(6)
         return self._sample(6)
 
     def choose_batch(self, small: bool) -> None:
         calls = int(BATCH_MICROSECONDS / max(self.estimate(), 1e-3))
         self._batch = min(max(calls, 1), MAX_BATCH)
         if not small:
+            # As many calls as will be timed say how long the host needs for them.
+            self._sample(self._batch)
+            self._waited.clear()
             return
         if not self.capturable:
             self.method = HOST
@@ -78,6 +105,7 @@ class Work:
             return
         # What the host needed says nothing of how long they take in a graph.
         self._batch = MAX_GRAPH_BATCH
+        self._kept.clear()
         try:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
@@ -97,6 +125,10 @@ class Work:
         if self._restore is not None:
             self._restore()
         self.times.append(self._sample(self._batch))
+        waited = sum(self._waited)
+        if self.method == STREAM and waited > HOST_SHARE * len(self.times):
+            self.method = HOST
+            self.note = "the device waited for the host: its time may be what is timed"
 
     @property
     def sets_used(self) -> int:
@@ -116,9 +148,18 @@ class Work:
             self._graph.replay()
         else:
             self.step()
+            _keep_busy(self._lead_seconds)
             start.record()
+            begun = time.perf_counter()
             for _ in range(calls):
                 self.step()
+            took = time.perf_counter() - begun
+            waited = start.query()
+            self._waited.append(waited)
+            if waited and took > self._lead_seconds:
+                self._leads += 1
+                longer = min(LEAD * took, MAX_LEAD_SECONDS)
+                self._lead_seconds = longer if self._leads <= MAX_LEADS else 0.0
         end.record()
         end.synchronize()
         return start.elapsed_time(end) * 1000.0 / calls
@@ -131,6 +172,14 @@ class Work:
             last = self.step()
         wait(last)
         return (time.perf_counter() - start) * 1e6 / calls
+
+
+def _keep_busy(seconds: float) -> None:
+    """Enqueues something that takes the device so long, or a little longer."""
+    # It has been there for as long as streams have, for PyTorch's own tests; without it nothing is kept busy.
+    sleep = getattr(torch.cuda, "_sleep", None)
+    if sleep is not None and seconds > 0:
+        sleep(int(seconds * CYCLES_A_SECOND))
 
 
 def collect_young() -> None:

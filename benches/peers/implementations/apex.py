@@ -11,6 +11,7 @@ from .base import Implementation, Prepared, by_autograd, version_of
 
 class Apex(Implementation):
     name = "apex"
+    packages = ("apex",)
     install = (
         "git clone https://github.com/NVIDIA/apex && APEX_XENTROPY=1 pip install --no-build-isolation ./apex"
     )

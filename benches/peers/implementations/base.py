@@ -43,6 +43,8 @@ class Prepared:
 
 class Implementation:
     name: str
+    # The modules without which it is not installed.
+    packages: Tuple[str, ...] = ()
     # What tells it from others of the same name.
     mode: str = ""
     install: str = ""
@@ -76,18 +78,25 @@ def version_of(package: str) -> str:
         return ""
 
 
+def _allocated(data: Data) -> int:
+    return 0 if data.device.type == "cpu" else torch.cuda.memory_allocated()
+
+
 def by_autograd(case: Case, data: Data, loss_of: Callable[[torch.Tensor, int], torch.Tensor]) -> Prepared:
     """A loss that autograd differentiates, of logits and the number of a set."""
     leaves = data.leaves()
     if case.computes == "forward":
         return Prepared(lambda number: (loss_of(leaves[number], number), None))
     if case.computes == "backward":
+        before = _allocated(data)
         losses = [loss_of(leaf, number) for number, leaf in enumerate(leaves)]
+        # What each of them saves for its gradient.
+        given_bytes = (_allocated(data) - before) // len(losses)
 
         def backward(number: int) -> Result:
             return None, torch.autograd.grad(losses[number], leaves[number], retain_graph=True)[0]
 
-        return Prepared(backward)
+        return Prepared(backward, given_bytes=given_bytes)
 
     def fused(number: int) -> Result:
         loss = loss_of(leaves[number], number)

@@ -15,6 +15,7 @@ from .base import Implementation, Prepared, by_autograd, version_of
 
 class FlashAttn(Implementation):
     name = "flash_attn"
+    packages = ("flash_attn",)
     install = "FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE pip install --no-deps --no-build-isolation flash-attn"
     compiles = True
 

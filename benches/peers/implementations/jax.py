@@ -14,6 +14,7 @@ from .base import Implementation, Prepared, Result, version_of
 
 class Jax(Implementation):
     name = "jax"
+    packages = ("jax", "optax")
     install = "pip install 'jax[cuda13]' optax, cuda12 for torch's wheels of CUDA 12"
     capturable = False
 
@@ -25,7 +26,7 @@ class Jax(Implementation):
 
         self._jax, self._optax = jax, optax
         if device.type == "cuda" and jax.default_backend() != "gpu":
-            raise ModuleNotFoundError("this jax has no GPU backend", name="jax")
+            raise RuntimeError("this jax has no GPU backend")
         self.version = f"{version_of('jax')} optax {version_of('optax')}"
 
     def lacks(self, case: Case) -> str:

@@ -11,6 +11,7 @@ from .base import Implementation, Prepared, Result, by_autograd, version_of
 
 class Liger(Implementation):
     name = "liger"
+    packages = ("liger_kernel",)
     install = "pip install liger-kernel"
     compiles = True
     # It reads the number of rows that count back to the host.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import torch
 import torch._functorch.config
@@ -13,6 +13,15 @@ from ..data import Data
 from ..machine import release
 from .base import Implementation, Prepared, Result, by_autograd
 
+# By their names since torch 2.7, and before.
+_RECOMPILE_LIMITS = (
+    "recompile_limit",
+    "accumulated_recompile_limit",
+    "cache_size_limit",
+    "accumulated_cache_size_limit",
+)
+_FAILS_AT_LIMIT = ("fail_on_recompile_limit_hit", "fail_on_cache_limit_hit")
+
 CUDA_GRAPHS = "max-autotune"
 NO_CUDA_GRAPHS = "max-autotune-no-cudagraphs"
 
@@ -20,6 +29,12 @@ NO_CUDA_GRAPHS = "max-autotune-no-cudagraphs"
 def weights_like_logits(data: Data) -> Optional[torch.Tensor]:
     """PyTorch wants class weights in the logits' dtype."""
     return None if data.weights is None else data.weights.to(data.dtype)
+
+
+def _set_if_known(config: Any, name: str, value: object) -> None:
+    """Sets an option of a torch that has it: an unknown one raises."""
+    if hasattr(config, name):
+        setattr(config, name, value)
 
 
 class TorchEager(Implementation):
@@ -101,12 +116,13 @@ class TorchCompile(Implementation):
                 logits, targets, weight=weights, ignore_index=IGNORE_INDEX, label_smoothing=smoothing
             )
 
-        # A backward pass that is repeated must not use up what the forward pass saved.
-        torch._functorch.config.donated_buffer = case.computes != "backward"
+        # A backward pass that is repeated must not use up what the forward pass saved; before 2.6 none did.
+        _set_if_known(torch._functorch.config, "donated_buffer", case.computes != "backward")
         # Recompilations are counted for the code above, which all cases share. Beyond eight of them it would
         # run eagerly, without a word.
-        dynamo = torch._dynamo.config
-        dynamo.recompile_limit = dynamo.accumulated_recompile_limit = 1000
-        dynamo.fail_on_recompile_limit_hit = True
+        for name in _RECOMPILE_LIMITS:
+            _set_if_known(torch._dynamo.config, name, 1000)
+        for name in _FAILS_AT_LIMIT:
+            _set_if_known(torch._dynamo.config, name, True)
         self._key, self._loss = key, torch.compile(loss, dynamic=False, mode=self.mode)
         return self._loss

@@ -14,6 +14,7 @@ from .base import Implementation, Prepared, Result, by_autograd, version_of
 class Quack(Implementation):
     name = "quack"
     mode = "autograd"
+    packages = ("quack",)
     install = "pip install quack-kernels"
     compiles = True
 

@@ -16,6 +16,7 @@ from .base import Implementation, Prepared, Result
 
 class Smoothxent(Implementation):
     name = "smoothxent"
+    packages = ("smoothxent",)
     install = "build it with `cargo build --release -p smoothxent-capi`, or use a bundle"
 
     def load(self, device: torch.device) -> None:

@@ -13,6 +13,7 @@ from .base import Implementation, Prepared, by_autograd, version_of
 
 class TransformerEngine(Implementation):
     name = "transformer_engine"
+    packages = ("transformer_engine",)
     install = "pip install --no-build-isolation transformer-engine[pytorch]"
     compiles = True
 

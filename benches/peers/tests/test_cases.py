@@ -66,13 +66,19 @@ class Shapes(unittest.TestCase):
 class Bytes(unittest.TestCase):
     def test_as_the_rust_benchmark_counts(self):
         of = {
-            "fused": 2 * 70 * 10 * 2 + 70 * 12,
-            "forward": 70 * 10 * 2 + 70 * 28,
-            "backward": 2 * 70 * 10 * 2 + 70 * 24,
+            "fused": 2 * 70 * 10 * 2 + 70 * 8,
+            "forward": 70 * 10 * 2 + 70 * 12,
+            "backward": 2 * 70 * 10 * 2 + 70 * 12,
         }
         for computes, expected in of.items():
             with self.subTest(computes):
                 self.assertEqual(Case(70, 10, "f16", computes).bytes, expected)
+
+    def test_what_is_touched(self):
+        of = {"fused": 2, "forward": 1, "backward": 2}
+        for computes, matrices in of.items():
+            self.assertEqual(Case(70, 10, "f16", computes).touched_bytes, matrices * 70 * 10 * 2)
+        self.assertEqual(Case(70, 10, "f16", place="in_place").touched_bytes, 70 * 10 * 2)
 
     def test_copies_move_as_much(self):
         self.assertEqual(Case(70, 10, "f16").copied_elements, 700)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -20,7 +20,7 @@ from .needs import needs_torch, torch
 PROGRAM = Path(__file__).resolve().parents[2] / "peers.py"
 
 if torch is not None:
-    from peers import contenders, implementations, speed
+    from peers import contenders, implementations, speed, timing
     from peers.implementations.base import Implementation, Prepared
 
     from . import stand_in
@@ -113,10 +113,10 @@ class Rehearsal(unittest.TestCase):
 
 @needs_torch
 class OnAStandIn(unittest.TestCase):
-    def run_on_stand_in(self, *arguments):
+    def run_on_stand_in(self, *arguments, small=True):
         shortly = mock.patch("peers.timing.BATCH_MICROSECONDS", 1.0)
-        always = mock.patch("peers.timing.GRAPH_BELOW_MICROSECONDS", 1e9)
-        with stand_in.device(), stand_in.module(), shortly, always:
+        below = mock.patch("peers.timing.GRAPH_BELOW_MICROSECONDS", 1e9 if small else 0.0)
+        with stand_in.device(), stand_in.module(), shortly, below:
             return run("--quick", "--peers", "smoothxent,torch_eager", *arguments)
 
     def test_speed(self):
@@ -181,7 +181,90 @@ class OnAStandIn(unittest.TestCase):
     def test_what_was_left_out_is_named(self):
         status, output, found = self.run_on_stand_in("--measure", "speed", "--budget-seconds", "0")
         self.assertEqual((status, found["csv"]), (0, []))
-        self.assertIn("left out for time, 12 cases:", output)
+        self.assertIn("left out for time, 24 cases:", output)
+
+    def test_who_makes_the_device_wait_is_not_compared(self):
+        arguments = ("--measure", "speed", "--shapes", "9x7:f32", "--passes", "fused", "--smoothing", "0")
+        for waits, method in ((False, timing.STREAM), (True, record.HOST)):
+            with mock.patch.object(stand_in.Event, "query", lambda event: waits):
+                status, output, found = self.run_on_stand_in(*arguments, small=False)
+            self.assertEqual(status, 0, output)
+            self.assertEqual({line["method"] for line in found["csv"]}, {method})
+            for line in found["csv"]:
+                self.assertEqual("waited for the host" in line["note"], waits, line)
+            self.assertIn(f"slower than a peer in {'0 of 0' if waits else ''}", output)
+
+    def test_a_stopped_run_keeps_what_is_known(self):
+        class Stops(Implementation):
+            name = "apex"
+
+            def prepare(self, case, data):
+                if case.classes == 8:
+                    raise KeyboardInterrupt
+                return Prepared(lambda number: (torch.tensor(3.0), data.gradients[number]))
+
+        with mock.patch.object(contenders, "every", lambda: [*implementations.every()[:1], Stops()]):
+            status, output, found = self.run_on_stand_in(
+                "--measure",
+                "speed",
+                "--shapes",
+                "9x7:f32,9x8:f32,9x9:f32",
+                "--passes",
+                "fused",
+                "--smoothing",
+                "0",
+                "--peers",
+                "smoothxent,apex",
+            )
+        self.assertEqual(status, 130)
+        self.assertEqual({line["classes"] for line in found["csv"]}, {"7"})
+        self.assertIn("ended early: stopped", output)
+        self.assertIn("left out for time, 2 cases:\n    speed: 9 x 8 f32 fused smoothing 0\n", output)
+
+    def test_a_case_that_cannot_begin_stops_nothing_else(self):
+        real = speed.SpeedRun._data
+
+        def data(run, case):
+            if case.classes == 8:
+                raise RuntimeError("no room")
+            return real(run, case)
+
+        with mock.patch.object(speed.SpeedRun, "_data", data):
+            status, output, found = self.run_on_stand_in(
+                "--measure", "speed", "--shapes", "9x8:f32,9x9:f32", "--passes", "fused", "--smoothing", "0"
+            )
+        self.assertEqual(status, 0, output)
+        self.assertEqual({line["classes"] for line in found["csv"]}, {"9"})
+        self.assertIn("could not be measured: speed: 9 x 8 f32 fused smoothing 0: RuntimeError: no room", output)
+
+    def test_files_that_cannot_be_written_are_named_before_anything_is_measured(self):
+        errors = io.StringIO()
+        with stand_in.device(), stand_in.module(), redirect_stderr(errors):
+            status = main(["--quick", "--csv", "/no/such/folder/peers.csv"])
+        self.assertEqual(status, 1)
+        self.assertEqual(len(errors.getvalue().strip().splitlines()), 1)
+        self.assertIn("/no/such/folder/peers.csv", errors.getvalue())
+
+    def test_only_what_is_not_there_is_not_installed(self):
+        def found(error):
+            class Absent(Implementation):
+                name, install, packages = "apex", "pip install it", ("apex",)
+
+                def load(self, device):
+                    raise error
+
+            with mock.patch.object(contenders, "every", lambda: [Absent()]):
+                machine = contenders.Machine(rehearsal=True)
+                return contenders.load(["apex"], machine).absent["apex"]
+
+        missing = ModuleNotFoundError("No module named 'apex'", name="apex")
+        self.assertTrue(found(missing).startswith("not installed: "))
+        for error in (
+            ModuleNotFoundError("No module named 'xentropy_cuda'", name="xentropy_cuda"),
+            ImportError("cannot import name 'x'", name="apex"),
+            OSError("undefined symbol"),
+        ):
+            self.assertTrue(found(error).startswith("cannot be loaded: "), error)
 
     def test_faults_are_named_and_nothing_else_stops(self):
         class Faulty(Implementation):
