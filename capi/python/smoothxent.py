@@ -330,8 +330,8 @@ class Kernels:
         self.library.call(name, rows, ctypes.byref(found))
         return found.value
 
-    def take_status(self, workspace, stream=0):
-        """Waits for `stream`; an `Error` with the code `BAD_TARGETS` if a target named no class."""
+    def take_status(self, stream, workspace):
+        """Waits for `stream`, that of the calls; an `Error` with the code `BAD_TARGETS` if a target named no class."""
         found = sx_bad_targets()
         memory = sx_memory(workspace, self.workspace_bytes(0))
         try:

@@ -188,9 +188,9 @@ def mistakes(driver, library, kernels):
     config = library.config("pytorch", logit_softcap=30.0, divisor=2.0, empty_mean="zero")
     say("workspace", lambda: kernels.forward(0, config, workspace_bytes=64, **inputs))
     say("call", lambda: kernels.forward(0, config, workspace_bytes=workspace_bytes, **inputs))
-    bad = say("status", lambda: kernels.take_status(workspace, 0))
+    bad = say("status", lambda: kernels.take_status(0, workspace))
     print(f"bad targets: {bad.count}, row {bad.row}, target {bad.target} of {bad.classes}")
-    say("status again", lambda: kernels.take_status(workspace, 0))
+    say("status again", lambda: kernels.take_status(0, workspace))
     pinned = kernels.select("pinned", "block")
     plan = pinned.plan(config, rows=2, classes=3, dtype="f32")
     print(f"plan: {plan.splitlines()[0]}")
@@ -211,7 +211,7 @@ def main():
                 data = {name: given.read(case[f"{name}_bytes"])
                         for name in ("logits", "targets", "weights", "upstream")}
                 found.write(run(driver, kernels, case, data, workspace, workspace_bytes))
-        kernels.take_status(workspace, 0)
+        kernels.take_status(0, workspace)
         mistakes(driver, library, kernels)
 
 

@@ -102,7 +102,7 @@ class Smoothxent(Implementation):
             finish,
             given_bytes=gradient_bytes + workspace.numel() + saved_bytes + loss.element_size(),
             keeps=(saved, workspace, loss, data),
-            check=lambda: kernels.take_status(workspace.data_ptr(), stream),
+            check=lambda: kernels.take_status(stream, workspace.data_ptr()),
         )
 
     def workspace(self, rows: int, device: torch.device) -> torch.Tensor:

@@ -124,7 +124,7 @@ class Kernels:
         assert (_tensor(saved, torch.uint8, (SAVED_BYTES_A_ROW,), (1,)) == 77).all(), "no forward pass before"
         self._run(stream, config, gradient=gradient, **inputs)
 
-    def take_status(self, workspace, stream):
+    def take_status(self, stream, workspace):
         assert stream == Stream.cuda_stream
         self.statuses += 1
 
