@@ -159,7 +159,10 @@ pub enum Error {
     CorrectOfProbabilities,
 
     /// A backward pass was given what another problem's forward pass saved, or none.
-    #[error("the saved softmax is that of {found}; this backward pass is of {expected}")]
+    #[error(
+        "the saved softmax holds {found}; this backward pass needs {expected}. Pass the types, sizes, options \
+         and class weights of the forward call, and give that call `saved` (a fused call in place saves nothing)"
+    )]
     SavedSoftmax {
         /// The problem whose forward pass saved it last.
         found: String,
@@ -168,7 +171,10 @@ pub enum Error {
     },
 
     /// A saved softmax is too small.
-    #[error("the saved softmax was made for {capacity} rows; the problem has {rows}")]
+    #[error(
+        "the saved softmax was made for {capacity} rows; the problem has {rows}. Make it once, for the most \
+         rows of any call"
+    )]
     SavedCapacity {
         /// Rows that it can hold.
         capacity: usize,
@@ -216,15 +222,15 @@ pub enum Error {
     /// Two contexts that cudarc made for one device count as different: each orders only its own
     /// streams.
     #[error(
-        "the {buffer} belongs to another CudaContext than the kernels (theirs: device {expected}, \
-         its own: device {found}); use one Arc<CudaContext> for kernels, streams and buffers"
+        "the {buffer} belongs to another CudaContext (of device {found}) than what it is used with (of device \
+         {expected}); use one Arc<CudaContext> for kernels, streams and buffers"
     )]
     OtherContext {
         /// Which buffer, or `stream`.
         buffer: &'static str,
-        /// Device ordinal of the kernels.
+        /// Device ordinal of what it is used with: kernels, a workspace, or a stream.
         expected: usize,
-        /// Device ordinal of the buffer.
+        /// Its own device ordinal.
         found: usize,
     },
 
@@ -258,7 +264,10 @@ pub enum Error {
     },
 
     /// The workspace was made for fewer rows.
-    #[error("the workspace was made for {capacity} rows; the problem has {rows}")]
+    #[error(
+        "the workspace was made for {capacity} rows; the problem has {rows}. Make it once, for the most rows \
+         of any call"
+    )]
     Workspace {
         /// Rows that the workspace can serve.
         capacity: usize,

@@ -397,7 +397,13 @@ impl fmt::Display for SoftmaxOf {
         write!(f, "{rows} rows of {classes} {dtype:?} classes, ")?;
         match loss {
             None => write!(f, "log_softmax"),
-            Some((types, config)) => write!(f, "loss of {:?} targets, {config:?}", types.targets),
+            Some((types, config)) => {
+                let weights = match types.class_weights {
+                    ClassWeighting::Absent => "without",
+                    ClassWeighting::Given => "with",
+                };
+                write!(f, "loss of {:?} targets {weights} class weights, {config:?}", types.targets)
+            }
         }
     }
 }
@@ -721,6 +727,24 @@ mod tests {
         assert!(matches!(nan, Error::LabelSmoothing { value } if value.is_nan()));
         for value in [0.0, 1.0] {
             assert_eq!(problem(Shape::contiguous(2, 3), value).unwrap().lengths().logits, 6);
+        }
+    }
+
+    #[test]
+    fn the_softmaxes_of_problems_that_differ_read_differently() {
+        let shape = Shape::contiguous(2, 3);
+        let config = LossConfig { label_smoothing: 0.1, ..LossConfig::default() };
+        let of = |weights, config| weighted(weights, shape, config).unwrap().softmax();
+        let softmaxes = [
+            of(ClassWeighting::Absent, config),
+            of(ClassWeighting::Given, config),
+            of(ClassWeighting::Given, LossConfig::default()),
+        ];
+        for (i, one) in softmaxes.iter().enumerate() {
+            for (j, other) in softmaxes.iter().enumerate() {
+                assert_eq!(one.to_string() == other.to_string(), i == j, "{one} and {other}");
+                assert_eq!(one == other, i == j, "{one} and {other}");
+            }
         }
     }
 
