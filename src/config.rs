@@ -164,9 +164,9 @@ impl LossConfig {
     /// Keras' `CategoricalCrossentropy(from_logits=True, label_smoothing=...)`, for probabilities or for
     /// the indices of one-hot targets: mean over all rows (`sum_over_batch_size`), nothing ignored.
     ///
-    /// Different: `class_weight` and `sample_weight` multiply rows there, which is
-    /// [`Upstream::PerRow`](crate::Upstream::PerRow) with [`Reduction::None`] here; a batch of no rows is
-    /// 0 in Keras 2 and an empty tensor in Keras 3.
+    /// Different: `class_weight` and `sample_weight` multiply the losses of rows there;
+    /// [`Upstream::PerRow`](crate::Upstream::PerRow) multiplies their gradients here, and not the loss. A batch of no
+    /// rows is 0 in Keras 2 and an empty tensor in Keras 3.
     pub fn keras_categorical(label_smoothing: f64) -> Self {
         Self::mean_over_all_rows(label_smoothing)
     }
