@@ -24,7 +24,8 @@ pub enum Smoothing {
     OtherClasses,
     /// e/(C-1-n) on each class but the target, which has 1 - e, and n excluded classes. Which n these are is
     /// said by class weights with [`WeightedTerms::Smoothing`]: 0 for those, 1 for the others. The count is
-    /// not checked against the weights. OpenNMT excludes its padding: n = 1.
+    /// not checked against the weights. OpenNMT-py before 3.0.3 excludes its padding, so n = 1
+    /// ([`LossConfig::opennmt_before_3_0_3`]); since then it is `AllClasses`.
     OtherClassesBut(usize),
 }
 
@@ -97,8 +98,8 @@ pub enum EmptyMean {
 /// `b = e/(C-1)` or `b = e/(C-1-n)` ([`Smoothing`]), `lse = log sum_k exp z_k`, w is 1 in a term that
 /// `weighted_terms` leaves out, and the D are 1 but in a mean. For target probabilities q the first two terms
 /// are `sum_k (a u_k q_k + b v_k) (-log p_k) / D1`, where u and v are w, or 1 in the term that `weighted_terms` leaves out.
-/// The default is PyTorch's `CrossEntropyLoss()`, but that nothing
-/// is ignored.
+/// The default is PyTorch's `CrossEntropyLoss()`, except that
+/// nothing is ignored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossConfig {
     /// e, within 0..=1.
@@ -109,7 +110,8 @@ pub struct LossConfig {
     pub weighted_terms: WeightedTerms,
     /// Rows with this target have loss 0, gradient 0 and no part in a mean over `CountedRows` or
     /// `TargetWeights`; `AllRows` and `Given` divide by what they divide by. Any value, also one that is a class,
-    /// compared as i64: of `u32` targets none is negative. Means nothing for target probabilities, as in PyTorch.
+    /// compared as i64: of `u32` targets none is negative. Means nothing for target probabilities (PyTorch refuses one
+    /// of 0 or more there).
     pub ignore_index: Option<i64>,
     /// How row losses are reduced.
     pub reduction: Reduction,
