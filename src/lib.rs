@@ -126,7 +126,7 @@ pub use module::{Images, Kernels, images};
 pub use problem::{LogSoftmaxShape, Shape};
 
 /// Coming from PyTorch, Keras, timm, fastai, fairseq, tensor2tensor, OpenNMT, NVIDIA's libraries,
-/// Megatron, Liger, flash-attn or QuACK.
+/// Megatron, Liger, flash-attn, QuACK, candle, burn or optax.
 #[doc = include_str!("coming_from.md")]
 pub mod coming_from {}
 

@@ -28,6 +28,17 @@
 //! Class weights that are negative or not finite make results that mean nothing, as
 //! [`ClassWeights`](crate::ClassWeights) would have said; they do no other harm.
 //!
+//! # From burn
+//! On a GPU burn runs on cubecl, of which this is true (read at 0.11.0-pre.2):
+//!
+//! - It uses the device's primary context, which is that of [`open`](crate::open) with the same ordinal.
+//! - `ComputeClient::get_resource` gives the address of a tensor's handle.
+//! - Rows may be padded, those of more than 256 bytes to a multiple of 512. Take each row stride from the tensor's
+//!   strides: with [`Shape::contiguous`](crate::Shape::contiguous) padding would count as logits, and nothing
+//!   would report it.
+//! - It launches on streams of its own. Take the addresses, wait for its client (`sync`) on the same thread, make the
+//!   call, and wait for your stream before burn uses or frees the memory.
+//!
 //! # The current context
 //! Each call makes the context of `kernels` current on the calling thread, and leaves it so.
 //!
