@@ -173,8 +173,9 @@ pub fn forward<T: Logit, Y: Target>(
 ///
 /// Writes each gradient once, and reads each logit once where two rows fit the shared memory of a multiprocessor: up to
 /// about 57,000 classes in half precision on an H200, and 40,000 on an A100; half of that in f32. (On an H200 also
-/// f32 rows of 38,600 to 57,000, on an H100 from 37,000 on: each has a multiprocessor to itself.) Target probabilities, which are
-/// read once as well, divide the limit by three in half precision, and by two in f32.
+/// f32 rows of 38,600 to 57,000, on an H100 from 37,000 on: each has a multiprocessor to itself.) Target probabilities
+/// divide the limit by three in half precision, and by two in f32; they are read once as well, but under `warp` (up to
+/// 512 classes, in f32 256) a second time, from the nearest cache.
 /// A part of longer rows is read a second time, from the L2 cache as far as that holds it, unless they are so few
 /// that clusters of blocks keep them; and so are a few long rows that would leave most of a device without clusters
 /// idle. [`Kernels::plan`] shows what a problem gets.
