@@ -98,8 +98,7 @@ pub enum EmptyMean {
 /// `b = e/(C-1)` or `b = e/(C-1-n)` ([`Smoothing`]), `lse = log sum_k exp z_k`, w is 1 in a term that
 /// `weighted_terms` leaves out, and the D are 1 but in a mean. For target probabilities q the first two terms
 /// are `sum_k (a u_k q_k + b v_k) (-log p_k) / D1`, where u and v are w, or 1 in the term that `weighted_terms` leaves out.
-/// The default is PyTorch's `CrossEntropyLoss()`, except that
-/// nothing is ignored.
+/// The default is PyTorch's `CrossEntropyLoss()`, except that nothing is ignored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossConfig {
     /// e, within 0..=1.

@@ -1,6 +1,6 @@
-//! Fused CUDA kernels for row-wise log-softmax with a label-smoothing cross-entropy loss and its
-//! gradient: one write of the gradient, one read of the logits up to the lengths of rows that
-//! [`guide::memory`] states, nothing else of that size.
+//! Fused CUDA kernels for softmax cross-entropy with label smoothing and its gradient. The gradient is
+//! written once, and the logits are read once, in rows up to the lengths that [`guide::memory`] states;
+//! nothing else of that size is ever in memory.
 //!
 //! Row i has logits x of C classes and a target y. With `p = softmax(x)` and smoothing e,
 //!
