@@ -6,9 +6,10 @@
 // Parallelism: a block takes XENT_NORMALIZER_ROWS rows at a time, all of a thread's at once; the last block to
 // finish adds the blocks'. Of fewer rows there is one block, and nobody waits for others.
 // Invariants: counts are integers and weights are added in an order that depends on `rows` alone. A
-// target that names no class counts as a row of weight 1.
+// target that names no class counts as a row of weight 1. Weights whose sum overflows make the mean NaN.
 #pragma once
 
+#include <float.h>
 #include <stdint.h>
 
 #include "abi.h"
@@ -56,6 +57,8 @@ __device__ __forceinline__ float inverse_divisor(uint32_t source, float given, u
                                                  float weight, uint32_t empty_is_zero) {
     if (source == XENT_DIVISOR_GIVEN) return given;
     const float divisor = source == XENT_DIVISOR_COUNTED_ROWS ? float(rows) : weight;
+    // Weights of more than f32 holds: by them, every loss and gradient would be 0, and look like one.
+    if (divisor > FLT_MAX) return NAN;
     return divisor == 0.0f && empty_is_zero != 0 ? 0.0f : div_rn(1.0f, divisor);
 }
 

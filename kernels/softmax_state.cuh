@@ -35,7 +35,8 @@ struct LogitTransform {
     XENT_INLINE float value(float x) const {
         return capped() ? mul_rn(by.softcap, tanhf(mul_rn(x, by.inner))) : x;
     }
-    // What dz / dx is beside by.slope: 1 - tanh^2, without its cancellation.
+    // What dz / dx is beside by.slope: 1 - tanh^2, as a product, which loses no digits but those that the rounded
+    // tanh has lost: far beyond the cap they are most of them.
     XENT_INLINE float cap_slope(float value) const {
         const float tanh = div_rn(value, by.softcap);
         return mul_rn(sub_rn(1.0f, tanh), add_rn(1.0f, tanh));

@@ -129,6 +129,7 @@ pub fn trials() -> Vec<Trial> {
     trials.push(trial("edges::negative_weights_of_the_lowest", negative_weights_of_the_lowest));
     trials
         .push(trial("edges::weights_that_cancel_on_the_lowest", weights_that_cancel_on_the_lowest));
+    trials.push(trial("edges::weights_that_overflow", weights_that_overflow));
     trials.push(trial("edges::all_targets_weigh_nothing", all_targets_weigh_nothing));
     trials
 }
@@ -310,6 +311,31 @@ fn weights_that_cancel_on_the_lowest() -> Result<(), String> {
                         return Err(format!("{case}: the losses are {:?}", found.row_losses));
                     }
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Each of them is an f32, their sum is not: divided by that, every loss and every gradient would be 0, and nobody
+/// would notice. Few rows, whose weights the launch itself adds, and more, which have one before it.
+fn weights_that_overflow() -> Result<(), String> {
+    for rows in [4, 300] {
+        let config = LossConfig { ignore_index: Some(1), ..LossConfig::default() };
+        let mut case = Case { config, ..Case::new(Dtype::F32, rows, 5, 35) };
+        case.targets = (0..rows).map(|row| if row == 1 { 1 } else { 3 }).collect();
+        case.class_weights = Some(vec![1e38; 5]);
+        let found = case.run().map_err(|error| error.to_string())?;
+        if !found.loss.is_some_and(f32::is_nan) {
+            return Err(format!("{case}: the loss is {:?}", found.loss));
+        }
+        for (row, gradient) in found.gradient.chunks(5).enumerate() {
+            let as_it_should_be = match row {
+                1 => gradient == [0.0; 5],
+                _ => gradient.iter().all(|element| element.is_nan()),
+            };
+            if !as_it_should_be {
+                return Err(format!("{case}: row {row} has the gradient {gradient:?}"));
             }
         }
     }
