@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Optional
 
-
 # A first case, of which nothing is known.
 FIRST_SECONDS = 10.0
 

@@ -104,7 +104,9 @@ class Machine:
             lines.append(f"{taken / 1e9:.1f} of the device's {total / 1e9:.1f} GB are in use already")
         answer = self._ask("utilization.gpu")
         if answer and answer[0].isdecimal() and int(answer[0]) > BUSY_PERCENT:
-            lines.append(f"the device is busy with something else already ({answer[0]} %): times may mean little")
+            lines.append(
+                f"the device is busy with something else already ({answer[0]} %): times may mean little"
+            )
         return lines
 
     def synchronize(self) -> None:

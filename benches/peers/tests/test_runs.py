@@ -186,7 +186,7 @@ class OnAStandIn(unittest.TestCase):
     def test_who_makes_the_device_wait_is_not_compared(self):
         arguments = ("--measure", "speed", "--shapes", "9x7:f32", "--passes", "fused", "--smoothing", "0")
         for waits, method in ((False, timing.STREAM), (True, record.HOST)):
-            with mock.patch.object(stand_in.Event, "query", lambda event: waits):
+            with mock.patch.object(stand_in.Event, "query", lambda event, waits=waits: waits):
                 status, output, found = self.run_on_stand_in(*arguments, small=False)
             self.assertEqual(status, 0, output)
             self.assertEqual({line["method"] for line in found["csv"]}, {method})
@@ -235,7 +235,9 @@ class OnAStandIn(unittest.TestCase):
             )
         self.assertEqual(status, 0, output)
         self.assertEqual({line["classes"] for line in found["csv"]}, {"9"})
-        self.assertIn("could not be measured: speed: 9 x 8 f32 fused smoothing 0: RuntimeError: no room", output)
+        self.assertIn(
+            "could not be measured: speed: 9 x 8 f32 fused smoothing 0: RuntimeError: no room", output
+        )
 
     def test_files_that_cannot_be_written_are_named_before_anything_is_measured(self):
         errors = io.StringIO()

@@ -47,7 +47,9 @@ class Samples(unittest.TestCase):
                 now[0] += took()
                 return now[0]
 
-            with mock.patch("time.perf_counter", clock), mock.patch.object(stand_in.Event, "query", lambda _: True):
+            with mock.patch("time.perf_counter", clock), mock.patch.object(
+                stand_in.Event, "query", lambda _: True
+            ):
                 for _ in range(10):
                     work._sample(1)
         self.assertEqual(len(slept), timing.MAX_LEADS)
