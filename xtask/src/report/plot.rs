@@ -358,6 +358,8 @@ mod tests {
             ],
             &[
                 "relative error (log)",
+                "against f64, of 4096 x 32000 alone",
+                "random, label smoothing 0.1 (QuACK: 0)",
                 "s gradient; dashed: bf16",
                 "target ahead by 50 nats",
                 "not finite",

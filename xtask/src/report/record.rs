@@ -358,6 +358,7 @@ impl Speed {
 pub struct Accuracy {
     pub implementation: Implementation,
     pub device: String,
+    pub shape: Shape,
     pub dtype: Dtype,
     pub inputs: Inputs,
     /// Of records that state it.
@@ -599,10 +600,11 @@ impl Columns for AccuracyColumns {
         let errors = [self.loss_rel, self.gradient_rel, self.target_gradient_rel];
         ensure!(errors.iter().any(Option::is_some), "there is no error in it");
         ensure!(!errors.iter().flatten().any(|error| *error < 0.0), "an error is negative");
-        need(self.rows.zip(self.classes), "rows, or classes")?;
+        let (rows, classes) = need(self.rows.zip(self.classes), "rows, or classes")?;
         Ok(Accuracy {
             implementation,
             device: need(self.device, "device")?,
+            shape: Shape { classes, rows },
             dtype: need(self.dtype, "dtype")?,
             inputs: need(self.inputs, "inputs")?,
             smoothing: self.label_smoothing.map(Smoothing),
@@ -723,7 +725,8 @@ mod tests {
         }
         let header = "implementation,device,rows,classes,dtype,inputs,loss_rel";
         let accuracy = |row: &str| accuracies(&format!("{header}\n{row}\n"));
-        assert!(accuracy("smoothxent,GPU,8,10,f32,gap50,1e-7").is_ok());
+        let rows = accuracy("smoothxent,GPU,8,10,f32,gap50,1e-7").expect("it is a record");
+        assert_eq!(rows.measured[0].shape, Shape { classes: 10, rows: 8 });
         assert!(accuracy("smoothxent,GPU,8,10,f32,gap50,").is_err());
         assert!(accuracy("smoothxent,GPU,8,10,f32,gap50,-1e-7").is_err());
         assert!(accuracy("smoothxent,GPU,8,10,f32,gap7,1e-7").is_err());

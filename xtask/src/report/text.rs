@@ -88,7 +88,7 @@ pub fn page(record: &Record) -> String {
                 if !shapes.is_empty() {
                     parts.push(speed_table(&speeds, pass, dtype, &shapes));
                 }
-                parts.push(format!("Of {}, with the kernels of then:", drawn.name));
+                parts.push(of_then(&drawn.name));
             }
             parts.push(image(BANDWIDTH, &plot::bandwidth_file(pass, dtype)));
             if !of_drawn.peers_beside(pass, dtype).is_empty() {
@@ -138,13 +138,15 @@ fn headline(record: &Record, _: &str) -> Option<String> {
         let of_earlier = Speeds::of(&earlier.speeds);
         let shapes = HEADLINES.into_iter().filter_map(|shape| headline_of(&of_earlier, shape));
         let then: Vec<String> = shapes.chain(headline_of_peers(&of_earlier)).collect();
-        lines.extend(
-            then.into_iter()
-                .map(|line| format!("Of {}, with the kernels of then: {line}", earlier.name)),
-        );
+        lines.extend(then.into_iter().map(|line| format!("{} {line}", of_then(&earlier.name))));
     }
     lines.extend(headline_of_errors(record));
     (!lines.is_empty()).then(|| format!("In short:\n\n- {}", lines.join("\n- ")))
+}
+
+/// Before what an earlier record says.
+fn of_then(name: &str) -> String {
+    format!("Of {name}, with the kernels of then:")
 }
 
 /// Who is faster, on how many problems.
@@ -199,6 +201,8 @@ fn headline_of(speeds: &Speeds<'_>, shape: Shape) -> Option<String> {
 
 /// Of rows whose loss is lost where 1 - p is formed from p.
 fn headline_of_errors(record: &Record) -> Option<String> {
+    let then = record.errors_of.as_ref();
+    let then = then.map_or_else(String::new, |name| format!("{} ", of_then(name)));
     let of = |implementation| {
         let rows = record.accuracies.iter().filter(move |row| {
             (row.implementation, row.inputs, row.dtype, row.smoothing)
@@ -210,7 +214,7 @@ fn headline_of_errors(record: &Record) -> Option<String> {
     let peers: Vec<f64> = Implementation::PEERS.into_iter().filter_map(of).collect();
     let least = peers.iter().copied().min_by(f64::total_cmp)?;
     Some(format!(
-        "Largest relative error of the loss in f32, {}, without label smoothing: {ours:.1e}; of the {} others \
+        "{then}Largest relative error of the loss in f32, {}, without label smoothing: {ours:.1e}; of the {} others \
          {} or more.",
         HEADLINE_INPUTS.words(),
         peers.len(),
@@ -579,7 +583,7 @@ fn aims(record: &Record, _: &str) -> Option<String> {
     let mut parts = vec!["Share of a copy of the same bytes, loss and gradient:".to_owned()];
     parts.push(share_table(&speeds));
     if let Some(earlier) = &record.compared_more {
-        parts.push(format!("Of {}, with the kernels of then:", earlier.name));
+        parts.push(of_then(&earlier.name));
         let speeds = Speeds::of(&earlier.speeds);
         parts.push(share_table(&speeds));
         let aimed = compare::aims(&speeds);
@@ -643,7 +647,7 @@ fn accuracy(record: &Record, folder: &str) -> Option<String> {
     }
 }
 
-/// The worst error over all shapes, of random rows and of the most confident ones.
+/// The worst error of its shapes, of random rows and of the most confident ones.
 fn errors(record: &Record, dtypes: &[Dtype], folder: &str) -> String {
     let confident = record.accuracies.iter().filter(|row| row.inputs != Inputs::Random);
     let smoothing: BTreeSet<Option<Smoothing>> = confident.map(|row| row.smoothing).collect();
@@ -652,11 +656,14 @@ fn errors(record: &Record, dtypes: &[Dtype], folder: &str) -> String {
         if smoothing == [Some(Smoothing(0.0))].into() { "without label smoothing, " } else { "" };
     let of = record.errors_of.as_ref();
     let of = of.map_or_else(String::new, |name| format!("Of an earlier record, {name}. "));
+    let shown: Vec<&Accuracy> =
+        record.accuracies.iter().filter(|row| dtypes.contains(&row.dtype)).collect();
+    let (shapes, random) = (shapes_of(&shown), smoothings_of_random(&shown));
     let mut parts = vec![
         format!(
-            "{of}Largest relative error against f64 over all shapes. Random logits; and, {without}rows whose target \
-             is so many nats above the log-sum-exp of all other classes, where 1 - p is lost to cancellation if it \
-             is formed from p:"
+            "{of}Largest relative error against f64, {shapes}. Random logits{random}; and, {without}rows whose \
+             target is so many nats above the log-sum-exp of all other classes, where 1 - p is lost to \
+             cancellation if it is formed from p:"
         ),
         accuracy_table(&record.accuracies, dtypes),
     ];
@@ -664,6 +671,47 @@ fn errors(record: &Record, dtypes: &[Dtype], folder: &str) -> String {
         parts.push(image(ERROR, &format!("{folder}{}", plot::error_file(dtype))));
     }
     parts.join("\n\n")
+}
+
+/// Shapes that are named; of more only how many.
+const NAMED_SHAPES: usize = 3;
+
+/// What errors are the largest of, in words.
+pub fn shapes_of(rows: &[&Accuracy]) -> String {
+    let shapes: BTreeSet<Shape> = rows.iter().map(|row| row.shape).collect();
+    let names: Vec<String> = shapes.iter().map(Shape::to_string).collect();
+    match &names[..] {
+        [name] => format!("of {name} alone"),
+        names if names.len() <= NAMED_SHAPES => format!("over {}", listed(names)),
+        names => format!("over {} shapes", names.len()),
+    }
+}
+
+/// The label smoothings of random rows, and who has others than most.
+pub fn smoothings_of_random(rows: &[&Accuracy]) -> String {
+    let mut by_implementation: BTreeMap<Implementation, BTreeSet<Smoothing>> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.inputs == Inputs::Random) {
+        by_implementation.entry(row.implementation).or_default().extend(row.smoothing);
+    }
+    let mut by_set: BTreeMap<&BTreeSet<Smoothing>, Vec<Implementation>> = BTreeMap::new();
+    for (implementation, set) in by_implementation.iter().filter(|(_, set)| !set.is_empty()) {
+        by_set.entry(set).or_default().push(*implementation);
+    }
+    let words = |set: &BTreeSet<Smoothing>| {
+        let words: Vec<String> = set.iter().map(|smoothing| smoothing.0.to_string()).collect();
+        words.join(" and ")
+    };
+    let Some((most, _)) = by_set.iter().max_by_key(|(_, of)| of.len()) else {
+        return String::new();
+    };
+    let worse = if most.len() > 1 { ", the worse" } else { "" };
+    let others = by_set.iter().filter(|(set, _)| set != &most);
+    let others: Vec<String> = others
+        .flat_map(|(set, of)| of.iter().map(move |of| format!("{of}: {}", words(set))))
+        .collect();
+    let others =
+        if others.is_empty() { String::new() } else { format!(" ({})", others.join("; ")) };
+    format!(", label smoothing {}{worse}{others}", words(most))
 }
 
 fn accuracy_table(all: &[Accuracy], dtypes: &[Dtype]) -> String {
@@ -794,6 +842,15 @@ fn missing(record: &Record, kind: Kind) -> Option<String> {
 /// How such a reason begins.
 const NOT_INSTALLED: &str = "not installed";
 
+/// `a, b and c`.
+fn listed(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
 fn marked(text: String, verdict: Option<Verdict>) -> String {
     if verdict == Some(Verdict::Wrong) { format!("{text} (wrong)") } else { text }
 }
@@ -900,6 +957,42 @@ mod tests {
         let text = section("speed", &[record]);
         let line = "| torch eager 1.2.3 | loss and gradient | 0.1 | 0 | - | - | - | 0 | 0 | 12 |";
         assert!(text.contains(line) && text.contains("x (host) |"), "{text}");
+    }
+
+    #[test]
+    fn errors_say_what_they_are_the_largest_of() {
+        let text = section("accuracy", &[synthetic()]);
+        let words = "against f64, of 4096 x 32000 alone. Random logits, label smoothing 0.1 (QuACK: 0); and, ";
+        assert!(text.contains(words), "{text}");
+        let mut record = synthetic();
+        for row in synthetic().accuracies {
+            if row.implementation != Implementation::Quack {
+                record.accuracies.push(Accuracy { smoothing: Some(Smoothing(0.0)), ..row });
+            }
+        }
+        record.accuracies[0].shape.rows = 64;
+        let text = section("accuracy", &[record]);
+        let words = "over 64 x 32000 and 4096 x 32000. Random logits, label smoothing 0 and 0.1, the worse (QuACK: 0);";
+        assert!(text.contains(words), "{text}");
+    }
+
+    #[test]
+    fn errors_of_an_earlier_record_are_said_to_be_so_first() {
+        let mut record = synthetic();
+        for row in &mut record.accuracies {
+            row.smoothing = Some(Smoothing(0.0));
+        }
+        let line = "Largest relative error of the loss in f32, target ahead by 20 nats";
+        let text = section("headline", &[record]);
+        assert!(text.contains(&format!("\n- {line}")), "{text}");
+        let mut record = synthetic();
+        for row in &mut record.accuracies {
+            row.smoothing = Some(Smoothing(0.0));
+        }
+        record.errors_of = Some("2026-01-30-bbb".into());
+        let text = section("headline", &[record]);
+        let line = format!("\n- Of 2026-01-30-bbb, with the kernels of then: {line}");
+        assert!(text.contains(&line), "{text}");
     }
 
     #[test]

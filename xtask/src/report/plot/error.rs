@@ -13,7 +13,7 @@ use super::{
 };
 use crate::report::record::{Accuracy, Dtype, Implementation, Inputs, Verdict};
 use crate::report::shelf::Record;
-use crate::report::text::{ERRORS, largest};
+use crate::report::text::{ERRORS, largest, shapes_of, smoothings_of_random};
 
 /// Height of one kind of inputs of one implementation.
 const ERROR_LINE: i32 = 9;
@@ -30,13 +30,17 @@ fn stored_in(panel: usize, dtype: Dtype) -> Dtype {
     if panel == LOSS { Dtype::F32 } else { dtype }
 }
 
+/// Numbers at the axis for which there is room.
+const POWERS: usize = 6;
+
 /// Errors below it are shown at the left edge as 0 is.
 const SMALLEST_ERROR: f64 = 1e-10;
 
 pub fn height(rows: &[&Accuracy]) -> i32 {
     let implementations = implementations(rows).len() as i32;
     let panel = PANEL_HEAD + implementations * ERROR_ROW + AXIS;
-    4 * MARGIN + TITLE + 4 * LINE + 3 * LINE + PANELS.len() as i32 * panel
+    let head = lines("", rows).len() as i32;
+    4 * MARGIN + TITLE + head * LINE + 3 * LINE + PANELS.len() as i32 * panel
 }
 
 fn implementations(rows: &[&Accuracy]) -> BTreeSet<Implementation> {
@@ -54,18 +58,28 @@ fn input_look(inputs: Inputs) -> Look {
     Look { colour, shape, width: 1 }
 }
 
-pub fn draw(canvas: &Canvas<'_>, record: &Record, dtype: Dtype, rows: &[&Accuracy]) -> Drawn {
-    let mut lines =
-        vec![record.device.clone(), "largest relative error against f64, over all shapes".into()];
-    let errors =
-        || PANELS.iter().flat_map(|&panel| rows.iter().filter_map(move |row| ERRORS[panel].1(row)));
-    if errors().any(|error| error <= SMALLEST_ERROR) {
+fn errors<'a>(rows: &'a [&Accuracy]) -> impl Iterator<Item = f64> + 'a {
+    PANELS.iter().flat_map(|&panel| rows.iter().filter_map(move |row| ERRORS[panel].1(row)))
+}
+
+/// What is below the title.
+fn lines(device: &str, rows: &[&Accuracy]) -> Vec<String> {
+    let mut lines = vec![
+        device.to_owned(),
+        format!("largest relative error against f64, {}", shapes_of(rows)),
+        format!("random{}", smoothings_of_random(rows)),
+    ];
+    if errors(rows).any(|error| error <= SMALLEST_ERROR) {
         lines.push(format!("at the left edge: {SMALLEST_ERROR:e} or less"));
     }
-    if errors().any(|error| !error.is_finite()) {
+    if errors(rows).any(|error| !error.is_finite()) {
         lines.push("at the right edge: not finite".into());
     }
-    let mut top = heading(canvas, &format!("Error, {dtype}"), &lines)?;
+    lines
+}
+
+pub fn draw(canvas: &Canvas<'_>, record: &Record, dtype: Dtype, rows: &[&Accuracy]) -> Drawn {
+    let mut top = heading(canvas, &format!("Error, {dtype}"), &lines(&record.device, rows))?;
     let mut entries: Vec<(Look, Fill, String)> = Inputs::ALL
         .into_iter()
         .map(|inputs| (input_look(inputs), Fill::Full, inputs.words().to_owned()))
@@ -78,7 +92,7 @@ pub fn draw(canvas: &Canvas<'_>, record: &Record, dtype: Dtype, rows: &[&Accurac
 
     // Both panels alike, so that they can be compared.
     let finite = |error: &f64| error.is_finite() && *error > SMALLEST_ERROR;
-    let (least, most) = errors()
+    let (least, most) = errors(rows)
         .filter(finite)
         .chain(PANELS.map(|panel| stored_in(panel, dtype).rounding()))
         .fold((f64::MAX, f64::MIN_POSITIVE), |(a, b), error| (a.min(error), b.max(error)));
@@ -110,9 +124,8 @@ fn draw_panel(
     let implementations = implementations(rows);
     let height = implementations.len() as i32 * ERROR_ROW;
     let mut powers = ticks(range.0, range.1, &[1.0]);
-    if powers.len() > 5 {
-        powers.retain(|power| power.log10().round() as i32 % 2 == 0);
-    }
+    let step = powers.len().div_ceil(POWERS) as i32;
+    powers.retain(|power| power.log10().round() as i32 % step == 0);
     let axis = (range.0..range.1).log_scale().with_key_points(powers);
     let area = canvas.clone().shrink((0, top), (WIDTH - MARGIN - 14, height + AXIS));
     let mut chart = ChartBuilder::on(&area)
