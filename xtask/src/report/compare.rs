@@ -16,6 +16,8 @@ type Shown = (Pass, Dtype, Shape);
 /// The speeds of a record by what they are of.
 pub struct Speeds<'a> {
     rows: BTreeMap<(Implementation, Case), &'a Speed>,
+    /// Of an empty launch beside this crate's, whichever program took it.
+    empty_us: BTreeMap<Case, f64>,
     comparisons: BTreeMap<Implementation, Vec<Comparison<'a>>>,
     shown: BTreeMap<Shown, &'a Speed>,
     shown_beside: BTreeMap<(Implementation, Shown), Comparison<'a>>,
@@ -44,7 +46,11 @@ impl Comparison<'_> {
 impl<'a> Speeds<'a> {
     pub fn of(speeds: &'a [Speed]) -> Self {
         let mut rows: BTreeMap<(Implementation, Case), &Speed> = BTreeMap::new();
+        let mut empty_us = BTreeMap::new();
         for speed in speeds {
+            if speed.implementation == Implementation::Smoothxent {
+                empty_us.extend(speed.empty_p50_us.map(|us| (speed.case, us)));
+            }
             let row = rows.entry((speed.implementation, speed.case)).or_insert(speed);
             // What took turns with the peers is what they are compared with.
             if speed.source < row.source {
@@ -53,6 +59,7 @@ impl<'a> Speeds<'a> {
         }
         let mut speeds = Self {
             rows,
+            empty_us,
             comparisons: BTreeMap::new(),
             shown: BTreeMap::new(),
             shown_beside: BTreeMap::new(),
@@ -293,12 +300,18 @@ fn against_copies(speeds: &Speeds<'_>) -> Aimed {
 
 fn against_launches(speeds: &Speeds<'_>) -> Aimed {
     let judged = speeds.ours().filter_map(|ours| {
-        let ratio = ours.p50_us / ours.empty_p50_us?;
+        let empty_us = speeds.empty_us.get(&ours.case)?;
+        let small = ours.copy_p50_us? <= f64::from(aims::SMALL_COPY_OF_EMPTY) * empty_us;
+        let ratio = ours.p50_us / empty_us;
         let what = format!("{ratio:.2} times an empty launch");
         let plain = ours.case.variant == Variant::Plain;
-        plain.then_some((ours.case, what, ratio / f64::from(aims::OF_EMPTY)))
+        (small && plain).then_some((ours.case, what, ratio / f64::from(aims::OF_EMPTY)))
     });
-    let aim = format!("{} of an empty launch, small problems", aims::OF_EMPTY);
+    let aim = format!(
+        "{} of an empty launch, small problems (those whose copy takes at most {})",
+        aims::OF_EMPTY,
+        aims::SMALL_COPY_OF_EMPTY
+    );
     Aimed::new(aim, judged.collect())
 }
 
@@ -333,6 +346,13 @@ mod tests {
             ));
         }
         record::speeds(&text).expect("they are rows").measured
+    }
+
+    /// The same of one row, with other columns.
+    fn changed(us: f64, change: impl Fn(&mut Speed)) -> Speed {
+        let mut row = rows(&[("smoothxent", "apart", 0.1, us, "", "fastest")]).remove(0);
+        change(&mut row);
+        row
     }
 
     const SHAPE: Shape = Shape { classes: 32_000, rows: 8192 };
@@ -370,6 +390,31 @@ mod tests {
         let speeds = Speeds::of(&rows);
         let shown = speeds.shown(Pass::Fused, Dtype::Bf16, SHAPE).map(|ours| ours.p50_us);
         assert_eq!((shown, verdicts(&speeds)), (Some(250.0), [1, 0, 0]));
+    }
+
+    /// Who moves megabytes is not held to the time of an empty launch.
+    #[test]
+    fn small_problems_alone_are_beside_empty_launches() {
+        let of_empty = |rows: &[Speed]| {
+            let mut aims = aims(&Speeds::of(rows));
+            aims.retain(|aimed| aimed.aim.contains("empty launch"));
+            aims.pop().map(|aimed| aimed.misses[0].what.clone())
+        };
+        let small = |row: &mut Speed| (row.copy_p50_us, row.empty_p50_us) = (Some(0.9), Some(0.5));
+        let large = |row: &mut Speed| (row.copy_p50_us, row.empty_p50_us) = (Some(1.1), Some(0.5));
+        let alone = changed(5.0, small);
+        assert_eq!(
+            of_empty(std::slice::from_ref(&alone)).as_deref(),
+            Some("10.00 times an empty launch")
+        );
+        assert_eq!(of_empty(&[changed(5.0, large)]), None, "its copy takes 2.2 launches");
+        // What took turns with the peers knows no empty launch.
+        let beside = changed(6.0, |row| {
+            (row.source, row.copy_p50_us) = (record::Source::BesidePeers, Some(0.9));
+        });
+        for rows in [[alone.clone(), beside.clone()], [beside, alone]] {
+            assert_eq!(of_empty(&rows).as_deref(), Some("12.00 times an empty launch"));
+        }
     }
 
     #[test]

@@ -324,7 +324,9 @@ pub struct Speed {
     pub bytes: u64,
     pub p50_us: f64,
     pub gb_per_s: f64,
-    /// Bytes a second of a copy beside it, in GB.
+    /// Of a copy beside it,
+    pub copy_p50_us: Option<f64>,
+    /// and its bytes a second, in GB.
     pub copy_gb_per_s: Option<f64>,
     /// Of an empty launch, beside graphs.
     pub empty_p50_us: Option<f64>,
@@ -552,6 +554,7 @@ impl Columns for SpeedColumns {
             bytes,
             p50_us,
             gb_per_s: gigabytes_per_second(bytes, p50_us),
+            copy_p50_us: self.copy_p50_us,
             copy_gb_per_s: copy.map(|(bytes, us)| gigabytes_per_second(bytes, us)),
             empty_p50_us: self.empty_p50_us,
             verdict: self.verdict,
