@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::aims;
 use super::record::{
-    Case, Dtype, Implementation, Pass, Place, Shape, Smoothing, Speed, Variant, Verdict,
+    Case, Doubt, Dtype, Implementation, Pass, Place, Shape, Smoothing, Speed, Variant, Verdict,
 };
 
 /// The label smoothing that is shown; a peer without it is compared without.
@@ -36,10 +36,23 @@ impl Comparison<'_> {
         self.peer.p50_us / self.ours.p50_us
     }
 
-    /// Whether both give what is asked, and devices were timed: a wrong result is no competition, and a
-    /// time of the host says how fast nobody is.
+    /// Why it does not count; none where both give what is asked, and devices were timed.
+    pub fn doubt(&self) -> Option<Doubt> {
+        // The host makes a peer slower, never faster: one that is faster all the same is not left out.
+        let slower = self.times_as_fast() >= 1.0;
+        let peer = self.peer.doubt().filter(|doubt| slower || *doubt == Doubt::Wrong);
+        self.ours.doubt().into_iter().chain(peer).min()
+    }
+
     pub fn counts(&self) -> bool {
-        !self.ours.is_wrong() && !self.peer.is_wrong() && !self.ours.by_host && !self.peer.by_host
+        self.doubt().is_none()
+    }
+
+    /// The lowest is shown. In place, where apart it was not the device alone that was timed; a wrong result stays.
+    fn preference(&self) -> (Variant, bool, bool, Place) {
+        let (variant, smoothing, place) = preference(self.peer.case);
+        let untimed = matches!(self.doubt(), Some(Doubt::ByHost | Doubt::Unsteady));
+        (variant, smoothing, untimed, place)
     }
 }
 
@@ -79,7 +92,7 @@ impl<'a> Speeds<'a> {
                 }
                 let key = (peer, shown(case));
                 let shown = speeds.shown_beside.entry(key).or_insert(comparison);
-                if preference(case) < preference(shown.peer.case) {
+                if comparison.preference() < shown.preference() {
                     *shown = comparison;
                 }
             }
@@ -151,7 +164,7 @@ impl<'a> Speeds<'a> {
     }
 
     /// One comparison with a peer for each plain problem that it was measured on with this smoothing: apart where
-    /// there is one.
+    /// there is one that counts.
     pub fn beside(
         &self,
         peer: Implementation,
@@ -163,7 +176,7 @@ impl<'a> Speeds<'a> {
             let case = comparison.peer.case;
             if (case.pass, case.smoothing, case.variant) == (pass, smoothing, Variant::Plain) {
                 let present = found.entry((case.dtype, case.shape)).or_insert(comparison);
-                if preference(case) < preference(present.peer.case) {
+                if comparison.preference() < present.preference() {
                     *present = comparison;
                 }
             }
@@ -390,6 +403,53 @@ mod tests {
         let speeds = Speeds::of(&rows);
         let shown = speeds.shown(Pass::Fused, Dtype::Bf16, SHAPE).map(|ours| ours.p50_us);
         assert_eq!((shown, verdicts(&speeds)), (Some(250.0), [1, 0, 0]));
+    }
+
+    #[test]
+    fn unsteady_times_are_no_competition() {
+        let mut rows = rows(&[
+            ("smoothxent", "apart", 0.1, 250.0, "right", ""),
+            ("torch_compile", "apart", 0.1, 300.0, "right", ""),
+        ]);
+        let doubt = |rows: &[Speed]| {
+            let speeds = Speeds::of(rows);
+            let comparison = speeds.comparisons(Implementation::TorchCompile)[0];
+            (comparison.doubt(), aims(&speeds).len())
+        };
+        assert_eq!(doubt(&rows), (None, 2));
+        rows[1].p80_us = 1.09 * rows[1].p20_us;
+        assert_eq!(doubt(&rows), (None, 2));
+        rows[1].p80_us = 1.11 * rows[1].p20_us;
+        assert_eq!(doubt(&rows), (Some(Doubt::Unsteady), 1), "the copy's aim alone is left");
+        rows[1].by_host = true;
+        assert_eq!(doubt(&rows).0, Some(Doubt::ByHost));
+        rows[1].p50_us = 249.0;
+        assert_eq!(doubt(&rows), (None, 2), "faster, whatever was timed");
+        rows[0].verdict = Some(Verdict::Wrong);
+        assert_eq!(doubt(&rows).0, Some(Doubt::Wrong), "of either");
+    }
+
+    #[test]
+    fn a_steady_comparison_in_place_is_preferred() {
+        let mut rows = rows(&[
+            ("smoothxent", "apart", 0.1, 250.0, "right", ""),
+            ("smoothxent", "in_place", 0.1, 250.0, "right", ""),
+            ("flash_attn", "apart", 0.1, 750.0, "right", ""),
+            ("flash_attn", "in_place", 0.1, 500.0, "right", ""),
+        ]);
+        let shown = |rows: &[Speed]| {
+            let speeds = Speeds::of(rows);
+            let beside = speeds.beside(Implementation::FlashAttn, Pass::Fused, SMOOTHING);
+            assert_eq!(beside.len(), 1);
+            let ratio = beside[0].times_as_fast();
+            assert_eq!(self::beside(&speeds, Implementation::FlashAttn), Some(ratio));
+            ratio
+        };
+        assert_eq!(shown(&rows), 3.0, "both steady");
+        rows[2].p80_us *= 1.2;
+        assert_eq!(shown(&rows), 2.0);
+        rows[2].verdict = Some(Verdict::Wrong);
+        assert_eq!(shown(&rows), 3.0, "a wrong result is not hidden");
     }
 
     /// Who moves megabytes is not held to the time of an empty launch.

@@ -183,22 +183,29 @@ fn look(implementation: Implementation) -> Look {
     Look { colour, shape, width }
 }
 
-/// A wrong result's is hollow.
+/// What does not count is hollow.
 #[derive(Clone, Copy, PartialEq)]
 enum Fill {
     Full,
     Hollow,
 }
 
+/// Of times, why.
+const HOLLOW: &str = "wrong, host or unsteady";
+
 impl Fill {
-    fn of(wrong: bool) -> Self {
-        if wrong { Self::Hollow } else { Self::Full }
+    fn of(doubted: bool) -> Self {
+        if doubted { Self::Hollow } else { Self::Full }
     }
 }
 
 fn mark(canvas: &Canvas<'_>, (x, y): (i32, i32), look: Look, radius: i32, fill: Fill) -> Drawn {
+    // A cross has no inside: it is thin.
+    if let (Fill::Hollow, Mark::Plus) = (fill, look.shape) {
+        canvas.draw(&Cross::new((x, y), radius - 1, look.colour.stroke_width(1)))?;
+        return Ok(());
+    }
     mark_in(canvas, (x, y), look, radius)?;
-    // Plus signs have no inside.
     if fill == Fill::Hollow && radius > 3 {
         mark_in(canvas, (x, y), Look { colour: WHITE, ..look }, radius - 2)?;
     }
@@ -329,6 +336,7 @@ fn short_name(implementation: Implementation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::record::{Speed, Verdict};
     use crate::report::tests::synthetic;
 
     #[test]
@@ -354,7 +362,7 @@ mod tests {
                 "faster",
                 "8192 x 32000",
                 "Liger",
-                "wrong, or the host timed",
+                "wrong, host or unsteady",
             ],
             &[
                 "relative error (log)",
@@ -370,6 +378,32 @@ mod tests {
                 assert!(plot.svg.contains(word), "{} lacks {word}", plot.file);
             }
         }
+    }
+
+    /// Where the host was timed the points are as hollow as in the plot of speed-ups.
+    #[test]
+    fn what_does_not_count_is_hollow() {
+        let mut record = synthetic();
+        let eager = |speed: &&mut Speed| speed.implementation == Implementation::TorchEager;
+        record.speeds.retain(|speed| speed.verdict != Some(Verdict::Wrong));
+        let drawn = |record: &Record| all(record).expect("they are drawn").remove(0).svg;
+        assert!(!drawn(&record).contains("hollow"));
+        record.speeds.iter_mut().filter(eager).for_each(|speed| speed.by_host = true);
+        assert!(drawn(&record).contains("hollow or thin: wrong, host or unsteady"));
+    }
+
+    /// QuACK lacks one of the shapes, and Liger works in place.
+    #[test]
+    fn names_say_what_is_compared_otherwise() {
+        let mut record = synthetic();
+        let shape = |speed: &Speed| (speed.implementation, speed.case.shape.classes);
+        record.speeds.retain(|speed| shape(speed) != (Implementation::Quack, 128_256));
+        let svg = all(&record).expect("they are drawn").remove(0).svg;
+        for words in ["QuACK*", "* without smoothing", "Liger°", "° gradient in place"] {
+            assert!(svg.contains(words), "{words}");
+        }
+        assert!(!svg.contains("torch eager*") && !svg.contains("torch eager°"));
+        assert!(svg.contains("one shape of each number of classes"));
     }
 
     #[test]

@@ -311,6 +311,31 @@ pub enum Source {
     Pinned,
 }
 
+/// Why a time is shown and not compared, the first where there are several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubt {
+    /// A wrong result is no competition.
+    Wrong,
+    /// The host may be what was timed, which says of the device how fast it is at least.
+    ByHost,
+    /// It varies more than what a device does by itself.
+    Unsteady,
+}
+
+impl Doubt {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Wrong => "wrong",
+            Self::ByHost => "host",
+            Self::Unsteady => "unsteady",
+        }
+    }
+}
+
+/// How many times as long as its 20 % quantile a steady time's 80 % quantile is at most. What is certainly of
+/// the device, graphs and kernels that take longer than their launch, stays below 1.03 in all records.
+pub const STEADY: f64 = 1.1;
+
 /// How long one implementation took.
 #[derive(Clone, Debug)]
 pub struct Speed {
@@ -322,7 +347,9 @@ pub struct Speed {
     pub throttle: Option<String>,
     pub case: Case,
     pub bytes: u64,
+    pub p20_us: f64,
     pub p50_us: f64,
+    pub p80_us: f64,
     pub gb_per_s: f64,
     /// Of a copy beside it,
     pub copy_p50_us: Option<f64>,
@@ -346,8 +373,15 @@ impl Speed {
         self.copy_gb_per_s.map(|copy| self.gb_per_s / copy)
     }
 
-    pub fn is_wrong(&self) -> bool {
-        self.verdict == Some(Verdict::Wrong)
+    /// None of what can be compared.
+    pub fn doubt(&self) -> Option<Doubt> {
+        if self.verdict == Some(Verdict::Wrong) {
+            Some(Doubt::Wrong)
+        } else if self.by_host {
+            Some(Doubt::ByHost)
+        } else {
+            (self.p80_us > STEADY * self.p20_us).then_some(Doubt::Unsteady)
+        }
     }
 
     pub fn is_of_a_peer(&self) -> bool {
@@ -474,12 +508,12 @@ fn positive(value: Option<f64>, column: &str) -> Result<f64> {
     Ok(value)
 }
 
-/// The median, if all three are in order.
-fn median(p20: Option<f64>, p50: Option<f64>, p80: Option<f64>) -> Result<f64> {
+/// All three, if they are in order.
+fn quantiles(p20: Option<f64>, p50: Option<f64>, p80: Option<f64>) -> Result<[f64; 3]> {
     let (p20, p50) = (positive(p20, "p20_us")?, positive(p50, "p50_us")?);
     let p80 = positive(p80, "p80_us")?;
     ensure!(p20 <= p50 && p50 <= p80, "p20, p50 and p80 are {p20}, {p50} and {p80} us");
-    Ok(p50)
+    Ok([p20, p50, p80])
 }
 
 #[derive(Deserialize, Default)]
@@ -541,7 +575,7 @@ impl Columns for SpeedColumns {
             shape,
         };
         let bytes = need(self.bytes, "bytes")?;
-        let p50_us = median(self.p20_us, self.p50_us, self.p80_us)?;
+        let [p20_us, p50_us, p80_us] = quantiles(self.p20_us, self.p50_us, self.p80_us)?;
         let copy = self.copy_bytes.zip(self.copy_p50_us);
         Ok(Speed {
             implementation,
@@ -552,7 +586,9 @@ impl Columns for SpeedColumns {
             throttle: self.throttle,
             case,
             bytes,
+            p20_us,
             p50_us,
+            p80_us,
             gb_per_s: gigabytes_per_second(bytes, p50_us),
             copy_p50_us: self.copy_p50_us,
             copy_gb_per_s: copy.map(|(bytes, us)| gigabytes_per_second(bytes, us)),
@@ -646,6 +682,7 @@ impl Columns for HeadColumns {
     }
 
     fn row(self, implementation: Implementation) -> Result<Self::Row> {
+        let [_, p50_us, _] = quantiles(self.p20_us, self.p50_us, self.p80_us)?;
         Ok(Head {
             implementation,
             version: self.version,
@@ -654,7 +691,7 @@ impl Columns for HeadColumns {
             hidden: need(self.hidden, "hidden")?,
             classes: need(self.classes, "classes")?,
             dtype: need(self.dtype, "dtype")?,
-            p50_us: median(self.p20_us, self.p50_us, self.p80_us)?,
+            p50_us,
             peak_bytes: self.peak_bytes,
             verdict: self.verdict,
         })
@@ -685,6 +722,20 @@ mod tests {
             (row.share_of_copy(), row.version.as_deref(), row.source),
             (None, None, Source::BesidePeers)
         );
+    }
+
+    #[test]
+    fn a_time_is_doubted_for_its_first_reason() {
+        let doubt = |row: &str| speed(row).expect("it is a record").measured[0].doubt();
+        let steady = ROW.replacen("1.5,2,2.5", "1.9,2,2.05", 1);
+        assert_eq!(doubt(&steady), None);
+        assert_eq!(doubt(ROW), Some(Doubt::Unsteady));
+        let wrong = ROW.replacen("right", "wrong", 1);
+        assert_eq!(doubt(&wrong), Some(Doubt::Wrong));
+        assert_eq!(doubt(&steady.replacen("right", "", 1)), None, "nobody looked");
+        let by_host = format!("{HEADER},method\n{ROW},host\n");
+        let by_host = speeds(&by_host).expect("it is a record");
+        assert_eq!(by_host.measured[0].doubt(), Some(Doubt::ByHost));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::compare::{self, Aimed, Comparison, SMOOTHING, Speeds};
 use super::plot;
 use super::record::{
-    Accuracy, Case, Dtype, Head, Implementation, Inputs, Kind, Pass, Place, Shape, Smoothing,
-    Variant, Verdict,
+    Accuracy, Case, Doubt, Dtype, Head, Implementation, Inputs, Kind, Pass, Place, STEADY, Shape,
+    Smoothing, Speed, Variant, Verdict,
 };
 use super::shelf::Record;
 
@@ -69,10 +69,7 @@ pub fn page(record: &Record) -> String {
             conditions(record)
         ),
     ];
-    if !speeds.peers().is_empty() {
-        parts.push(peers_table(&speeds, &Pass::ALL));
-        parts.extend(differences(&speeds));
-    }
+    parts.extend(compared(&speeds, &Pass::ALL));
     parts.extend(compared_before(record, &Pass::ALL));
     for pass in Pass::ALL {
         for dtype in Dtype::ALL {
@@ -239,10 +236,7 @@ fn speed(record: &Record, folder: &str) -> Option<String> {
     let speeds = Speeds::of(&record.speeds);
     let dtype = first_dtype(&speeds, Pass::Fused)?;
     let mut parts = vec![conditions(record)];
-    if !speeds.peers().is_empty() {
-        parts.push(peers_table(&speeds, &[Pass::Fused]));
-        parts.extend(differences(&speeds));
-    }
+    parts.extend(compared(&speeds, &[Pass::Fused]));
     parts.extend(beside(&speeds));
     let is_variant = |case: &Case| {
         (case.pass, case.place) == (Pass::Fused, Place::Apart) && case.variant != Variant::Plain
@@ -271,7 +265,7 @@ fn beside(speeds: &Speeds<'_>) -> Option<String> {
     let table = beside_table(speeds, Pass::Fused)?;
     Some(format!(
         "Loss and gradient, each problem that others were measured on; of a peer, how many times as fast \
-         smoothxent is:\n\n{table}"
+         smoothxent is, with a gradient apart unless a word says otherwise:\n\n{table}"
     ))
 }
 
@@ -292,10 +286,20 @@ fn compared_before(record: &Record, passes: &[Pass]) -> Option<String> {
         "Of an earlier record, {}, which has more comparisons, with the kernels of then:",
         earlier.name
     )];
-    parts.push(peers_table(&speeds, passes));
-    parts.extend(differences(&speeds));
+    parts.extend(compared(&speeds, passes));
     parts.extend(missing(earlier, Kind::Speed));
     Some(parts.join("\n\n"))
+}
+
+/// How all peers compare; nothing where there are none.
+fn compared(speeds: &Speeds<'_>, passes: &[Pass]) -> Vec<String> {
+    if speeds.peers().is_empty() {
+        return Vec::new();
+    }
+    let mut parts = vec![peers_table(speeds, passes)];
+    parts.extend(not_counted(speeds, passes));
+    parts.extend(differences(speeds));
+    parts
 }
 
 /// On what, with what, and how sure.
@@ -351,23 +355,22 @@ fn is_throttled(mask: Option<&str>) -> bool {
 struct Beside {
     /// How many times as fast this crate is, the least first.
     ratios: Vec<f64>,
-    wrong: usize,
-    by_host: usize,
+    /// The others, by why they do not count.
+    doubted: BTreeMap<Doubt, usize>,
     /// Whether some were timed by a kernel that leaves division and sums to others.
     undivided: bool,
 }
 
 impl Beside {
     fn of(speeds: &Speeds<'_>, peer: Implementation, pass: Pass, smoothing: Smoothing) -> Self {
-        let mut beside = Self { ratios: Vec::new(), wrong: 0, by_host: 0, undivided: false };
+        let mut beside = Self { ratios: Vec::new(), doubted: BTreeMap::new(), undivided: false };
         for comparison in speeds.beside(peer, pass, smoothing) {
-            if comparison.counts() {
-                beside.ratios.push(comparison.times_as_fast());
-                beside.undivided |= comparison.peer.is_undivided;
-            } else if comparison.ours.is_wrong() || comparison.peer.is_wrong() {
-                beside.wrong += 1;
-            } else {
-                beside.by_host += 1;
+            match comparison.doubt() {
+                Some(doubt) => *beside.doubted.entry(doubt).or_default() += 1,
+                None => {
+                    beside.ratios.push(comparison.times_as_fast());
+                    beside.undivided |= comparison.peer.is_undivided;
+                }
             }
         }
         beside.ratios.sort_by(f64::total_cmp);
@@ -375,7 +378,14 @@ impl Beside {
     }
 
     fn is_empty(&self) -> bool {
-        self.ratios.len() + self.wrong + self.by_host == 0
+        self.ratios.is_empty() && self.doubted.is_empty()
+    }
+
+    /// `1 wrong, 6 host`.
+    fn not_counted(&self) -> String {
+        let counts = self.doubted.iter().map(|(doubt, count)| format!("{count} {}", doubt.word()));
+        let counts: Vec<String> = counts.collect();
+        if counts.is_empty() { "0".to_owned() } else { counts.join(", ") }
     }
 
     fn slower(&self) -> usize {
@@ -406,8 +416,7 @@ fn peers_table(speeds: &Speeds<'_>, passes: &[Pass]) -> String {
                     at(0),
                     at(last),
                     beside.slower().to_string(),
-                    beside.wrong.to_string(),
-                    beside.by_host.to_string(),
+                    beside.not_counted(),
                 ]);
             }
         }
@@ -421,10 +430,42 @@ fn peers_table(speeds: &Speeds<'_>, passes: &[Pass]) -> String {
         "least",
         "most",
         "slower in",
-        "not counted: a wrong result",
-        "not counted: timed on the host",
+        "not counted",
     ];
     table(&header.map(str::to_owned), 2, &rows)
+}
+
+/// What the words of the last column mean, and of whom it leaves little.
+fn not_counted(speeds: &Speeds<'_>, passes: &[Pass]) -> Option<String> {
+    let mut doubts = BTreeSet::new();
+    let mut mostly = Vec::new();
+    for peer in speeds.peers() {
+        let all: Vec<Beside> = passes
+            .iter()
+            .flat_map(|&pass| speeds.smoothings(peer).into_iter().map(move |of| (pass, of)))
+            .map(|(pass, smoothing)| Beside::of(speeds, peer, pass, smoothing))
+            .collect();
+        let counted: usize = all.iter().map(|beside| beside.ratios.len()).sum();
+        let doubted = || all.iter().flat_map(|beside| &beside.doubted);
+        if doubted().map(|(_, count)| count).sum::<usize>() > counted {
+            mostly.push(peer.to_string());
+        }
+        doubts.extend(doubted().map(|(doubt, _)| *doubt));
+    }
+    let meaning = |doubt: &Doubt| match doubt {
+        Doubt::Wrong => "wrong results".to_owned(),
+        Doubt::ByHost => "times that may be the host's (host)".to_owned(),
+        Doubt::Unsteady => format!(
+            "times whose 80 % quantile is more than {STEADY} of their 20 % quantile (unsteady), as where the host \
+             was what was timed now and then"
+        ),
+    };
+    let meanings: Vec<String> = doubts.iter().map(meaning).collect();
+    let mostly = match &mostly[..] {
+        [] => String::new(),
+        peers => format!(" So most times of {} do not count.", listed(peers)),
+    };
+    (!meanings.is_empty()).then(|| format!("Not counted: {}.{mostly}", listed(&meanings)))
 }
 
 fn shown_comparisons<'a>(
@@ -452,22 +493,27 @@ fn differences(speeds: &Speeds<'_>) -> Option<String> {
     for peer in speeds.peers() {
         let shown: Vec<Comparison<'_>> =
             Pass::ALL.into_iter().flat_map(|pass| shown_comparisons(speeds, peer, pass)).collect();
-        let all = |of: fn(&Comparison<'_>) -> bool| !shown.is_empty() && shown.iter().all(of);
         let mut differences = Vec::new();
-        if all(|comparison| comparison.peer.case.smoothing != SMOOTHING) {
-            differences.push("both without label smoothing");
-        }
-        if all(|comparison| comparison.peer.case.place == Place::InPlace) {
-            match all(|comparison| comparison.ours.case.place == Place::InPlace) {
-                true => differences.push("both in place"),
-                false => differences.push("the peer in place"),
+        // Of how many, where it is not all of them.
+        let mut add = |words: &str, of: fn(&Comparison<'_>) -> bool| {
+            let count = shown.iter().filter(|comparison| of(comparison)).count();
+            match count {
+                0 => {}
+                _ if count == shown.len() => differences.push(words.to_owned()),
+                _ => differences.push(format!("{words} in {count} of {}", shown.len())),
             }
-        }
-        if shown.iter().any(|comparison| comparison.peer.is_undivided) {
-            differences.push("the peer by a kernel that neither divides nor sums the losses");
-        }
+        };
+        add("both without label smoothing", |shown| shown.peer.case.smoothing != SMOOTHING);
+        add("both in place", |shown| {
+            [shown.ours, shown.peer].iter().all(|row| row.case.place == Place::InPlace)
+        });
+        add("the peer in place", |shown| shown.ours.case.place != shown.peer.case.place);
+        add("the peer by a kernel that neither divides nor sums the losses", |shown| {
+            shown.peer.is_undivided
+        });
+        // Of small problems the method is another word.
         if shown.iter().any(|comparison| comparison.peer.by_clock) {
-            differences.push("by the host's clock, on a stream of its own");
+            differences.push("by the host's clock, on a stream of its own".to_owned());
         }
         if !differences.is_empty() {
             sentences.push(format!("{peer}: {}", differences.join(", ")));
@@ -516,21 +562,38 @@ fn speed_cells(
 ) -> Option<Vec<String>> {
     let ours = speeds.shown(pass, dtype, shape)?;
     let mut cells = vec![
-        marked(significant(ours.p50_us), ours.verdict),
+        timed(ours),
         format!("{:.0}", ours.gb_per_s),
         ours.share_of_copy().map_or("-".into(), |share| format!("{share:.3}")),
     ];
     for &peer in peers {
         let comparison = speeds.shown_beside(peer, pass, dtype, shape);
         cells.push(comparison.map_or("-".into(), |comparison| {
-            let ratio = times(comparison.times_as_fast());
-            match comparison.peer.by_host {
-                true => marked(format!("{ratio} (host)"), comparison.peer.verdict),
-                false => marked(ratio, comparison.peer.verdict),
-            }
+            let place = other_place(&comparison, ours.case.place);
+            let doubt = comparison.doubt().map(Doubt::word);
+            marked(times(comparison.times_as_fast()), place.into_iter().chain(doubt))
         }));
     }
     Some(cells)
+}
+
+/// This crate's time in a row of its own.
+fn timed(ours: &Speed) -> String {
+    let place = (ours.case.place == Place::InPlace).then_some(IN_PLACE);
+    let doubt = ours.doubt().map(Doubt::word);
+    marked(significant(ours.p50_us), place.into_iter().chain(doubt))
+}
+
+const IN_PLACE: &str = "in place";
+
+/// Where the gradients of a comparison are, if that of the row's own time is elsewhere.
+fn other_place(comparison: &Comparison<'_>, own: Place) -> Option<&'static str> {
+    match (comparison.ours.case.place, comparison.peer.case.place) {
+        (ours, peer) if (ours, peer) == (own, own) => None,
+        (Place::Apart, Place::InPlace) => Some("peer in place"),
+        (Place::InPlace, _) => Some(IN_PLACE),
+        (Place::Apart, Place::Apart) => Some("apart"),
+    }
 }
 
 /// Ignored rows, weights, and so on, beside the plain problem of the same shape.
@@ -555,7 +618,7 @@ fn variants_table(speeds: &Speeds<'_>, is_shown: impl Fn(&Case) -> bool) -> Opti
             format!("{} {}", case.dtype, case.pass),
             words,
             case.smoothing.0.to_string(),
-            marked(significant(ours.p50_us), ours.verdict),
+            marked(significant(ours.p50_us), ours.doubt().map(Doubt::word)),
             plain.map_or("-".into(), |plain| times(ours.p50_us / plain.p50_us)),
             ours.share_of_copy().map_or("-".into(), |share| format!("{share:.2}")),
         ]);
@@ -594,7 +657,7 @@ fn aims(record: &Record, _: &str) -> Option<String> {
     Some(parts.join("\n\n"))
 }
 
-/// The largest problems of each number of classes, one column a dtype.
+/// One problem of each number of classes, one column a dtype.
 fn share_table(speeds: &Speeds<'_>) -> String {
     let dtypes: Vec<Dtype> = Dtype::ALL
         .into_iter()
@@ -756,10 +819,9 @@ pub fn largest(errors: impl Iterator<Item = f64>) -> Option<f64> {
 }
 
 fn worst<'a>(rows: impl Iterator<Item = &'a Accuracy> + Clone, error: ErrorOf) -> String {
-    let verdict = rows.clone().any(|row| row.verdict == Some(Verdict::Wrong));
-    let verdict = verdict.then_some(Verdict::Wrong);
+    let wrong = rows.clone().find_map(|row| wrong(row.verdict));
     let error = largest(rows.filter_map(error));
-    error.map_or("-".into(), |error| marked(format!("{error:.1e}"), verdict))
+    error.map_or("-".into(), |error| marked(format!("{error:.1e}"), wrong))
 }
 
 fn implementations(all: impl Iterator<Item = Implementation>) -> BTreeSet<Implementation> {
@@ -789,7 +851,7 @@ fn head(record: &Record, _: &str) -> Option<String> {
             format!("{} {}", head.implementation, head.version.as_deref().unwrap_or_default())
                 .trim_end()
                 .to_owned(),
-            marked(format!("{:.2}", head.p50_us / 1000.0), head.verdict),
+            marked(format!("{:.2}", head.p50_us / 1000.0), wrong(head.verdict)),
             ratio(|head| Some(head.p50_us)),
             head.peak_bytes.map_or("-".into(), |bytes| format!("{:.2}", bytes as f64 / GIB)),
             ratio(|head| head.peak_bytes.map(|bytes| bytes as f64)),
@@ -842,6 +904,12 @@ fn missing(record: &Record, kind: Kind) -> Option<String> {
 /// How such a reason begins.
 const NOT_INSTALLED: &str = "not installed";
 
+/// With words in parentheses behind it, if there are any.
+fn marked<'a>(text: String, words: impl IntoIterator<Item = &'a str>) -> String {
+    let words: Vec<&str> = words.into_iter().collect();
+    if words.is_empty() { text } else { format!("{text} ({})", words.join(", ")) }
+}
+
 /// `a, b and c`.
 fn listed(words: &[String]) -> String {
     match words {
@@ -851,8 +919,8 @@ fn listed(words: &[String]) -> String {
     }
 }
 
-fn marked(text: String, verdict: Option<Verdict>) -> String {
-    if verdict == Some(Verdict::Wrong) { format!("{text} (wrong)") } else { text }
+fn wrong(verdict: Option<Verdict>) -> Option<&'static str> {
+    (verdict == Some(Verdict::Wrong)).then(|| Doubt::Wrong.word())
 }
 
 fn times(ratio: f64) -> String {
@@ -908,7 +976,8 @@ mod tests {
         let text = section("speed", &[synthetic()]);
         for line in [
             "**Synthetic GPU**, record [2026-01-31-0123abc](records/synthetic-gpu/README.md). Driver 580",
-            "| smoothxent beside | of | label smoothing | problems | times as fast, median | least | most | ",
+            "| smoothxent beside | of | label smoothing | problems | times as fast, median | least | most | slower in \
+             | not counted |",
             "| torch eager 1.2.3 | loss and gradient | 0.1 | 12 | ",
             // One of the wrong results is of each dtype; they do not count.
             "| QuACK 1.2.3 | loss and gradient | 0 | 10 | ",
@@ -955,8 +1024,68 @@ mod tests {
         let times = record.speeds.iter_mut().filter(eager);
         assert!(times.map(|speed| speed.by_host = true).count() > 0);
         let text = section("speed", &[record]);
-        let line = "| torch eager 1.2.3 | loss and gradient | 0.1 | 0 | - | - | - | 0 | 0 | 12 |";
+        let line = "| torch eager 1.2.3 | loss and gradient | 0.1 | 0 | - | - | - | 0 | 12 host |";
         assert!(text.contains(line) && text.contains("x (host) |"), "{text}");
+        assert!(
+            text.contains("may be the host's (host). So most times of torch eager do not count."),
+            "{text}"
+        );
+    }
+
+    /// What takes a device long repeats better than that.
+    #[test]
+    fn unsteady_times_are_not_compared() {
+        let text = section("speed", &[synthetic()]);
+        assert!(!text.contains("unsteady"), "{text}");
+        let mut record = synthetic();
+        let liger = |speed: &&mut Speed| {
+            speed.implementation == Implementation::Liger && speed.case.dtype == Dtype::Bf16
+        };
+        let times = record.speeds.iter_mut().filter(liger);
+        assert!(times.map(|speed| speed.p80_us *= 1.2).count() > 0);
+        let text = section("speed", &[record]);
+        for words in [
+            "| Liger 1.2.3 | loss and gradient | 0.1 | 6 | 1.74x | 1.31x | 2.53x | 0 | 6 unsteady |",
+            "x (peer in place, unsteady) |",
+            "Not counted: wrong results and times whose 80 % quantile is more than 1.1 of their 20 % quantile",
+        ] {
+            assert!(text.contains(words), "{words}\n{text}");
+        }
+        assert!(!text.contains("So most times"), "half is not most: {text}");
+    }
+
+    /// One table has both, so that each says which it is.
+    #[test]
+    fn places_are_told_apart() {
+        let mut record = synthetic();
+        let row = |record: &Record, of, classes| {
+            let is = |row: &&Speed| {
+                let Case { dtype, variant, smoothing, shape, .. } = row.case;
+                let case = (dtype, variant, smoothing, shape.classes, shape.rows);
+                (row.implementation, case)
+                    == (of, (Dtype::Bf16, Variant::Plain, SMOOTHING, classes, 8192))
+            };
+            record.speeds.iter().find(is).expect("there is one").clone()
+        };
+        for of in [Implementation::Smoothxent, Implementation::TorchEager] {
+            let mut in_place = row(&record, of, 32_000);
+            in_place.case.place = Place::InPlace;
+            record.speeds.push(in_place);
+        }
+        let is_apart = |row: &Speed| {
+            (row.implementation, row.case.dtype, row.case.shape.classes, row.case.place)
+                == (Implementation::TorchEager, Dtype::Bf16, 32_000, Place::Apart)
+                && row.case.shape.rows == 8192
+        };
+        record.speeds.retain(|row| !is_apart(row));
+        let text = section("speed", &[record]);
+        let start = "| 8192 x 32000 | bf16 | 262 | 4004 | 0.960 | 3.90x (in place) | 2.12x | 1.42x (in place) |";
+        for words in [
+            start,
+            "torch eager: both in place in 1 of 12; Liger: both in place in 1 of 12, the peer in place in 11 of 12;",
+        ] {
+            assert!(text.contains(words), "{words}\n{text}");
+        }
     }
 
     #[test]

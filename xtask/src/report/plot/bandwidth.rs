@@ -8,11 +8,11 @@ use plotters::style::text_anchor::HPos;
 use plotters::style::{Color, WHITE};
 
 use super::{
-    CEILING, Canvas, Drawn, Fill, GRID, INK, LABEL, LINE, Look, MARGIN, Of, WIDTH, dashed, heading,
-    line, look, mark, short, short_name, spread, style, ticks, write,
+    CEILING, Canvas, Drawn, Fill, GRID, HOLLOW, INK, LABEL, LINE, Look, MARGIN, Of, WIDTH, dashed,
+    heading, line, look, mark, short, short_name, spread, style, ticks, write,
 };
 use crate::report::compare::SMOOTHING;
-use crate::report::record::{Implementation, Shape};
+use crate::report::record::{Case, Implementation, Shape};
 
 pub const HEIGHT: i32 = 540;
 /// Room for names behind the ends of the lines.
@@ -25,6 +25,9 @@ const COPY: &str = "copy (limit)";
 /// Behind the name of a peer that has none.
 const WITHOUT_SMOOTHING: char = '*';
 
+/// Behind that of one with a point in place where this crate's is apart.
+const IN_PLACE: char = '°';
+
 /// One implementation's points.
 struct Series {
     name: String,
@@ -35,18 +38,21 @@ struct Series {
 pub fn draw(canvas: &Canvas<'_>, of: &Of<'_>) -> Drawn {
     let shapes = of.speeds.largest_shapes(of.pass, of.dtype);
     let (series, copy) = (bandwidths(of, &shapes), copies(of, &shapes));
-    let starred = series.iter().any(|series| series.name.ends_with(WITHOUT_SMOOTHING));
+    let named = |mark| series.iter().any(|series| series.name.contains(mark));
     let hollow =
         series.iter().any(|series| series.points.iter().any(|point| point.2 == Fill::Hollow));
     let mut lines = vec![
         of.record.device.clone(),
-        format!("smoothing {}; the most rows of each number of classes", SMOOTHING.0),
+        format!("smoothing {}; one shape of each number of classes", SMOOTHING.0),
     ];
-    if starred {
+    if named(WITHOUT_SMOOTHING) {
         lines.push(format!("{WITHOUT_SMOOTHING} without smoothing"));
     }
+    if named(IN_PLACE) {
+        lines.push(format!("{IN_PLACE} gradient in place, of some shapes or all"));
+    }
     if hollow {
-        lines.push("hollow: the result was wrong".to_owned());
+        lines.push(format!("hollow or thin: {HOLLOW}"));
     }
     let title = format!("Bytes a second: {}, {}", of.pass.words(), of.dtype);
     let top = heading(canvas, &title, &lines)?;
@@ -116,7 +122,7 @@ fn name_ends(canvas: &Canvas<'_>, ends: &[(&str, Look, (i32, i32))], top: i32) -
 fn bandwidths(of: &Of<'_>, shapes: &BTreeSet<Shape>) -> Vec<Series> {
     let ours = shapes.iter().filter_map(|&shape| {
         let row = of.speeds.shown(of.pass, of.dtype, shape)?;
-        Some((shape.classes as f64, row.gb_per_s, Fill::of(row.is_wrong())))
+        Some((shape.classes as f64, row.gb_per_s, Fill::of(row.doubt().is_some())))
     });
     let ours = Series {
         name: Implementation::Smoothxent.to_string(),
@@ -126,15 +132,23 @@ fn bandwidths(of: &Of<'_>, shapes: &BTreeSet<Shape>) -> Vec<Series> {
     let peers = of.speeds.peers().into_iter().map(|peer| {
         let points = shapes.iter().filter_map(|&shape| {
             let row = of.speeds.shown_beside(peer, of.pass, of.dtype, shape)?.peer;
-            Some((shape.classes as f64, row.gb_per_s, Fill::of(row.is_wrong())))
+            Some((shape.classes as f64, row.gb_per_s, Fill::of(row.doubt().is_some())))
         });
-        let smoothed = shapes.iter().any(|&shape| {
-            let row = of.speeds.shown_beside(peer, of.pass, of.dtype, shape);
-            row.is_none_or(|row| row.peer.case.smoothing == SMOOTHING)
-        });
+        let any = |is: fn(Case, Case) -> bool| {
+            shapes.iter().any(|&shape| {
+                let row = of.speeds.shown_beside(peer, of.pass, of.dtype, shape);
+                let ours = of.speeds.shown(of.pass, of.dtype, shape);
+                row.zip(ours).is_some_and(|(row, ours)| is(row.peer.case, ours.case))
+            })
+        };
+        let smoothed = any(|peer, _| peer.smoothing == SMOOTHING);
+        let in_place = any(|peer, ours| peer.place != ours.place);
         let mut name = short_name(peer);
         if !smoothed {
             name.push(WITHOUT_SMOOTHING);
+        }
+        if in_place {
+            name.push(IN_PLACE);
         }
         Series { name, look: look(peer), points: points.collect() }
     });

@@ -7,14 +7,16 @@ use plotters::style::text_anchor::HPos;
 use plotters::style::{Color, RGBColor};
 
 use super::{
-    AXIS, Canvas, Drawn, Fill, INK, LABEL, LINE, Look, MARGIN, Mark, Of, SOFT_INK, TITLE, WIDTH,
-    axis_of_rows, band, heading, legend, line, look, mark, style, ticks, write,
+    AXIS, Canvas, Drawn, Fill, HOLLOW, INK, LABEL, LINE, Look, MARGIN, Mark, Of, SOFT_INK, TITLE,
+    WIDTH, axis_of_rows, band, heading, legend, line, look, mark, style, ticks, write,
 };
 use crate::report::record::Shape;
 
 const SLOWER: RGBColor = RGBColor(253, 235, 232);
 const ROW: i32 = 24;
 const ROW_NAMES: i32 = 128;
+/// Width of a number at the axis.
+const TICK: i32 = 44;
 /// What is above the rows: words, and the axis once more.
 const HEADS: i32 = 2 * LINE;
 
@@ -39,7 +41,7 @@ pub fn draw(canvas: &Canvas<'_>, of: &Of<'_>) -> Drawn {
         peers.iter().map(|&peer| (look(peer), Fill::Full, peer.to_string())).collect();
     if all().any(|comparison| !comparison.counts()) {
         let look = Look { colour: INK, shape: Mark::Disc, width: 1 };
-        entries.push((look, Fill::Hollow, "wrong, or the host timed".into()));
+        entries.push((look, Fill::Hollow, HOLLOW.into()));
     }
     top += legend(canvas, top, &entries)? + MARGIN + HEADS;
 
@@ -84,7 +86,8 @@ pub fn draw(canvas: &Canvas<'_>, of: &Of<'_>) -> Drawn {
         (ROW_NAMES - 6, above),
         style(LABEL - 2, &SOFT_INK, HPos::Right),
     )?;
-    for tick in ticks {
+    // The first one may be where the names' heading is.
+    for tick in ticks.into_iter().filter(|&tick| at(tick) - left >= TICK / 2) {
         write(canvas, &factor(tick), (at(tick), above), style(LABEL, &INK, HPos::Center))?;
     }
     for (&shape, row) in shapes.iter().zip(0..) {
