@@ -118,7 +118,7 @@ impl<'a> Speeds<'a> {
         peers.filter(|&peer| self.of_implementation(peer).next().is_some()).collect()
     }
 
-    fn get(&self, implementation: Implementation, case: Case) -> Option<&'a Speed> {
+    pub fn get(&self, implementation: Implementation, case: Case) -> Option<&'a Speed> {
         self.rows.get(&(implementation, case)).copied()
     }
 

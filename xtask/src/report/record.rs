@@ -357,6 +357,10 @@ pub struct Speed {
     pub copy_gb_per_s: Option<f64>,
     /// Of an empty launch, beside graphs.
     pub empty_p50_us: Option<f64>,
+    /// Beyond logits and targets.
+    pub peak_bytes: Option<u64>,
+    /// Whether that is what a compiler planned, not what was allocated.
+    pub is_memory_planned: bool,
     /// None where nobody looked at the results.
     pub verdict: Option<Verdict>,
     pub source: Source,
@@ -539,6 +543,7 @@ struct SpeedColumns {
     copy_bytes: Option<u64>,
     copy_p50_us: Option<f64>,
     empty_p50_us: Option<f64>,
+    peak_bytes: Option<u64>,
     verdict: Option<Verdict>,
     note: Option<String>,
     selection: Option<String>,
@@ -551,6 +556,9 @@ const BY_CLOCK: &str = "clock";
 
 /// How the `note` begins of a peer's mode that leaves the division, and the sum of the losses, to its caller.
 const UNDIVIDED: &str = "one kernel, undivided";
+
+/// What it says of a peer whose memory nobody counted as it ran.
+const MEMORY_PLANNED: &str = "memory as its compiler plans it";
 
 /// What the crate chooses itself, in the `selection` of its own benchmark; others are pinned.
 const CHOSEN: &str = "fastest";
@@ -577,6 +585,7 @@ impl Columns for SpeedColumns {
         let bytes = need(self.bytes, "bytes")?;
         let [p20_us, p50_us, p80_us] = quantiles(self.p20_us, self.p50_us, self.p80_us)?;
         let copy = self.copy_bytes.zip(self.copy_p50_us);
+        let note = self.note.unwrap_or_default();
         Ok(Speed {
             implementation,
             version: self.version,
@@ -593,6 +602,8 @@ impl Columns for SpeedColumns {
             copy_p50_us: self.copy_p50_us,
             copy_gb_per_s: copy.map(|(bytes, us)| gigabytes_per_second(bytes, us)),
             empty_p50_us: self.empty_p50_us,
+            peak_bytes: self.peak_bytes,
+            is_memory_planned: note.contains(MEMORY_PLANNED),
             verdict: self.verdict,
             source: match self.selection.as_deref() {
                 None => Source::BesidePeers,
@@ -601,7 +612,7 @@ impl Columns for SpeedColumns {
             },
             by_host: self.method.as_deref() == Some(BY_HOST),
             by_clock: self.method.as_deref() == Some(BY_CLOCK),
-            is_undivided: self.note.is_some_and(|note| note.starts_with(UNDIVIDED)),
+            is_undivided: note.starts_with(UNDIVIDED),
         })
     }
 }

@@ -299,6 +299,7 @@ fn compared(speeds: &Speeds<'_>, passes: &[Pass]) -> Vec<String> {
     let mut parts = vec![peers_table(speeds, passes)];
     parts.extend(not_counted(speeds, passes));
     parts.extend(differences(speeds));
+    parts.extend(memory(speeds));
     parts
 }
 
@@ -521,6 +522,66 @@ fn differences(speeds: &Speeds<'_>) -> Option<String> {
     }
     (!sentences.is_empty()).then(|| format!("Compared otherwise: {}.", sentences.join("; ")))
 }
+
+/// What a call allocates at most, of the shapes that stand first, each with the gradient apart and in place.
+fn memory(speeds: &Speeds<'_>) -> Option<String> {
+    let of = |implementation, smoothing, (shape, place)| {
+        let (pass, dtype, variant) = (Pass::Fused, HEADLINE_DTYPE, Variant::Plain);
+        let case = Case { pass, dtype, variant, smoothing, place, shape };
+        let row = speeds.get(implementation, case)?;
+        row.peak_bytes.map(|bytes| (row, bytes))
+    };
+    let words =
+        |(row, bytes): (&Speed, u64)| marked(significant(bytes as f64 / MIB), wrong(row.verdict));
+    let implementations = [vec![Implementation::Smoothxent], speeds.peers()].concat();
+    let places = [Place::Apart, Place::InPlace];
+    let columns = HEADLINES.into_iter().flat_map(|shape| places.map(|place| (shape, place)));
+    let columns: Vec<(Shape, Place)> = columns
+        .filter(|&column| {
+            implementations.iter().any(|&peer| {
+                speeds.smoothings(peer).iter().any(|&of_peer| of(peer, of_peer, column).is_some())
+            })
+        })
+        .collect();
+    let (mut rows, mut planned) = (Vec::new(), Vec::new());
+    for implementation in implementations {
+        let mut smoothings = vec![SMOOTHING];
+        smoothings.extend(speeds.smoothings(implementation));
+        let measured = |smoothing: &Smoothing| {
+            columns.iter().any(|&column| of(implementation, *smoothing, column).is_some())
+        };
+        let Some(smoothing) = smoothings.into_iter().find(measured) else { continue };
+        let cells: Vec<Option<(&Speed, u64)>> =
+            columns.iter().map(|&column| of(implementation, smoothing, column)).collect();
+        if cells.iter().flatten().any(|(row, _)| row.is_memory_planned) {
+            planned.push(implementation.to_string());
+        }
+        let mut label = implementation.to_string();
+        if smoothing != SMOOTHING {
+            label.push_str(&format!(", {}", with_smoothing(smoothing)));
+        }
+        let cells = cells.into_iter().map(|cell| cell.map_or("-".into(), words));
+        rows.push([label].into_iter().chain(cells).collect());
+    }
+    let header = columns.iter().map(|(shape, place)| match place {
+        Place::Apart => format!("{shape} {HEADLINE_DTYPE}"),
+        Place::InPlace => format!("{shape} {HEADLINE_DTYPE}, in place"),
+    });
+    let header: Vec<String> = ["implementation".to_owned()].into_iter().chain(header).collect();
+    let planned = match &planned[..] {
+        [] => String::new(),
+        peers => format!("; of {} as its compiler plans it", listed(peers)),
+    };
+    (!rows.is_empty()).then(|| {
+        format!(
+            "Peak memory beyond logits and targets, MiB, of a loss and gradient; a gradient that is not in place \
+             is a part of it{planned}:\n\n{}",
+            table(&header, 1, &rows)
+        )
+    })
+}
+
+const MIB: f64 = (1u64 << 20) as f64;
 
 /// One row a shape: this crate's time, and how many times as fast it is as each peer.
 fn speed_table(speeds: &Speeds<'_>, pass: Pass, dtype: Dtype, shapes: &BTreeSet<Shape>) -> String {
@@ -1086,6 +1147,25 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words}\n{text}");
         }
+    }
+
+    #[test]
+    fn memory_is_of_the_headlines_shapes() {
+        let mut record = synthetic();
+        let is_torch = |row: &&mut Speed| row.implementation == Implementation::TorchCompile;
+        record.speeds.iter_mut().filter(is_torch).for_each(|row| row.is_memory_planned = true);
+        let text = page(&record);
+        for words in [
+            "is a part of it; of torch.compile as its compiler plans it:",
+            "| implementation | 8192 x 32000 bf16 | 8192 x 32000 bf16, in place |\n",
+            "| smoothxent | 2000 | - |\n",
+            "| Liger | - | 1000 |\n",
+            "| QuACK, without label smoothing | 2000 (wrong) | - |\n",
+        ] {
+            assert!(text.contains(words), "{words}\n{text}");
+        }
+        record.speeds.iter_mut().for_each(|row| row.peak_bytes = None);
+        assert!(!page(&record).contains("Peak memory"));
     }
 
     #[test]
