@@ -361,6 +361,8 @@ pub struct Speed {
     pub peak_bytes: Option<u64>,
     /// Whether that is what a compiler planned, not what was allocated.
     pub is_memory_planned: bool,
+    /// Targets whose rows do not count. None where the mean is over all rows, and in records before it was stated.
+    pub ignore_index: Option<i64>,
     /// None where nobody looked at the results.
     pub verdict: Option<Verdict>,
     pub source: Source,
@@ -544,6 +546,7 @@ struct SpeedColumns {
     copy_p50_us: Option<f64>,
     empty_p50_us: Option<f64>,
     peak_bytes: Option<u64>,
+    ignore_index: Option<i64>,
     verdict: Option<Verdict>,
     note: Option<String>,
     selection: Option<String>,
@@ -604,6 +607,7 @@ impl Columns for SpeedColumns {
             empty_p50_us: self.empty_p50_us,
             peak_bytes: self.peak_bytes,
             is_memory_planned: note.contains(MEMORY_PLANNED),
+            ignore_index: self.ignore_index,
             verdict: self.verdict,
             source: match self.selection.as_deref() {
                 None => Source::BesidePeers,
@@ -747,6 +751,18 @@ mod tests {
         let by_host = format!("{HEADER},method\n{ROW},host\n");
         let by_host = speeds(&by_host).expect("it is a record");
         assert_eq!(by_host.measured[0].doubt(), Some(Doubt::ByHost));
+    }
+
+    #[test]
+    fn memory_and_what_is_ignored_are_known_where_they_are_stated() {
+        let of = |memory: &str, ignored: &str, note: &str| {
+            let text = format!("{HEADER},peak_bytes,ignore_index\n{ROW}{note},{memory},{ignored}");
+            let row = speeds(&text).expect("it is a record").measured.remove(0);
+            (row.peak_bytes, row.ignore_index, row.is_memory_planned)
+        };
+        assert_eq!(of("", "", ""), (None, None, false));
+        let planned = "on its own stream; memory as its compiler plans it";
+        assert_eq!(of("4096", "-100", planned), (Some(4096), Some(-100), true));
     }
 
     #[test]

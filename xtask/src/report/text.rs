@@ -6,7 +6,7 @@ use super::compare::{self, Aimed, Comparison, SMOOTHING, Speeds};
 use super::plot;
 use super::record::{
     Accuracy, Case, Doubt, Dtype, Head, Implementation, Inputs, Kind, Pass, Place, STEADY, Shape,
-    Smoothing, Speed, Variant, Verdict,
+    Smoothing, Source, Speed, Variant, Verdict,
 };
 use super::shelf::Record;
 
@@ -286,6 +286,8 @@ fn compared_before(record: &Record, passes: &[Pass]) -> Option<String> {
         "Of an earlier record, {}, which has more comparisons, with the kernels of then:",
         earlier.name
     )];
+    // Once is enough.
+    parts.extend(nothing_to_count(earlier).filter(|_| nothing_to_count(record).is_none()));
     parts.extend(compared(&speeds, passes));
     parts.extend(missing(earlier, Kind::Speed));
     Some(parts.join("\n\n"))
@@ -342,7 +344,23 @@ fn conditions(record: &Record) -> String {
          cache.",
         SMOOTHING.0
     ));
+    if let Some(sentence) = nothing_to_count(record) {
+        text.push_str(&format!(" {sentence}"));
+    }
     text
+}
+
+/// Where smoothxent's times alone are of an easier problem than those beside others, whose targets may be ignored.
+fn nothing_to_count(record: &Record) -> Option<String> {
+    let easier = |row: &Speed| {
+        let alone = row.source == Source::Alone && row.case.variant == Variant::Plain;
+        alone && row.ignore_index.is_none()
+    };
+    record.speeds.iter().any(easier).then(|| {
+        "smoothxent's times taken alone are of a mean that has no rows to count (no ignore_index): where there are \
+         many, one launch less than beside others."
+            .to_owned()
+    })
 }
 
 /// By power, heat or a brake, in nvidia-smi's mask; idling and clocks that somebody chose are none of them.
@@ -1147,6 +1165,35 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words}\n{text}");
         }
+    }
+
+    #[test]
+    fn times_alone_without_targets_to_ignore_are_said_to_be_so() {
+        let easier = "of a mean that has no rows to count (no ignore_index)";
+        let mut record = synthetic();
+        assert!(!conditions(&record).contains(easier), "all took turns with peers");
+        let is_ours = |row: &&Speed| row.implementation == Implementation::Smoothxent;
+        let mut alone = record.speeds.iter().find(is_ours).expect("there is one").clone();
+        alone.source = Source::Alone;
+        alone.case.shape.rows += 1;
+        alone.ignore_index = Some(-100);
+        record.speeds.push(alone.clone());
+        assert!(!conditions(&record).contains(easier), "it counts, too");
+        alone.ignore_index = None;
+        alone.case.variant = Variant::Binary;
+        record.speeds.push(alone.clone());
+        assert!(!conditions(&record).contains(easier), "it has no targets to be ignored");
+        alone.case.variant = Variant::Plain;
+        alone.case.shape.rows += 1;
+        record.speeds.push(alone);
+        assert!(conditions(&record).contains(easier));
+        assert!(section("speed", &[record]).contains(easier));
+
+        let mut newest = synthetic();
+        let mut earlier = synthetic();
+        earlier.speeds.iter_mut().for_each(|row| row.source = Source::Alone);
+        newest.compared_more = Some(Box::new(earlier));
+        assert_eq!(section("speed", &[newest]).matches(easier).count(), 1, "of the earlier one");
     }
 
     #[test]
