@@ -105,13 +105,17 @@ impl Record {
         })
     }
 
-    /// The one to draw a plot from: this one, unless that with more comparisons has more shapes, too.
+    /// The one to draw a plot from: this one, unless that with more comparisons has more shapes, too, and this
+    /// one is not alone in comparing such passes.
     pub fn drawn(&self, pass: Pass, dtype: Dtype) -> &Self {
-        let shapes = |record: &Self| Speeds::of(&record.speeds).shapes(pass, dtype).len();
-        match &self.compared_more {
-            Some(earlier) if shapes(earlier) > shapes(self) => earlier,
-            _ => self,
-        }
+        let of = |record: &Self| {
+            let speeds = Speeds::of(&record.speeds);
+            (speeds.shapes(pass, dtype).len(), !speeds.peers_beside(pass, dtype).is_empty())
+        };
+        let (shapes, compared) = of(self);
+        let is_better =
+            |(more_shapes, also_compared)| more_shapes > shapes && (also_compared || !compared);
+        self.compared_more.as_deref().filter(|earlier| is_better(of(earlier))).unwrap_or(self)
     }
 
     /// What this one lacks of an earlier one. Times of one record stand beside each other only.
@@ -401,6 +405,22 @@ mod tests {
         let newest = newest(&records).expect("they are read");
         let names: Vec<&str> = newest.iter().map(|record| record.name.as_str()).collect();
         assert_eq!(names, ["2026-01-31-000", "2024-01-01-abc"]);
+    }
+
+    /// Of an earlier record with more comparisons, unless only the newest compares such passes.
+    #[test]
+    fn what_is_drawn_has_more_shapes_and_no_fewer_peers() {
+        let folder = synthetic_folder().join("synthetic-gpu");
+        let read = || Record::read(&folder, "2026-01-31-0123abc".into()).expect("it is sound");
+        let (mut newest, earlier) = (read(), read());
+        newest.name = "newest".into();
+        newest.speeds.retain(|row| row.case.shape.classes == 32_000);
+        newest.compared_more = Some(Box::new(earlier));
+        let drawn = |record: &Record| record.drawn(Pass::Fused, Dtype::Bf16).name.clone();
+        assert_eq!(drawn(&newest), "2026-01-31-0123abc");
+        let earlier = newest.compared_more.as_mut().expect("set above");
+        earlier.speeds.retain(|row| !row.is_of_a_peer());
+        assert_eq!(drawn(&newest), "newest");
     }
 
     /// Errors, and comparisons, of the newest of those before that have more.

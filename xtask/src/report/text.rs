@@ -1033,7 +1033,7 @@ fn table(header: &[String], labels: usize, rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::record::Speed;
+    use crate::report::record::Missing;
     use crate::report::tests::synthetic;
 
     fn section(name: &str, records: &[Record]) -> String {
@@ -1249,6 +1249,48 @@ mod tests {
         let text = section("headline", &[record]);
         let line = format!("\n- Of 2026-01-30-bbb, with the kernels of then: {line}");
         assert!(text.contains(&line), "{text}");
+    }
+
+    /// Also what fails in a way that is worth reading.
+    #[test]
+    fn reasons_are_whole_but_that_nothing_is_installed() {
+        let mut record = synthetic();
+        for (implementation, reason) in [
+            (Implementation::Cudnn, "cannot be loaded: OSError: libcudnn.so.9 (pip install torch)"),
+            (Implementation::Jax, "not installed: No module named 'jax' (pip install jax)"),
+        ] {
+            let reason = reason.to_owned();
+            record.missing.push(Missing { implementation, kind: Kind::Speed, reason });
+        }
+        let text = section("speed", &[record]);
+        for words in [
+            "cuDNN (cannot be loaded: OSError: libcudnn.so.9 (pip install torch))",
+            "JAX (not installed).",
+        ] {
+            assert!(text.contains(words), "{words}\n{text}");
+        }
+    }
+
+    /// The page shows every pass of others; README.md that of both together alone.
+    #[test]
+    fn passes_of_peers_are_on_the_page() {
+        let mut record = synthetic();
+        for mut row in synthetic().speeds {
+            row.case.pass = Pass::Backward;
+            record.speeds.push(row);
+        }
+        let text = page(&record);
+        for words in [
+            "| torch eager 1.2.3 | gradient alone | 0.1 | 12 | ",
+            "## Gradient alone, bf16\n\n![GB/s",
+            "](plots/speedup-backward-bf16.svg)",
+        ] {
+            assert!(text.contains(words), "{words}\n{text}");
+        }
+        let (_, after) = text.split_once("## Gradient alone, f32").expect("it is there");
+        let header = "| rows x classes | smoothxent, us | GB/s | share of a copy | torch eager |";
+        assert!(after.contains(header), "{after}");
+        assert!(!section("speed", &[record]).contains("gradient alone"));
     }
 
     #[test]
