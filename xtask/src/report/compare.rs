@@ -321,7 +321,7 @@ fn against_launches(speeds: &Speeds<'_>) -> Aimed {
         (small && plain).then_some((ours.case, what, ratio / f64::from(aims::OF_EMPTY)))
     });
     let aim = format!(
-        "{} of an empty launch, small problems (those whose copy takes at most {})",
+        "{} of an empty launch, small problems (those whose copy takes at most {} of them)",
         aims::OF_EMPTY,
         aims::SMALL_COPY_OF_EMPTY
     );

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::report::record::{Accuracy, Dtype, Implementation, Inputs, Verdict};
 use crate::report::shelf::Record;
-use crate::report::text::{ERRORS, largest, shapes_of, smoothings_of_random};
+use crate::report::text::accuracy::{ERRORS, largest, shapes_of, smoothings_of_random};
 
 /// Height of one kind of inputs of one implementation.
 const ERROR_LINE: i32 = 9;
