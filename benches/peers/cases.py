@@ -19,6 +19,9 @@ PASSES = {
     "backward": ("backward", "apart"),
 }
 
+# Those in which a training step's gradient comes along with its loss.
+STEP_PASSES = ("fused", "in_place")
+
 VARIANTS = ("plain", "ignored30", "ignored90", "weighted", "misaligned", "padded")
 
 # Tenths of the rows.

@@ -177,7 +177,8 @@ class Session:
 
     def _speed_cases(self) -> List[cases.Case]:
         options = self._options
-        return cases.speed_cases(self._sizes(), options.passes, options.variants, options.smoothing)
+        passes = options.passes or (cases.STEP_PASSES if options.quick else tuple(cases.PASSES))
+        return cases.speed_cases(self._sizes(), passes, options.variants, options.smoothing)
 
     def _accuracy_cases(self) -> List[cases.Case]:
         options = self._options
@@ -332,7 +333,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = {
         "peers": (PEERS, "implementation", "all"),
-        "passes": (tuple(cases.PASSES), "pass", "all"),
+        "passes": (tuple(cases.PASSES), "pass", "all; with --quick fused,in_place"),
         "variants": (cases.VARIANTS, "variant", "plain"),
         "measure": (MEASUREMENTS, "measurement", "accuracy,speed"),
     }
@@ -342,7 +343,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(
             f"--{option}",
             type=_argument(cases.parse_names, allowed, what),
-            default=cases.parse_names(default, allowed, what),
+            default=None if option == "passes" else cases.parse_names(default, allowed, what),
             metavar="LIST",
             help=f"{text}: {', '.join(allowed)} (default: {default})",
         )
