@@ -119,6 +119,7 @@ impl Warp {
             (Some(_), Some(shadow)) => Some(shadow.sync()),
             _ => None,
         };
+        let mut held = None;
         let (mut global, mut shared) = (0_u32, 0_u32);
         let mut offsets = [0; LANES];
         for lane in lanes(mask) {
@@ -140,7 +141,13 @@ impl Warp {
                     }
                     if checks_races {
                         cluster
-                            .race_global(place.offset, bytes, Touch::Read, access.order, by)
+                            .race_global(
+                                &mut held,
+                                (place.offset, bytes),
+                                Touch::Read,
+                                access.order,
+                                by,
+                            )
                             .map_err(refuse)?;
                         if let (Some(points), Some(strong), Some(races)) =
                             (&mut points, strong, &mut cluster.races)
@@ -230,6 +237,7 @@ impl Warp {
             (Some(_), Some(shadow)) => Some(shadow.sync()),
             _ => None,
         };
+        let mut held = None;
         let (mut global, mut shared) = (0_u32, 0_u32);
         let mut offsets = [0; LANES];
         for lane in lanes(mask) {
@@ -242,8 +250,8 @@ impl Warp {
                     if cluster.races.is_some() {
                         cluster.checked_global(place.offset, bytes).map_err(refuse)?;
                         let raced = cluster.race_global(
-                            place.offset,
-                            bytes,
+                            &mut held,
+                            (place.offset, bytes),
                             Touch::Write,
                             access.order,
                             by,
@@ -403,6 +411,7 @@ impl Warp {
         let strong = strong(atomic.order, true, true);
         let shadow = cluster.races.as_ref().map(|races| races.global());
         let mut points = shadow.map(|shadow| shadow.sync());
+        let mut held = None;
         let mut global = 0_u32;
         for lane in lanes(mask) {
             let place = Place::of(atomic.space, addresses[lane], self.rank);
@@ -417,7 +426,13 @@ impl Warp {
                     if cluster.races.is_some() {
                         cluster.checked_global(place.offset, wide).map_err(refuse)?;
                         cluster
-                            .race_global(place.offset, wide, Touch::Write, atomic.order, by)
+                            .race_global(
+                                &mut held,
+                                (place.offset, wide),
+                                Touch::Write,
+                                atomic.order,
+                                by,
+                            )
                             .map_err(refuse)?;
                     }
                     let allocation = cluster.checked_global(place.offset, wide).map_err(refuse)?;

@@ -580,9 +580,7 @@ impl Warp {
     pub(super) fn grid_dependency(&self, cluster: &mut Cluster<'_>, op: GridDependency, mask: u32) {
         let launch = cluster.launch;
         if let (GridDependency::Wait, Some(races)) = (op, &mut cluster.races) {
-            for lane in lanes(mask) {
-                races.wait_for_predecessor(self.thread(launch, lane));
-            }
+            races.wait_for_predecessor(lanes(mask).map(|lane| self.thread(launch, lane)));
         }
     }
 

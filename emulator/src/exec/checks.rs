@@ -3,7 +3,7 @@
 
 use super::alu::LANES;
 use super::block::Cluster;
-use super::race::{Conflict, Event, Touch};
+use super::race::{Conflict, Event, HeldPage, Touch};
 use super::shared::SharedMemory;
 use crate::fault::{Fault, FaultKind};
 use crate::memory::{Allocation, Table};
@@ -103,7 +103,7 @@ pub(super) struct Lane {
     pub pc: u32,
 }
 
-impl Cluster<'_> {
+impl<'l> Cluster<'l> {
     /// An access to shared memory that is aligned, in bounds of a block that is there, and races with none.
     #[inline(always)]
     pub(super) fn checked_shared(
@@ -277,15 +277,16 @@ impl Cluster<'_> {
     /// Checks a global access for races, with the launch before this one too.
     pub(super) fn race_global(
         &mut self,
-        address: u64,
-        bytes: u64,
+        held: &mut Option<HeldPage<'l>>,
+        (address, bytes): (u64, u64),
         touch: Touch,
         order: MemoryOrder,
         by: Lane,
     ) -> Result<(), Refusal> {
         self.check_predecessor(address, bytes, touch, by)?;
         let Some(races) = &mut self.races else { return Ok(()) };
-        let touched = races.touch_global(address, bytes, by.thread, touch, strength(order), by.pc);
+        let touched =
+            races.touch_global(held, (address, bytes), by.thread, touch, strength(order), by.pc);
         touched.map_err(|conflict| self.conflict(conflict))
     }
 

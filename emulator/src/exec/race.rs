@@ -304,10 +304,27 @@ pub struct SyncPoint {
     released: Vec<(Scope, u32, World)>,
 }
 
+/// Pages of device memory's shadow that share a lock.
+#[derive(Debug, Default)]
+struct Shard {
+    /// Places in `pages`, by number of the page.
+    places: HashMap<u64, usize>,
+    pages: Vec<Page>,
+}
+
+/// The page that was touched last, and its lock. The lanes of an instruction mostly touch one or two, which are
+/// then looked for and locked once.
+#[derive(Debug)]
+pub struct HeldPage<'s> {
+    number: u64,
+    place: usize,
+    shard: MutexGuard<'s, Shard>,
+}
+
 /// Shadow of device memory during one launch, shared by all workers.
 #[derive(Debug)]
 pub struct GlobalShadow {
-    pages: Vec<Mutex<HashMap<u64, Page>>>,
+    shards: Vec<Mutex<Shard>>,
     /// By address.
     sync: Mutex<HashMap<u64, SyncPoint>>,
     /// The launch's kernel, to name it.
@@ -320,16 +337,35 @@ impl GlobalShadow {
     /// Of a launch of this kernel.
     pub fn new(kernel: &str, source: &Source) -> Self {
         Self {
-            pages: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             sync: Mutex::default(),
             kernel: kernel.into(),
             source: source.clone(),
         }
     }
 
-    fn shard(&self, address: u64) -> MutexGuard<'_, HashMap<u64, Page>> {
+    fn shard(&self, address: u64) -> MutexGuard<'_, Shard> {
         let shard = (address / SHARD_STRIDE) as usize % SHARDS;
-        self.pages[shard].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The page of an address, to be held until another one is asked for.
+    fn page<'s, 'h>(&'s self, held: &'h mut Option<HeldPage<'s>>, address: u64) -> &'h mut Page {
+        let number = address / GLOBAL_PAGE;
+        if held.as_ref().is_some_and(|held| held.number != number) {
+            // Before the next lock: two workers never wait for each other.
+            *held = None;
+        }
+        let held = held.get_or_insert_with(|| {
+            let mut shard = self.shard(address);
+            let Shard { places, pages } = &mut *shard;
+            let place = *places.entry(number).or_insert_with(|| {
+                pages.push(Page::default());
+                pages.len() - 1
+            });
+            HeldPage { number, place, shard }
+        });
+        &mut held.shard.pages[held.place]
     }
 
     /// Strong accesses and what they order happen as one, under this lock.
@@ -342,8 +378,9 @@ impl GlobalShadow {
         let mut start = address;
         while start < address + bytes {
             let end = (address + bytes).min((start / GLOBAL_PAGE + 1) * GLOBAL_PAGE);
-            let mut shard = self.shard(start);
-            if let Some(page) = shard.get_mut(&(start / GLOBAL_PAGE)) {
+            let Shard { places, pages } = &mut *self.shard(start);
+            if let Some(&place) = places.get(&(start / GLOBAL_PAGE)) {
+                let page = &mut pages[place];
                 let cells = page.cells(start % GLOBAL_PAGE, end - start, GLOBAL_PAGE);
                 let found = cells.iter().find_map(|cell| match touch {
                     _ if cell.writes[0].clock > 0 => Some((cell.writes[0], Touch::Write)),
@@ -652,22 +689,22 @@ impl<'l> Races<'l> {
 
     /// A thread's access to device memory.
     pub fn touch_global(
-        &mut self,
-        address: u64,
-        bytes: u64,
+        &self,
+        held: &mut Option<HeldPage<'l>>,
+        (address, bytes): (u64, u64),
         thread: u32,
         touch: Touch,
         strength: Option<Scope>,
         pc: u32,
     ) -> Result<(), Conflict> {
         let now = self.event(thread, strength, pc);
-        self.touch_global_as(address, bytes, thread, now, touch)
+        self.touch_global_as(held, (address, bytes), thread, now, touch)
     }
 
     fn touch_global_as(
-        &mut self,
-        address: u64,
-        bytes: u64,
+        &self,
+        held: &mut Option<HeldPage<'l>>,
+        (address, bytes): (u64, u64),
         thread: u32,
         now: Event,
         touch: Touch,
@@ -675,8 +712,7 @@ impl<'l> Races<'l> {
         let mut start = address;
         while start < address + bytes {
             let end = (address + bytes).min((start / GLOBAL_PAGE + 1) * GLOBAL_PAGE);
-            let mut shard = self.global.shard(start);
-            let page = shard.entry(start / GLOBAL_PAGE).or_default();
+            let page = self.global.page(held, start);
             let cells = page.cells(start % GLOBAL_PAGE, end - start, GLOBAL_PAGE);
             self.touch(cells, thread, now, touch, Proxy::Generic, Memory::Device)?;
             start = end;
@@ -701,10 +737,25 @@ impl<'l> Races<'l> {
         Some((before, event, touched))
     }
 
-    /// A thread has waited for the launch before this one.
-    pub fn wait_for_predecessor(&mut self, thread: u32) {
+    /// Threads have waited for the launch before this one, if they may have begun before its end.
+    pub fn wait_for_predecessor(&mut self, threads: impl Iterator<Item = u32>) {
+        if self.predecessor.is_none() {
+            return;
+        }
         let agent = self.agent(Agent::Predecessor);
-        self.learn(thread, agent, 1);
+        // Threads that knew the same still share what they know.
+        let mut last: Option<(Clocks, Clocks)> = None;
+        for thread in threads {
+            let own = &mut self.threads[thread as usize].knows.own;
+            match &last {
+                Some((before, after)) if Arc::ptr_eq(before, own) => *own = after.clone(),
+                _ => {
+                    let before = own.clone();
+                    raise(own, agent, 1);
+                    last = Some((before, own.clone()));
+                }
+            }
+        }
     }
 
     fn learn(&mut self, thread: u32, actor: u32, clock: u32) {
@@ -984,7 +1035,7 @@ impl<'l> Races<'l> {
         pc: u32,
     ) -> Result<(), Conflict> {
         let now = self.agent_event(by, pc);
-        self.touch_global_as(address, bytes, thread, now, touch)
+        self.touch_global_as(&mut None, (address, bytes), thread, now, touch)
     }
 
     fn agent_event(&mut self, (agent, clock): (Agent, u32), pc: u32) -> Event {
