@@ -255,55 +255,72 @@ fn store_comparison(regs: &mut Registers, result: CompareResult, bits: u32, mask
     }
 }
 
+/// The lanes whose values relate so. Which relation it is, is asked outside the loop over lanes, so that each loop can
+/// become vector code.
 #[inline(always)]
-fn collect32(a: &[u32; LANES], b: &[u32; LANES], f: impl Fn(u32, u32) -> bool) -> u32 {
-    let mut bits = 0;
-    for lane in 0..LANES {
-        bits |= u32::from(f(a[lane], b[lane])) << lane;
+fn related<T: PartialOrd + Copy>(relation: Compare, a: [T; LANES], b: [T; LANES]) -> u32 {
+    macro_rules! for_each_relation {
+        ($($relation:ident),+) => {
+            match relation {
+                $(Compare::$relation => {
+                    let mut bits = 0;
+                    for lane in 0..LANES {
+                        bits |= u32::from(holds(Compare::$relation, a[lane], b[lane])) << lane;
+                    }
+                    bits
+                })+
+            }
+        };
     }
-    bits
+    for_each_relation!(Eq, Ne, Lt, Le, Gt, Ge, Equ, Neu, Ltu, Leu, Gtu, Geu, Num, Nan)
 }
 
 #[inline(always)]
 fn compare32(regs: &Registers, test: Test, s: &[Slot; 2]) -> u32 {
-    let (a, b) = (regs.r(s[0]), regs.r(s[1]));
+    let rows = [*regs.r(s[0]), *regs.r(s[1])];
     let Test { relation, number, ftz } = test;
-    match (number, relation) {
-        (Number::Unsigned(_), Compare::Eq) => collect32(a, b, |a, b| a == b),
-        (Number::Unsigned(_), Compare::Ne) => collect32(a, b, |a, b| a != b),
-        (Number::Unsigned(_), Compare::Lt) => collect32(a, b, |a, b| a < b),
-        (Number::Unsigned(_), Compare::Ge) => collect32(a, b, |a, b| a >= b),
-        (Number::Unsigned(_), _) => collect32(a, b, |a, b| holds(relation, a, b)),
-        (Number::Signed(16), _) => {
-            collect32(a, b, |a, b| holds(relation, a as u16 as i16, b as u16 as i16))
+    match number {
+        Number::Unsigned(_) => {
+            let [a, b] = rows;
+            related(relation, a, b)
         }
-        (Number::Signed(_), Compare::Eq) => collect32(a, b, |a, b| a == b),
-        (Number::Signed(_), Compare::Ne) => collect32(a, b, |a, b| a != b),
-        (Number::Signed(_), _) => collect32(a, b, |a, b| holds(relation, a as i32, b as i32)),
-        (Number::Half(kind), _) => collect32(a, b, |a, b| {
+        Number::Signed(16) => {
+            let [a, b] = rows.map(|row| row.map(|bits| bits as u16 as i16));
+            related(relation, a, b)
+        }
+        Number::Signed(_) => {
+            let [a, b] = rows.map(|row| row.map(|bits| bits as i32));
+            related(relation, a, b)
+        }
+        Number::Half(kind) => {
             let value = |bits: u32| half_to_f64(flush_half(bits as u16, kind, ftz), kind);
-            holds(relation, value(a), value(b))
-        }),
-        (Number::F32 | Number::F64, _) => collect32(a, b, |a, b| {
-            holds(relation, flush(f32::from_bits(a), ftz), flush(f32::from_bits(b), ftz))
-        }),
+            let [a, b] = rows.map(|row| row.map(value));
+            related(relation, a, b)
+        }
+        Number::F32 | Number::F64 => {
+            let [a, b] = rows.map(|row| row.map(|bits| flush(f32::from_bits(bits), ftz)));
+            related(relation, a, b)
+        }
     }
 }
 
 #[inline(always)]
 fn compare64(regs: &Registers, test: Test, s: &[Slot; 2]) -> u32 {
-    let (a, b) = (regs.r64(s[0]), regs.r64(s[1]));
-    let mut bits = 0;
-    for lane in 0..LANES {
-        let (a, b) = (a[lane], b[lane]);
-        let holds = match test.number {
-            Number::Signed(_) => holds(test.relation, a as i64, b as i64),
-            Number::F64 => holds(test.relation, f64::from_bits(a), f64::from_bits(b)),
-            Number::Unsigned(_) | Number::Half(_) | Number::F32 => holds(test.relation, a, b),
-        };
-        bits |= u32::from(holds) << lane;
+    let rows = [*regs.r64(s[0]), *regs.r64(s[1])];
+    match test.number {
+        Number::Signed(_) => {
+            let [a, b] = rows.map(|row| row.map(|bits| bits as i64));
+            related(test.relation, a, b)
+        }
+        Number::F64 => {
+            let [a, b] = rows.map(|row| row.map(f64::from_bits));
+            related(test.relation, a, b)
+        }
+        Number::Unsigned(_) | Number::Half(_) | Number::F32 => {
+            let [a, b] = rows;
+            related(test.relation, a, b)
+        }
     }
-    bits
 }
 
 #[inline(always)]
@@ -487,18 +504,39 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
                 });
             }
         }
-        Alu32::DivF(mode) => float!(r, d, s, mask, |a, b| {
-            let (a, b) = (flush(a, mode.ftz), flush(b, mode.ftz));
-            finish(round_f32(div_odd(f64::from(a), f64::from(b)), mode.round), mode)
-        }),
-        Alu32::RcpF(mode) => float!(r, d, s, mask, |a| {
-            let a = flush(a, mode.ftz);
-            finish(round_f32(div_odd(1.0, f64::from(a)), mode.round), mode)
-        }),
-        Alu32::SqrtF(mode) => float!(r, d, s, mask, |a| {
-            let a = flush(a, mode.ftz);
-            finish(round_f32(sqrt_odd(f64::from(a)), mode.round), mode)
-        }),
+        Alu32::DivF(mode) => {
+            let ftz = mode.ftz;
+            if mode.round == Round::Nearest {
+                float!(r, d, s, mask, |a, b| finish(flush(a, ftz) / flush(b, ftz), mode));
+            } else {
+                float!(r, d, s, mask, |a, b| {
+                    let quotient = div_odd(f64::from(flush(a, ftz)), f64::from(flush(b, ftz)));
+                    finish(round_f32(quotient, mode.round), mode)
+                });
+            }
+        }
+        Alu32::RcpF(mode) => {
+            let ftz = mode.ftz;
+            if mode.round == Round::Nearest {
+                float!(r, d, s, mask, |a| finish(1.0 / flush(a, ftz), mode));
+            } else {
+                float!(r, d, s, mask, |a| {
+                    let quotient = div_odd(1.0, f64::from(flush(a, ftz)));
+                    finish(round_f32(quotient, mode.round), mode)
+                });
+            }
+        }
+        Alu32::SqrtF(mode) => {
+            let ftz = mode.ftz;
+            if mode.round == Round::Nearest {
+                float!(r, d, s, mask, |a| finish(flush(a, ftz).sqrt(), mode));
+            } else {
+                float!(r, d, s, mask, |a| {
+                    let root = sqrt_odd(f64::from(flush(a, ftz)));
+                    finish(round_f32(root, mode.round), mode)
+                });
+            }
+        }
         Alu32::MinF { ftz, nan } => {
             float!(r, d, s, mask, |a, b| min_f32(flush(a, ftz), flush(b, ftz), nan));
         }
