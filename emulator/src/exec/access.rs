@@ -18,6 +18,7 @@ fn bytes_of<const N: usize>(memory: &[u8], offset: u64) -> [u8; N] {
     bytes
 }
 
+#[inline]
 pub(super) fn read_word(memory: &[u8], offset: u64, bytes: u32) -> u64 {
     match bytes {
         1 => u64::from(memory[offset as usize]),

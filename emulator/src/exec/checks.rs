@@ -275,6 +275,7 @@ impl<'l> Cluster<'l> {
     }
 
     /// Checks a global access for races, with the launch before this one too.
+    #[inline]
     pub(super) fn race_global(
         &mut self,
         held: &mut Option<HeldPage<'l>>,
@@ -291,6 +292,7 @@ impl<'l> Cluster<'l> {
     }
 
     /// Whether the launch before this one is known to be done with these bytes.
+    #[inline]
     pub(super) fn check_predecessor(
         &mut self,
         address: u64,

@@ -212,18 +212,26 @@ struct Page {
 
 impl Page {
     /// The cells of an aligned access within the page.
+    #[inline]
     fn cells(&mut self, offset: u64, bytes: u64, page_bytes: u64) -> &mut [Cell] {
         let wanted = bytes.trailing_zeros().min(offset.trailing_zeros()).min(4);
-        if self.cells.is_empty() {
-            self.log2 = wanted;
-            self.cells = vec![Cell::default(); (page_bytes >> wanted) as usize];
-        } else if wanted < self.log2 {
-            let parts = 1 << (self.log2 - wanted);
-            self.cells =
-                self.cells.iter().flat_map(|cell| std::iter::repeat_n(*cell, parts)).collect();
-            self.log2 = wanted;
+        if self.cells.is_empty() || wanted < self.log2 {
+            self.refine(wanted, page_bytes);
         }
         &mut self.cells[(offset >> self.log2) as usize..][..(bytes >> self.log2) as usize]
+    }
+
+    /// Makes cells of so many bytes, as a power of two.
+    #[cold]
+    fn refine(&mut self, log2: u32, page_bytes: u64) {
+        if self.cells.is_empty() {
+            self.cells = vec![Cell::default(); (page_bytes >> log2) as usize];
+        } else {
+            let parts = 1 << (self.log2 - log2);
+            self.cells =
+                self.cells.iter().flat_map(|cell| std::iter::repeat_n(*cell, parts)).collect();
+        }
+        self.log2 = log2;
     }
 }
 
@@ -526,6 +534,7 @@ impl<'l> Races<'l> {
         self.named.get(place).copied()
     }
 
+    #[inline]
     fn knows(&self, thread: u32, event: Event) -> bool {
         let knowledge = &self.threads[thread as usize].knows;
         if event.cluster == self.cluster {
@@ -688,6 +697,7 @@ impl<'l> Races<'l> {
     }
 
     /// A thread's access to device memory.
+    #[inline]
     pub fn touch_global(
         &self,
         held: &mut Option<HeldPage<'l>>,
@@ -701,6 +711,7 @@ impl<'l> Races<'l> {
         self.touch_global_as(held, (address, bytes), thread, now, touch)
     }
 
+    #[inline]
     fn touch_global_as(
         &self,
         held: &mut Option<HeldPage<'l>>,
@@ -721,6 +732,7 @@ impl<'l> Races<'l> {
     }
 
     /// What the launch before this one did to bytes that a thread touches before it waited for it.
+    #[inline]
     pub fn predecessor(
         &mut self,
         address: u64,
