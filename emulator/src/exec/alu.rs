@@ -255,17 +255,26 @@ fn store_comparison(regs: &mut Registers, result: CompareResult, bits: u32, mask
     }
 }
 
-/// The lanes whose values relate so. Which relation it is, is asked outside the loop over lanes, so that each loop can
-/// become vector code.
+/// The lanes whose values, of two rows, relate so. Which relation it is, is asked outside the loop over lanes, so that
+/// each loop can become vector code.
 #[inline(always)]
-fn related<T: PartialOrd + Copy>(relation: Compare, a: [T; LANES], b: [T; LANES]) -> u32 {
+fn related<B: Copy, T: PartialOrd + Copy + Default>(
+    relation: Compare,
+    [a, b]: [&[B; LANES]; 2],
+    value: impl Fn(B) -> T,
+) -> u32 {
+    let (mut left, mut right) = ([T::default(); LANES], [T::default(); LANES]);
+    for lane in 0..LANES {
+        (left[lane], right[lane]) = (value(a[lane]), value(b[lane]));
+    }
     macro_rules! for_each_relation {
         ($($relation:ident),+) => {
             match relation {
                 $(Compare::$relation => {
                     let mut bits = 0;
                     for lane in 0..LANES {
-                        bits |= u32::from(holds(Compare::$relation, a[lane], b[lane])) << lane;
+                        let holds = holds(Compare::$relation, left[lane], right[lane]);
+                        bits |= u32::from(holds) << lane;
                     }
                     bits
                 })+
@@ -277,48 +286,29 @@ fn related<T: PartialOrd + Copy>(relation: Compare, a: [T; LANES], b: [T; LANES]
 
 #[inline(always)]
 fn compare32(regs: &Registers, test: Test, s: &[Slot; 2]) -> u32 {
-    let rows = [*regs.r(s[0]), *regs.r(s[1])];
+    let rows = [regs.r(s[0]), regs.r(s[1])];
     let Test { relation, number, ftz } = test;
     match number {
-        Number::Unsigned(_) => {
-            let [a, b] = rows;
-            related(relation, a, b)
-        }
-        Number::Signed(16) => {
-            let [a, b] = rows.map(|row| row.map(|bits| bits as u16 as i16));
-            related(relation, a, b)
-        }
-        Number::Signed(_) => {
-            let [a, b] = rows.map(|row| row.map(|bits| bits as i32));
-            related(relation, a, b)
-        }
+        Number::Unsigned(_) => related(relation, rows, |bits| bits),
+        Number::Signed(16) => related(relation, rows, |bits| bits as u16 as i16),
+        Number::Signed(_) => related(relation, rows, |bits| bits as i32),
         Number::Half(kind) => {
-            let value = |bits: u32| half_to_f64(flush_half(bits as u16, kind, ftz), kind);
-            let [a, b] = rows.map(|row| row.map(value));
-            related(relation, a, b)
+            related(relation, rows, |bits| half_to_f64(flush_half(bits as u16, kind, ftz), kind))
         }
         Number::F32 | Number::F64 => {
-            let [a, b] = rows.map(|row| row.map(|bits| flush(f32::from_bits(bits), ftz)));
-            related(relation, a, b)
+            related(relation, rows, |bits| flush(f32::from_bits(bits), ftz))
         }
     }
 }
 
 #[inline(always)]
 fn compare64(regs: &Registers, test: Test, s: &[Slot; 2]) -> u32 {
-    let rows = [*regs.r64(s[0]), *regs.r64(s[1])];
+    let rows = [regs.r64(s[0]), regs.r64(s[1])];
     match test.number {
-        Number::Signed(_) => {
-            let [a, b] = rows.map(|row| row.map(|bits| bits as i64));
-            related(test.relation, a, b)
-        }
-        Number::F64 => {
-            let [a, b] = rows.map(|row| row.map(f64::from_bits));
-            related(test.relation, a, b)
-        }
+        Number::Signed(_) => related(test.relation, rows, |bits| bits as i64),
+        Number::F64 => related(test.relation, rows, f64::from_bits),
         Number::Unsigned(_) | Number::Half(_) | Number::F32 => {
-            let [a, b] = rows;
-            related(test.relation, a, b)
+            related(test.relation, rows, |bits| bits)
         }
     }
 }
