@@ -343,6 +343,13 @@ fn saved_softmax() -> Result<(), String> {
     // Other strides are the same problem.
     let closer = Shape { gradient_row_stride: CLASSES, ..SHAPE };
     backward(&mut buffers, config, closer).map_err(|error| error.to_string())?;
+    // Without the class weights that it was saved with; the message has to show what differs.
+    let inputs = LossInputs::new(SHAPE, &buffers.logits, &buffers.targets);
+    let to = Gradient::new(&mut buffers.gradient);
+    match loss::backward(kernels, stream, config, inputs, &buffers.saved, to) {
+        Err(Error::SavedSoftmax { found, expected }) if found != expected => {}
+        other => return Err(format!("without class weights: {other:?}")),
+    }
     // In place the gradient has taken the logits' place.
     let inputs = LossInputs {
         class_weights: Some(&buffers.class_weights),
