@@ -57,9 +57,10 @@ const MODELS: [(&str, &[(&str, &str)]); 2] = [
 
 /// The device suite runs once more on each strategy, wherever that can take a problem, with grids that make a
 /// block take row after row. Left out is what is slow and does not depend on it: memory that is large or far apart,
-/// calls at random, many of them at once, and, by tests/device/edges.rs itself, rows that the strategy cannot take;
-/// and tests of the half-precision type that is named beside it, whose kernels are the other one's but for a
-/// conversion, and which the runs above have all of.
+/// calls at random, many of them at once, the golden cases, to which the runs above hold the oracle that these hold
+/// the strategy to, and, by tests/device/edges.rs itself, rows that the strategy cannot take; and tests of the
+/// half-precision type that is named beside it, whose kernels are the other one's but for a conversion, and which the
+/// runs above have all of.
 const STRATEGIES: [(&str, &str); 6] = [
     ("tiny", "::F16"),
     ("warp", "::Bf16"),
@@ -71,7 +72,8 @@ const STRATEGIES: [(&str, &str); 6] = [
 /// With a look for races, since bulk copies overwrite what threads read of the row before.
 const COPIES_IN_BULK: &str = "block";
 const STRATEGY_VARIABLE: &str = "SMOOTHXENT_TEST_STRATEGY";
-const WITHOUT_STRATEGY: [&str; 4] = ["edges::far_apart", "fuzz::", "concurrency::", "sizes::"];
+const WITHOUT_STRATEGY: [&str; 5] =
+    ["edges::far_apart", "fuzz::", "concurrency::", "sizes::", GOLDEN_PREFIX];
 
 /// What a program does on a newer device than it was built for: its kernels have no clusters there. On lengths of
 /// rows, among them those that clusters would take.
