@@ -40,7 +40,7 @@ GRAPH_BELOW_MICROSECONDS = 150.0
 # without end.
 LEAD = 1.5
 MAX_LEAD_SECONDS = 0.05
-# Whoever still takes longer after so many longer leads waits for the device.
+# Whoever takes longer than one and then than so many longer ones waits for the device.
 MAX_LEADS = 3
 # No GPU's clock is faster; under a slower one it is busy for longer.
 CYCLES_A_SECOND = 2.5e9
@@ -88,6 +88,8 @@ class Work:
     def estimate(self) -> float:
         """Warms up; microseconds of a call, those of the host where the device has to wait for it."""
         self._sample(2)
+        # A first call may have compiled for seconds: that says nothing of the others.
+        self._lead_seconds, self._leads = 0.0, 0
         self._sample(6)
         return self._sample(6)
 
@@ -156,7 +158,9 @@ class Work:
             took = time.perf_counter() - begun
             waited = start.query()
             self._waited.append(waited)
-            if waited and took > self._lead_seconds:
+            if not waited:
+                self._leads = 0
+            elif took > self._lead_seconds:
                 self._leads += 1
                 longer = min(LEAD * took, MAX_LEAD_SECONDS)
                 self._lead_seconds = longer if self._leads <= MAX_LEADS else 0.0

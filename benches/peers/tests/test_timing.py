@@ -36,6 +36,21 @@ class Samples(unittest.TestCase):
         self.assertEqual(slept, [int(0.01 * timing.LEAD * timing.CYCLES_A_SECOND)])
         self.assertEqual(work._waited, [True, False])
 
+    def test_a_call_that_compiles_makes_no_long_lead(self):
+        slept, now, calls = [], [0.0], [0]
+
+        def call(number):
+            calls[0] += 1
+            # The first two: the one that is not timed, and the first that is.
+            now[0] += 9.0 if calls[0] <= 2 else 0.001
+
+        with stand_in.device(), mock.patch.object(torch.cuda, "_sleep", slept.append):
+            with mock.patch("time.perf_counter", lambda: now[0]):
+                with mock.patch.object(stand_in.Event, "query", lambda event: not slept):
+                    timing.Work(call, 3, capturable=True).estimate()
+        self.assertEqual(len(slept), 1)
+        self.assertAlmostEqual(slept[0] / timing.CYCLES_A_SECOND, 6 * 0.001 * timing.LEAD, places=6)
+
     def test_who_waits_for_the_device_is_not_made_to_wait_longer_and_longer(self):
         slept = []
         with stand_in.device(), mock.patch.object(torch.cuda, "_sleep", slept.append):
