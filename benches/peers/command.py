@@ -137,7 +137,8 @@ class Session:
         ]
         print("\n".join([*lines, *summary.left_out_lines(self._left_out)]), flush=True)
         wrong = any(each.implementation == summary.OWN and each.verdict == WRONG for each in self._all)
-        return 1 if wrong else status
+        nothing = bool(self._failed) and not self._all
+        return 1 if wrong or nothing else status
 
     def _compile_ahead(self) -> None:
         options = self._options
@@ -261,8 +262,9 @@ class Session:
         except Exception as error:
             self._failed.append(f"{what}: {case}: {self._contenders.reason(error)}")
             self._contenders.survives(self._machine, f"{what}: {case}", error)
-            self._machine.free()
-            return []
+        # Only now is what the failure held given back.
+        self._machine.free()
+        return []
 
     def _sizes(self) -> List[cases.Size]:
         options = self._options

@@ -199,6 +199,7 @@ class HeadRun:
                 guarded(lambda work: work.take_turn())
         change = before.change(self._machine.clocks())
         for name, work in works.items():
+            work.finish()
             record, times = records[name], work.quantiles()
             record.p20_us, record.p50_us, record.p80_us = times.p20, times.p50, times.p80
             record.note = "; ".join(filter(None, (record.note, work.note, change)))

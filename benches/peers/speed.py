@@ -179,6 +179,7 @@ class SpeedRun:
         after: Clocks,
     ) -> None:
         record, clocks = contender.record, before.until(after)
+        work.finish()
         record.method = work.method
         # Whether logits come from memory.
         used_bytes = work.sets_used * touched_bytes

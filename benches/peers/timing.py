@@ -42,8 +42,8 @@ LEAD = 1.5
 MAX_LEAD_SECONDS = 0.05
 # Whoever takes longer than one and then than so many longer ones waits for the device.
 MAX_LEADS = 3
-# No GPU's clock is faster; under a slower one it is busy for longer.
-CYCLES_A_SECOND = 2.5e9
+# No GPU's clock is faster by much; under a slower one it is busy for longer.
+CYCLES_A_SECOND = 3.2e9
 
 # Of the samples of a record: more that the device waited in, and the median may be the host's.
 HOST_SHARE = 0.2
@@ -127,8 +127,10 @@ class Work:
         if self._restore is not None:
             self._restore()
         self.times.append(self._sample(self._batch))
-        waited = sum(self._waited)
-        if self.method == STREAM and waited > HOST_SHARE * len(self.times):
+
+    def finish(self) -> None:
+        """After the last turn: whether it was the device that was timed."""
+        if self.method == STREAM and sum(self._waited) > HOST_SHARE * len(self.times):
             self.method = HOST
             self.note = "the device waited for the host: its time may be what is timed"
 

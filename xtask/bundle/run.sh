@@ -187,6 +187,8 @@ run_bench() {
         cat -- "$out/fused.txt"
         exit 1
     fi
+    fused=$status
+    [ "$fused" -eq 0 ] || worst=1
     # The other operations and kinds of targets, on a few shapes.
     run_into "$out/variants.txt" $((BENCH_SECONDS / 8 + 10)) ./fused --quick --csv "$out/variants.csv" \
         --budget-seconds $((BENCH_SECONDS / 8)) \
@@ -206,6 +208,7 @@ run_bench() {
             printf "%-31s %10.4f %8.0f %8.3f\n", key, time / 1000, $column["gb_per_s"], $column["share_of_copy"]
         }' "$out/fused.csv" | tee "$out/summary.txt"
     sed -n '/^left out/,$p' -- "$out/fused.txt" | tee -a "$out/summary.txt"
+    [ "$fused" -eq 0 ] || echo "./fused had to be stopped: cases are missing" | tee -a "$out/summary.txt"
     {
         echo "--- other operations and kinds of targets"
         if [ "$variants" -eq 0 ]; then

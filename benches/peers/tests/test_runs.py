@@ -192,7 +192,7 @@ class OnAStandIn(unittest.TestCase):
             self.assertEqual({line["method"] for line in found["csv"]}, {method})
             for line in found["csv"]:
                 self.assertEqual("waited for the host" in line["note"], waits, line)
-            self.assertIn(f"slower than a peer in {'0 of 0' if waits else ''}", output)
+            self.assertIn(f" of {0 if waits else 1} cases", output)
 
     def test_a_stopped_run_keeps_what_is_known(self):
         class Stops(Implementation):

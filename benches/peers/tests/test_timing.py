@@ -36,6 +36,16 @@ class Samples(unittest.TestCase):
         self.assertEqual(slept, [int(0.01 * timing.LEAD * timing.CYCLES_A_SECOND)])
         self.assertEqual(work._waited, [True, False])
 
+    def test_few_samples_in_which_the_device_waited_are_none(self):
+        for waits, method in ((5, timing.STREAM), (6, timing.HOST)):
+            waited = iter([True] * waits + [False] * (25 - waits))
+            with stand_in.device(), mock.patch.object(stand_in.Event, "query", lambda _, of=waited: next(of)):
+                work = self.work()
+                for _ in range(25):
+                    work.take_turn()
+                work.finish()
+            self.assertEqual(work.method, method)
+
     def test_a_call_that_compiles_makes_no_long_lead(self):
         slept, now, calls = [], [0.0], [0]
 
