@@ -57,7 +57,7 @@ __device__ __forceinline__ float inverse_divisor(uint32_t source, float given, u
                                                  float weight, uint32_t empty_is_zero) {
     if (source == XENT_DIVISOR_GIVEN) return given;
     const float divisor = source == XENT_DIVISOR_COUNTED_ROWS ? float(rows) : weight;
-    // Weights of more than f32 holds: by them, every loss and gradient would be 0, and look like one.
+    // A sum of weights that f32 does not hold: 1 / inf would make every loss and gradient 0, and nobody would notice.
     if (divisor > FLT_MAX) return NAN;
     return divisor == 0.0f && empty_is_zero != 0 ? 0.0f : div_rn(1.0f, divisor);
 }

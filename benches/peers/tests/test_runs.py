@@ -119,6 +119,11 @@ class OnAStandIn(unittest.TestCase):
         with stand_in.device(), stand_in.module(), shortly, below:
             return run("--quick", "--peers", "smoothxent,torch_eager", *arguments)
 
+    def run_shapes(self, shapes, *arguments, small=True):
+        """Times of both passes together, without label smoothing."""
+        options = ("--measure", "speed", "--shapes", shapes, "--passes", "fused", "--smoothing", "0")
+        return self.run_on_stand_in(*options, *arguments, small=small)
+
     def test_speed(self):
         shapes = "43x30:bf16,3x250:f32"
         with mock.patch.object(stand_in.Library.kernels, "statuses", 0):
@@ -184,10 +189,9 @@ class OnAStandIn(unittest.TestCase):
         self.assertIn("left out for time, 12 cases:", output)
 
     def test_who_makes_the_device_wait_is_not_compared(self):
-        arguments = ("--measure", "speed", "--shapes", "9x7:f32", "--passes", "fused", "--smoothing", "0")
         for waits, method in ((False, timing.STREAM), (True, record.HOST)):
             with mock.patch.object(stand_in.Event, "query", lambda event, waits=waits: waits):
-                status, output, found = self.run_on_stand_in(*arguments, small=False)
+                status, output, found = self.run_shapes("9x7:f32", small=False)
             self.assertEqual(status, 0, output)
             self.assertEqual({line["method"] for line in found["csv"]}, {method})
             for line in found["csv"]:
@@ -204,18 +208,7 @@ class OnAStandIn(unittest.TestCase):
                 return Prepared(lambda number: (torch.tensor(3.0), data.gradients[number]))
 
         with mock.patch.object(contenders, "every", lambda: [*implementations.every()[:1], Stops()]):
-            status, output, found = self.run_on_stand_in(
-                "--measure",
-                "speed",
-                "--shapes",
-                "9x7:f32,9x8:f32,9x9:f32",
-                "--passes",
-                "fused",
-                "--smoothing",
-                "0",
-                "--peers",
-                "smoothxent,apex",
-            )
+            status, output, found = self.run_shapes("9x7:f32,9x8:f32,9x9:f32", "--peers", "smoothxent,apex")
         self.assertEqual(status, 130)
         self.assertEqual({line["classes"] for line in found["csv"]}, {"7"})
         self.assertIn("ended early: stopped", output)
@@ -230,9 +223,7 @@ class OnAStandIn(unittest.TestCase):
             return real(run, case)
 
         with mock.patch.object(speed.SpeedRun, "_data", data):
-            status, output, found = self.run_on_stand_in(
-                "--measure", "speed", "--shapes", "9x8:f32,9x9:f32", "--passes", "fused", "--smoothing", "0"
-            )
+            status, output, found = self.run_shapes("9x8:f32,9x9:f32")
         self.assertEqual(status, 0, output)
         self.assertEqual({line["classes"] for line in found["csv"]}, {"9"})
         self.assertIn(
@@ -281,17 +272,8 @@ class OnAStandIn(unittest.TestCase):
                 return Prepared(lambda number: (next(calls), torch.tensor(3.0), data.gradients[number])[1:])
 
         with mock.patch.object(contenders, "every", lambda: [*implementations.every()[:2], Faulty()]):
-            status, output, found = self.run_on_stand_in(
-                "--measure",
-                "speed",
-                "--shapes",
-                "9x7:f32,9x8:f32,9x9:f32",
-                "--passes",
-                "fused",
-                "--smoothing",
-                "0",
-                "--peers",
-                "smoothxent,torch_eager,apex",
+            status, output, found = self.run_shapes(
+                "9x7:f32,9x8:f32,9x9:f32", "--peers", "smoothxent,torch_eager,apex"
             )
         self.assertEqual(status, 0, output)
         raised, wrong, stopped = [line for line in found["csv"] if line["implementation"] == "apex"]

@@ -9,7 +9,7 @@ use crate::report::shelf::Record;
 use super::words::{image, listed, marked, table, wrong};
 
 /// What the pictures show, in words.
-pub const ERROR: &str = "relative error of each implementation, random and confident rows";
+const ERROR: &str = "relative error of each implementation, random and confident rows";
 
 /// README.md's: of f32, which hides least, since nothing is rounded to less than it was computed in.
 pub fn accuracy(record: &Record, folder: &str) -> Option<String> {
@@ -50,7 +50,7 @@ pub fn errors(record: &Record, dtypes: &[Dtype], folder: &str) -> String {
 }
 
 /// Shapes that are named; of more only how many.
-pub const NAMED_SHAPES: usize = 3;
+const NAMED_SHAPES: usize = 3;
 
 /// What errors are the largest of, in words.
 pub fn shapes_of(rows: &[&Accuracy]) -> String {
@@ -90,7 +90,7 @@ pub fn smoothings_of_random(rows: &[&Accuracy]) -> String {
     format!(", label smoothing {}{worse}{others}", words(most))
 }
 
-pub fn accuracy_table(all: &[Accuracy], dtypes: &[Dtype]) -> String {
+fn accuracy_table(all: &[Accuracy], dtypes: &[Dtype]) -> String {
     let mut header = vec!["implementation".to_owned(), "type".into(), "error of".into()];
     header.extend(Inputs::ALL.iter().map(|inputs| inputs.words().to_owned()));
     let mut rows = Vec::new();
@@ -117,7 +117,7 @@ pub fn accuracy_table(all: &[Accuracy], dtypes: &[Dtype]) -> String {
     table(&header, 3, &rows)
 }
 
-pub type ErrorOf = fn(&Accuracy) -> Option<f64>;
+type ErrorOf = fn(&Accuracy) -> Option<f64>;
 
 /// What errors are of.
 pub const ERRORS: [(&str, ErrorOf); 3] = [
@@ -131,12 +131,12 @@ pub fn largest(errors: impl Iterator<Item = f64>) -> Option<f64> {
     errors.max_by(|a, b| a.abs().total_cmp(&b.abs()))
 }
 
-pub fn worst<'a>(rows: impl Iterator<Item = &'a Accuracy> + Clone, error: ErrorOf) -> String {
+fn worst<'a>(rows: impl Iterator<Item = &'a Accuracy> + Clone, error: ErrorOf) -> String {
     let wrong = rows.clone().find_map(|row| wrong(row.verdict));
     let error = largest(rows.filter_map(error));
     error.map_or("-".into(), |error| marked(format!("{error:.1e}"), wrong))
 }
 
-pub fn implementations(all: impl Iterator<Item = Implementation>) -> BTreeSet<Implementation> {
+fn implementations(all: impl Iterator<Item = Implementation>) -> BTreeSet<Implementation> {
     all.collect()
 }

@@ -10,7 +10,7 @@ use super::speed::first_dtype;
 use super::words::{of_then, table};
 
 /// Misses that README.md names of each aim.
-pub const NAMED_MISSES: usize = 3;
+const NAMED_MISSES: usize = 3;
 
 pub fn aims(record: &Record, _: &str) -> Option<String> {
     let speeds = Speeds::of(&record.speeds);
@@ -30,7 +30,7 @@ pub fn aims(record: &Record, _: &str) -> Option<String> {
 }
 
 /// One problem of each number of classes, one column a dtype.
-pub fn share_table(speeds: &Speeds<'_>) -> String {
+fn share_table(speeds: &Speeds<'_>) -> String {
     let dtypes: Vec<Dtype> = Dtype::ALL
         .into_iter()
         .filter(|&dtype| !speeds.shapes(Pass::Fused, dtype).is_empty())

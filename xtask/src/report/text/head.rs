@@ -44,4 +44,4 @@ pub fn head(record: &Record, _: &str) -> Option<String> {
     Some(format!("The linear layer, the loss, and both backwards:\n\n{table}"))
 }
 
-pub const GIB: f64 = (1u64 << 30) as f64;
+const GIB: f64 = (1u64 << 30) as f64;

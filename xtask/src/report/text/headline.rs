@@ -12,9 +12,9 @@ use super::words::{of_then, significant, times, with_smoothing};
 pub const HEADLINES: [Shape; 2] =
     [Shape { classes: 32_000, rows: 8192 }, Shape { classes: 128_256, rows: 4096 }];
 pub const HEADLINE_DTYPE: Dtype = Dtype::Bf16;
-pub const HEADLINE_PEERS: [Implementation; 2] =
+const HEADLINE_PEERS: [Implementation; 2] =
     [Implementation::TorchEager, Implementation::TorchCompile];
-pub const HEADLINE_INPUTS: Inputs = Inputs::Gap20;
+const HEADLINE_INPUTS: Inputs = Inputs::Gap20;
 
 pub fn headline(record: &Record, _: &str) -> Option<String> {
     let speeds = Speeds::of(&record.speeds);
@@ -33,7 +33,7 @@ pub fn headline(record: &Record, _: &str) -> Option<String> {
 }
 
 /// Who is faster, on how many problems.
-pub fn headline_of_peers(speeds: &Speeds<'_>) -> Vec<String> {
+fn headline_of_peers(speeds: &Speeds<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     for peer in speeds.peers() {
         for smoothing in speeds.smoothings(peer) {
@@ -56,7 +56,7 @@ pub fn headline_of_peers(speeds: &Speeds<'_>) -> Vec<String> {
     lines
 }
 
-pub fn headline_of(speeds: &Speeds<'_>, shape: Shape) -> Option<String> {
+fn headline_of(speeds: &Speeds<'_>, shape: Shape) -> Option<String> {
     let ours = speeds.shown(Pass::Fused, HEADLINE_DTYPE, shape)?;
     let mut text =
         format!("{shape} {HEADLINE_DTYPE}, loss and gradient: {} us", significant(ours.p50_us));
@@ -83,7 +83,7 @@ pub fn headline_of(speeds: &Speeds<'_>, shape: Shape) -> Option<String> {
 }
 
 /// Of rows whose loss is lost where 1 - p is formed from p.
-pub fn headline_of_errors(record: &Record) -> Option<String> {
+fn headline_of_errors(record: &Record) -> Option<String> {
     let then = record.errors_of.as_ref();
     let then = then.map_or_else(String::new, |name| format!("{} ", of_then(name)));
     let of = |implementation| {

@@ -45,7 +45,7 @@ pub fn speed(record: &Record, folder: &str) -> Option<String> {
     Some(parts.join("\n\n"))
 }
 
-pub fn beside(speeds: &Speeds<'_>) -> Option<String> {
+fn beside(speeds: &Speeds<'_>) -> Option<String> {
     let table = beside_table(speeds, Pass::Fused)?;
     Some(format!(
         "Loss and gradient, each problem that others were measured on; of a peer, how many times as fast \
@@ -134,7 +134,7 @@ pub fn conditions(record: &Record) -> String {
 }
 
 /// Where smoothxent's times alone are of an easier problem than those beside others, whose targets may be ignored.
-pub fn nothing_to_count(record: &Record) -> Option<String> {
+fn nothing_to_count(record: &Record) -> Option<String> {
     let easier = |row: &Speed| {
         let alone = row.source == Source::Alone && row.case.variant == Variant::Plain;
         alone && row.ignore_index.is_none()
@@ -147,7 +147,7 @@ pub fn nothing_to_count(record: &Record) -> Option<String> {
 }
 
 /// By power, heat or a brake, in nvidia-smi's mask; idling and clocks that somebody chose are none of them.
-pub fn is_throttled(mask: Option<&str>) -> bool {
+fn is_throttled(mask: Option<&str>) -> bool {
     const POWER_OR_HEAT: u64 = 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7;
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim_start_matches("0x"), 16).ok());
     mask.is_some_and(|mask| mask & POWER_OR_HEAT != 0)
@@ -179,12 +179,12 @@ impl Beside {
         beside
     }
 
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.ratios.is_empty() && self.doubted.is_empty()
     }
 
     /// `1 wrong, 6 host`.
-    pub fn not_counted(&self) -> String {
+    fn not_counted(&self) -> String {
         let counts = self.doubted.iter().map(|(doubt, count)| format!("{count} {}", doubt.word()));
         let counts: Vec<String> = counts.collect();
         if counts.is_empty() { "0".to_owned() } else { counts.join(", ") }
@@ -196,7 +196,7 @@ impl Beside {
 }
 
 /// One line a peer, a pass and a label smoothing.
-pub fn peers_table(speeds: &Speeds<'_>, passes: &[Pass]) -> String {
+fn peers_table(speeds: &Speeds<'_>, passes: &[Pass]) -> String {
     let mut rows = Vec::new();
     for &pass in passes {
         for peer in speeds.peers() {
@@ -270,7 +270,7 @@ pub fn not_counted(speeds: &Speeds<'_>, passes: &[Pass]) -> Option<String> {
     (!meanings.is_empty()).then(|| format!("Not counted: {}.{mostly}", listed(&meanings)))
 }
 
-pub fn shown_comparisons<'a>(
+fn shown_comparisons<'a>(
     speeds: &Speeds<'a>,
     peer: Implementation,
     pass: Pass,
@@ -284,13 +284,13 @@ pub fn shown_comparisons<'a>(
     shown
 }
 
-pub fn version(speeds: &Speeds<'_>, implementation: Implementation) -> String {
+fn version(speeds: &Speeds<'_>, implementation: Implementation) -> String {
     let mut rows = speeds.of_implementation(implementation);
     rows.find_map(|row| row.version.clone()).unwrap_or_default()
 }
 
 /// What peers were compared on, where it is not what the tables say.
-pub fn differences(speeds: &Speeds<'_>) -> Option<String> {
+fn differences(speeds: &Speeds<'_>) -> Option<String> {
     let mut sentences = Vec::new();
     for peer in speeds.peers() {
         let shown: Vec<Comparison<'_>> =
@@ -325,7 +325,7 @@ pub fn differences(speeds: &Speeds<'_>) -> Option<String> {
 }
 
 /// What a call allocates at most, of the shapes that stand first, each with the gradient apart and in place.
-pub fn memory(speeds: &Speeds<'_>) -> Option<String> {
+fn memory(speeds: &Speeds<'_>) -> Option<String> {
     let of = |implementation, smoothing, (shape, place)| {
         let (pass, dtype, variant) = (Pass::Fused, HEADLINE_DTYPE, Variant::Plain);
         let case = Case { pass, dtype, variant, smoothing, place, shape };
@@ -382,7 +382,7 @@ pub fn memory(speeds: &Speeds<'_>) -> Option<String> {
     })
 }
 
-pub const MIB: f64 = (1u64 << 20) as f64;
+const MIB: f64 = (1u64 << 20) as f64;
 
 /// One row a shape: this crate's time, and how many times as fast it is as each peer.
 pub fn speed_table(
@@ -399,7 +399,7 @@ pub fn speed_table(
 }
 
 /// The same of all dtypes, where a peer is beside; if there is one.
-pub fn beside_table(speeds: &Speeds<'_>, pass: Pass) -> Option<String> {
+fn beside_table(speeds: &Speeds<'_>, pass: Pass) -> Option<String> {
     let peers: BTreeSet<Implementation> =
         Dtype::ALL.into_iter().flat_map(|dtype| speeds.peers_beside(pass, dtype)).collect();
     let peers: Vec<Implementation> = peers.into_iter().collect();
@@ -416,13 +416,13 @@ pub fn beside_table(speeds: &Speeds<'_>, pass: Pass) -> Option<String> {
     (!rows.is_empty()).then(|| table(&header, 2, &rows))
 }
 
-pub fn speed_header(labels: &[&str], peers: &[Implementation]) -> Vec<String> {
+fn speed_header(labels: &[&str], peers: &[Implementation]) -> Vec<String> {
     let own = ["smoothxent, us", "GB/s", "share of a copy"];
     let header = labels.iter().chain(&own).map(|&label| label.to_owned());
     header.chain(peers.iter().map(Implementation::to_string)).collect()
 }
 
-pub fn speed_cells(
+fn speed_cells(
     speeds: &Speeds<'_>,
     peers: &[Implementation],
     (pass, dtype, shape): (Pass, Dtype, Shape),
@@ -445,16 +445,16 @@ pub fn speed_cells(
 }
 
 /// This crate's time in a row of its own.
-pub fn timed(ours: &Speed) -> String {
+fn timed(ours: &Speed) -> String {
     let place = (ours.case.place == Place::InPlace).then_some(IN_PLACE);
     let doubt = ours.doubt().map(Doubt::word);
     marked(significant(ours.p50_us), place.into_iter().chain(doubt))
 }
 
-pub const IN_PLACE: &str = "in place";
+const IN_PLACE: &str = "in place";
 
 /// Where the gradients of a comparison are, if that of the row's own time is elsewhere.
-pub fn other_place(comparison: &Comparison<'_>, own: Place) -> Option<&'static str> {
+fn other_place(comparison: &Comparison<'_>, own: Place) -> Option<&'static str> {
     match (comparison.ours.case.place, comparison.peer.case.place) {
         (ours, peer) if (ours, peer) == (own, own) => None,
         (Place::Apart, Place::InPlace) => Some("peer in place"),
@@ -468,7 +468,7 @@ pub fn variants(speeds: &Speeds<'_>) -> Option<String> {
     variants_table(speeds, |_| true).map(|table| format!("## Variants\n\n{table}"))
 }
 
-pub fn variants_table(speeds: &Speeds<'_>, is_shown: impl Fn(&Case) -> bool) -> Option<String> {
+fn variants_table(speeds: &Speeds<'_>, is_shown: impl Fn(&Case) -> bool) -> Option<String> {
     let mut rows = Vec::new();
     for ours in speeds.ours().filter(|ours| is_shown(&ours.case)) {
         let case = ours.case;

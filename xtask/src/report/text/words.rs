@@ -46,7 +46,7 @@ pub fn missing(record: &Record, kind: Kind) -> Option<String> {
 }
 
 /// How such a reason begins.
-pub const NOT_INSTALLED: &str = "not installed";
+const NOT_INSTALLED: &str = "not installed";
 
 /// With words in parentheses behind it, if there are any.
 pub fn marked<'a>(text: String, words: impl IntoIterator<Item = &'a str>) -> String {
