@@ -9,8 +9,8 @@ use super::approx;
 use super::double::double;
 use super::float::{
     add_directed, add_odd, bf16_from_f32, canonical, convert, div_approx, div_odd, exp2, flush,
-    fma_directed, gross, grow, half_to_f64, holds, max_f32, min_f32, min_max_f64, round_f32,
-    round_half, saturate, shrink, sqrt_odd, xor_sign,
+    fma_directed, gross, grow, half_to_f64, holds, max_f32, min_f32, min_max_f64, min_max_half,
+    round_f32, round_half, saturate, shrink, sqrt_odd, xor_sign,
 };
 use crate::ptx::ir::{
     Alu32, Alu64, Bits64, BoolOp, Carry, CarryOp, Compare, CompareResult, FloatMode, Half,
@@ -558,6 +558,24 @@ fn execute32(regs: &mut Registers, op: Alu32, d: Slot, s: &[Slot; 4], mask: u32)
         Alu32::Sin(ftz) => approx1(r, d, s, mask, ftz, |a| f64::from(a).sin() as f32),
         Alu32::Cos(ftz) => approx1(r, d, s, mask, ftz, |a| f64::from(a).cos() as f32),
         Alu32::Tanh => approx1(r, d, s, mask, false, |a| f64::from(a).tanh() as f32),
+        // What kernels do most of with halves.
+        Alu32::Half(Half {
+            op: op @ (HalfOp::Min | HalfOp::Max | HalfOp::MinNan | HalfOp::MaxNan),
+            kind,
+            packed,
+            ftz: false,
+            sat: false,
+            relu: false,
+            xorsign: false,
+        }) => {
+            let max = matches!(op, HalfOp::Max | HalfOp::MaxNan);
+            let nan = matches!(op, HalfOp::MinNan | HalfOp::MaxNan);
+            map!(r, d, s, mask, |a, b| {
+                let low = min_max_half(a as u16, b as u16, kind, max, nan);
+                let high = min_max_half((a >> 16) as u16, (b >> 16) as u16, kind, max, nan);
+                if packed { u32::from(high) << 16 | u32::from(low) } else { u32::from(low) }
+            });
+        }
         Alu32::Half(half) => {
             map!(r, d, s, mask, |a, b, c| {
                 let low = half_op(half, a as u16, b as u16, c as u16);

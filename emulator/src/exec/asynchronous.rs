@@ -2,7 +2,7 @@
 
 use super::access::{combine, read_word, write_word};
 use super::alu::LANES;
-use super::block::Cluster;
+use super::block::{Block, Cluster};
 use super::checks::{Lane, Place, Refusal, check_alignment, check_initialised, fault};
 use super::copy::{Copy, End, Grouped, Told};
 use super::mbarrier::{MBARRIER_BYTES, State, refuse};
@@ -88,39 +88,47 @@ impl Cluster<'_> {
             shared.bytes[offset as usize..][..bytes as usize].fill(0xFF);
             shared.forget(offset, bytes);
         }
-        self.mark_busy(copy);
+        mark_busy(&mut self.blocks, copy);
     }
 
-    fn mark_busy(&mut self, copy: &Copy) {
-        for (end, bytes) in [(copy.to, copy.bytes + copy.zeros), (copy.from, copy.bytes)] {
-            if let End::Shared(rank, offset) = end {
-                let shared = &mut self.blocks[rank as usize].shared;
-                shared.occupy(offset, bytes);
+    /// A copy is done with its source: it is free, but for what other copies hold of it.
+    fn let_go_of_source(&mut self, source: End, bytes: u64) {
+        let End::Shared(rank, offset) = source else { return };
+        self.blocks[rank as usize].shared.vacate(offset, bytes);
+        for other in &self.copies.under_way {
+            if other.uses(rank, offset, bytes) {
+                mark_busy(&mut self.blocks, other);
             }
         }
     }
 
-    /// A copy is done with one of its ends: it is free, but for what other copies hold of it.
-    fn let_go(&mut self, end: End, bytes: u64) {
-        let End::Shared(rank, offset) = end else { return };
-        self.blocks[rank as usize].shared.vacate(offset, bytes);
-        for other in std::mem::take(&mut self.copies.under_way) {
-            self.mark_busy(&other);
-            self.copies.under_way.push(other);
+    /// The same of its destination, of which others hold something only if they reduce there, too: see
+    /// [`Cluster::claim`]. There may be thousands under way.
+    fn let_go_of_destination(&mut self, copy: &Copy) {
+        let bytes = copy.bytes + copy.zeros;
+        match copy.to {
+            End::Shared(rank, offset) if copy.reduction.is_none() => {
+                self.blocks[rank as usize].shared.vacate(offset, bytes);
+            }
+            end => self.let_go_of_source(end, bytes),
         }
     }
 
     /// A copy under way happens now.
     pub(super) fn perform_copy(&mut self, at: usize) -> Result<(), Fault> {
-        let mut copy = self.copies.under_way.remove(at);
+        let copy = self.copies.under_way.remove(at);
+        self.perform_removed(copy)
+    }
+
+    fn perform_removed(&mut self, mut copy: Copy) -> Result<(), Fault> {
         let broken =
             |(kind, detail): Refusal, copy: &Copy, lane| Fault { kind, pc: copy.pc, lane, detail };
         let (_, lane) = self.warp_of(copy.thread);
         let source = copy.from;
         self.read_source(&mut copy).map_err(|refusal| broken(refusal, &copy, lane))?;
         self.write_destination(&copy).map_err(|refusal| broken(refusal, &copy, lane))?;
-        self.let_go(copy.to, copy.bytes + copy.zeros);
-        self.let_go(source, copy.bytes);
+        self.let_go_of_destination(&copy);
+        self.let_go_of_source(source, copy.bytes);
         if let Told::Mbarrier(rank, offset) = copy.told {
             let done = (copy.bytes + copy.zeros) as i64;
             let races = self.races.as_deref_mut();
@@ -192,10 +200,8 @@ impl Cluster<'_> {
 
     /// All copies under way of a kind happen, in the order of their start.
     fn perform_all(&mut self, which: impl Fn(&Copy) -> bool) -> Result<(), Fault> {
-        while let Some(at) = self.copies.under_way.iter().position(&which) {
-            self.perform_copy(at)?;
-        }
-        Ok(())
+        let chosen: Vec<Copy> = self.copies.under_way.extract_if(.., |copy| which(copy)).collect();
+        chosen.into_iter().try_for_each(|copy| self.perform_removed(copy))
     }
 
     /// The place of a copy's end in shared memory: in bounds, and of nobody else.
@@ -223,7 +229,9 @@ impl Cluster<'_> {
             copy.writes(rank, offset, bytes) && !both_reduce
                 || claim.writes() && copy.reads(rank, offset, bytes)
         };
-        if let Some(other) = self.copies.under_way.iter().find(|copy| meets(copy)) {
+        if shared.is_busy(offset, bytes)
+            && let Some(other) = self.copies.under_way.iter().find(|copy| meets(copy))
+        {
             let origin = self.launch.describe(other.pc);
             let text = format!("another copy that is still under way uses it:{origin}");
             return Err((FaultKind::CopyUnderWay, text));
@@ -265,6 +273,15 @@ impl Cluster<'_> {
             touched.map_err(|conflict| self.conflict(conflict))?;
         }
         Ok(())
+    }
+}
+
+/// A copy's ends in shared memory belong to it.
+fn mark_busy(blocks: &mut [Block], copy: &Copy) {
+    for (end, bytes) in [(copy.to, copy.bytes + copy.zeros), (copy.from, copy.bytes)] {
+        if let End::Shared(rank, offset) = end {
+            blocks[rank as usize].shared.occupy(offset, bytes);
+        }
     }
 }
 
@@ -837,42 +854,61 @@ impl Warp {
         op: CopyGroup,
         mask: u32,
     ) -> Result<(), Fault> {
+        let first = self.thread(cluster.launch, 0);
+        // By lane, the last of the groups that it waits for: closed ones, which count from 1.
+        let mut past = [0; LANES];
         for lane in lanes(mask) {
-            let thread = self.thread(cluster.launch, lane);
-            match op {
-                CopyGroup::Commit => cluster.copies.commit(thread, Grouped::Small),
-                CopyGroup::CommitBulk => cluster.copies.commit(thread, Grouped::Bulk),
-                CopyGroup::Wait { pending } => {
-                    let open = cluster.copies.open_group(thread, Grouped::Small);
-                    // `wait_all` is as if the open group had been closed.
-                    let past = match pending {
-                        None => {
-                            cluster.copies.commit(thread, Grouped::Small);
-                            open
-                        }
-                        Some(pending) => (open - 1).saturating_sub(pending),
-                    };
-                    cluster.perform_all(
-                        |copy| matches!(copy.told, Told::Group(by, group) if by == thread && group <= past),
-                    )?;
-                    if let Some(races) = &mut cluster.races {
-                        races.wait_for_agent(thread, Agent::Copies(thread), past);
-                    }
+            let thread = first + lane as u32;
+            past[lane] = match op {
+                CopyGroup::Commit => {
+                    cluster.copies.commit(thread, Grouped::Small);
+                    0
                 }
-                CopyGroup::WaitBulk { pending, read } => {
+                CopyGroup::CommitBulk => {
+                    cluster.copies.commit(thread, Grouped::Bulk);
+                    0
+                }
+                // `wait_all` is as if the open group had been closed.
+                CopyGroup::Wait { pending: None } => {
+                    let open = cluster.copies.open_group(thread, Grouped::Small);
+                    cluster.copies.commit(thread, Grouped::Small);
+                    open
+                }
+                CopyGroup::Wait { pending: Some(pending) } => {
+                    let open = cluster.copies.open_group(thread, Grouped::Small);
+                    (open - 1).saturating_sub(pending)
+                }
+                CopyGroup::WaitBulk { pending, .. } => {
                     let open = cluster.copies.open_group(thread, Grouped::Bulk);
-                    let past = (open - 1).saturating_sub(pending);
-                    let mine = |copy: &Copy| matches!(copy.told, Told::BulkGroup(by, group) if by == thread && group <= past);
-                    if read {
-                        cluster.read_sources(mine)?;
-                    } else {
-                        cluster.perform_all(mine)?;
-                    }
-                    if let Some(races) = &mut cluster.races {
-                        races.wait_for_agent(thread, Agent::BulkReads(thread), past);
-                        if !read {
-                            races.wait_for_agent(thread, Agent::BulkWrites(thread), past);
-                        }
+                    (open - 1).saturating_sub(pending)
+                }
+            };
+        }
+        // Once for all lanes: each may have several copies under way.
+        let is_past = |by: u32, group: u32| {
+            let lane = by.wrapping_sub(first) as usize;
+            past.get(lane).is_some_and(|&past| group <= past)
+        };
+        let small = |copy: &Copy| matches!(copy.told, Told::Group(by, group) if is_past(by, group));
+        let bulk =
+            |copy: &Copy| matches!(copy.told, Told::BulkGroup(by, group) if is_past(by, group));
+        match op {
+            CopyGroup::Commit | CopyGroup::CommitBulk => return Ok(()),
+            CopyGroup::Wait { .. } => cluster.perform_all(small)?,
+            CopyGroup::WaitBulk { read: true, .. } => cluster.read_sources(bulk)?,
+            CopyGroup::WaitBulk { read: false, .. } => cluster.perform_all(bulk)?,
+        }
+        let Some(races) = &mut cluster.races else { return Ok(()) };
+        for lane in lanes(mask) {
+            let thread = first + lane as u32;
+            let mut wait_for = |agent| races.wait_for_agent(thread, agent, past[lane]);
+            match op {
+                CopyGroup::Commit | CopyGroup::CommitBulk => {}
+                CopyGroup::Wait { .. } => wait_for(Agent::Copies(thread)),
+                CopyGroup::WaitBulk { read, .. } => {
+                    wait_for(Agent::BulkReads(thread));
+                    if !read {
+                        wait_for(Agent::BulkWrites(thread));
                     }
                 }
             }
@@ -898,7 +934,7 @@ impl Cluster<'_> {
                 lane,
                 detail,
             })?;
-            self.let_go(source, copy.bytes);
+            self.let_go_of_source(source, copy.bytes);
             self.copies.under_way.insert(at, copy);
         }
         Ok(())

@@ -155,6 +155,11 @@ impl Copy {
             if r == rank && start < offset + bytes && offset < start + self.bytes)
     }
 
+    /// Whether it still reads this shared memory, or will write it.
+    pub fn uses(&self, rank: u32, offset: u64, bytes: u64) -> bool {
+        self.reads(rank, offset, bytes) || self.writes(rank, offset, bytes)
+    }
+
     /// Whether it will write this shared memory.
     pub fn writes(&self, rank: u32, offset: u64, bytes: u64) -> bool {
         matches!(self.to, End::Shared(r, start)

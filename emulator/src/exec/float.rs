@@ -111,6 +111,28 @@ pub fn bf16_from_f32(x: f32) -> u16 {
     if x.is_nan() { NAN_HALF } else { rounded as u16 }
 }
 
+/// `min` (or `max`) of two 16-bit floats: a NaN loses against a number unless `nan`, and -0 < +0.
+#[inline(always)]
+pub fn min_max_half(a: u16, b: u16, kind: HalfKind, max: bool, nan: bool) -> u16 {
+    let infinity = match kind {
+        HalfKind::F16 => 0x7C00,
+        HalfKind::Bf16 => 0x7F80,
+    };
+    let is_nan = |x: u16| x & 0x7FFF > infinity;
+    // In the order of the numbers.
+    let key = |x: u16| if x & 0x8000 == 0 { x | 0x8000 } else { !x };
+    let chosen = if (key(a) >= key(b)) == max { a } else { b };
+    let number = if is_nan(a) {
+        b
+    } else if is_nan(b) {
+        a
+    } else {
+        chosen
+    };
+    let is_either = is_nan(a) || is_nan(b);
+    if is_nan(number) || nan && is_either { NAN_HALF } else { number }
+}
+
 /// The 16-bit float that `x` (exact, or rounded to odd) rounds to.
 pub fn round_half(x: f64, kind: HalfKind, round: Round) -> u16 {
     if x.is_nan() {

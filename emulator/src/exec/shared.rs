@@ -115,6 +115,11 @@ impl SharedMemory {
         }
     }
 
+    /// Whether a copy under way uses some of it.
+    pub(super) fn is_busy(&self, offset: u64, bytes: u64) -> bool {
+        Self::words(offset, bytes).any(|(at, mask)| self.busy[at] & mask != 0)
+    }
+
     pub(super) fn mark_written(&mut self, offset: u64, bytes: u64) {
         let (at, mask) = Self::shadow(offset, bytes);
         self.written[at] |= mask;
