@@ -44,10 +44,13 @@ const VOCABULARIES: [usize; 5] = [21_841, 32_001, 50_257, 50_304, 128_256];
 /// Rows of so many classes and more take their time: not everything is tried with everything.
 const LONG: usize = 4000;
 
-/// Of so many and more, target probabilities are tried with the lengths of a vocabulary alone.
-const LONG_OF_PROBABILITIES: usize = 9000;
+/// Of so many and more there are fewer rows, and target probabilities are tried with the lengths of a vocabulary
+/// alone.
+const VERY_LONG: usize = 9000;
 
 const ROWS: [usize; 3] = [0, 1, 5];
+/// More than the two blocks of a limited grid.
+const VERY_LONG_ROWS: [usize; 3] = [0, 1, 3];
 
 /// Packed; odd strides; base off by one element; all of it, and the gradient elsewhere.
 const PLACEMENTS: [Placement; 4] = [
@@ -74,12 +77,13 @@ pub fn trials() -> Vec<Trial> {
                 shapes(dtype, classes)
             }));
         }
-        for classes in CLASSES.into_iter().chain([32_001, 50_257]).filter(index) {
+        let with_conventions = CLASSES.into_iter().chain([32_001, 50_257]).filter(index);
+        for classes in with_conventions.filter(|&classes| has_its_turn(dtype, classes)) {
             trials.push(trial(format!("edges::conventions::{dtype:?}::{classes}"), move || {
                 conventions(dtype, classes)
             }));
         }
-        let short = CLASSES.into_iter().filter(|&classes| classes < LONG_OF_PROBABILITIES);
+        let short = CLASSES.into_iter().filter(|&classes| classes < VERY_LONG);
         for classes in short.chain([50_257]).filter(probability) {
             trials.push(trial(format!("edges::probabilities::{dtype:?}::{classes}"), move || {
                 probabilities(dtype, classes)
@@ -142,6 +146,13 @@ pub fn goes_in_pairs() -> bool {
     std::env::var_os(IN_PAIRS_VARIABLE).is_some()
 }
 
+/// In pairs, conventions are tried on f32 or on halves: each of them has a length and its neighbours, and the other
+/// one the next power of two.
+fn has_its_turn(dtype: Dtype, classes: usize) -> bool {
+    let is_odd = !(classes / 2 + classes.ilog2() as usize).is_multiple_of(2);
+    !goes_in_pairs() || is_odd == (dtype == Dtype::F32)
+}
+
 /// Whether a run of the tests on one strategy brings such rows there, in any pass. Where it can take them in none,
 /// they go where the plan sends them, as in the runs on none, and nothing new would be tested.
 fn is_taken(dtype: Dtype, targets: TargetType, classes: usize) -> bool {
@@ -163,7 +174,7 @@ fn smoothed(label_smoothing: f64) -> LossConfig {
 }
 
 fn shapes(dtype: Dtype, classes: usize) -> Result<(), String> {
-    for rows in ROWS {
+    for rows in if classes < VERY_LONG { ROWS } else { VERY_LONG_ROWS } {
         for (at, placement) in PLACEMENTS.into_iter().enumerate() {
             if goes_in_pairs() && rows == 1 && at != classes % PLACEMENTS.len() {
                 continue;
@@ -176,7 +187,8 @@ fn shapes(dtype: Dtype, classes: usize) -> Result<(), String> {
 }
 
 /// The kernels' other paths, weighted classes and capped logits, through the same shapes: each where rows lie
-/// in each way; of long rows, or in pairs, where they are packed and in one other way.
+/// in each way; of long rows, or in pairs, where they are packed and in one other way; of very long rows, or of long
+/// ones in pairs, in one of these two, by turns.
 fn conventions(dtype: Dtype, classes: usize) -> Result<(), String> {
     let plain = smoothed(0.1);
     let others = if classes == 1 { Smoothing::AllClasses } else { Smoothing::OtherClasses };
@@ -199,9 +211,15 @@ fn conventions(dtype: Dtype, classes: usize) -> Result<(), String> {
         let class_weights = weighted.then(|| inputs::class_weights(classes, 31));
         let case = Case { config, class_weights, ..Case::new(dtype, 3, classes, 30) };
         let odd = 1 + (turn + classes) % (PLACEMENTS.len() - 1);
+        let (few, one) = if goes_in_pairs() { (1, LONG) } else { (LONG, VERY_LONG) };
+        let packed_now = (turn + classes + dtype.bytes()).is_multiple_of(2);
         for (at, placement) in PLACEMENTS.into_iter().enumerate() {
-            let all = classes < LONG && !goes_in_pairs();
-            if all || at == 0 || at == odd {
+            let is_tried = match at {
+                _ if classes < few => true,
+                0 => classes < one || packed_now,
+                _ => at == odd && (classes < one || !packed_now),
+            };
+            if is_tried {
                 check(&Case { placement, ..case.clone() })?;
             }
         }
@@ -412,10 +430,12 @@ fn shared_memory_limit(dtype: Dtype) -> Result<(), String> {
 fn probabilities(dtype: Dtype, classes: usize) -> Result<(), String> {
     for targets in DTYPES {
         // The kinds take turns.
-        let one = if classes < LONG_OF_PROBABILITIES { DTYPES[classes % 3] } else { dtype };
+        let one = if classes < VERY_LONG { DTYPES[classes % 3] } else { dtype };
         if (classes >= LONG || goes_in_pairs()) && targets != one {
             continue;
         }
+        let weights = [1.0, -0.5, 2.0, 0.0, 3.0];
+        let rows = if classes < VERY_LONG { weights.len() } else { 3 };
         for (turn, placement) in PLACEMENTS.into_iter().enumerate() {
             let config = [
                 smoothed(0.0),
@@ -425,8 +445,8 @@ fn probabilities(dtype: Dtype, classes: usize) -> Result<(), String> {
             ][turn];
             let class_weights = (turn % 2 == 1).then(|| inputs::class_weights(classes, 40));
             let mut case =
-                Case { placement, config, class_weights, ..Case::new(dtype, 5, classes, 41) };
-            case.upstream = UpstreamCase::PerRow(vec![1.0, -0.5, 2.0, 0.0, 3.0]);
+                Case { placement, config, class_weights, ..Case::new(dtype, rows, classes, 41) };
+            case.upstream = UpstreamCase::PerRow(weights[..rows].to_vec());
             case = case.spread(targets, 42 + turn as u64);
             check(&case)?;
             if turn == 0 {
@@ -685,15 +705,20 @@ fn many_rows(dtype: Dtype) -> Result<(), String> {
         check(&Case { config, class_weights, ..Case::new(dtype, rows, 3, 10) })
     };
     // Around a warp, what its lanes read at once of the targets, what a launch counts by itself, and chunks.
-    for rows in [31, 32, 33, 129, 255, 256, 257, 511, 512, 513, 1025, 2049] {
+    // A run beside the first one leaves out what is another kernel's: many chunks, and the normalizer's blocks.
+    let all = [31, 32, 33, 129, 255, 256, 257, 511, 512, 513, 1025, 2049];
+    let most = if goes_in_pairs() { 1025 } else { usize::MAX };
+    for rows in all.into_iter().filter(|&rows| rows <= most) {
         for reduction in [Reduction::Sum, Reduction::Mean] {
             let config = LossConfig { reduction, ignore_index: Some(1), ..smoothed(0.1) };
             check(&Case { config, ..Case::new(dtype, rows, 3, 9) })?;
         }
         weighted(rows)?;
     }
-    // More than a block of the normalizer counts.
-    weighted(8193)?;
+    if !goes_in_pairs() {
+        // More than a block of the normalizer counts.
+        weighted(8193)?;
+    }
     // A warp with all the rows that it can have, also of as many classes as a lane takes, and not at a pack.
     for (rows, classes) in [(32, 3), (128, 3), (32, 16)] {
         let placement = Placement { logits_offset: 1, gradient_offset: 1, ..Placement::PACKED };

@@ -57,8 +57,8 @@ const MODELS: [(&str, &[(&str, &str)]); 2] = [
 
 /// The device suite runs once more on each strategy, wherever that can take a problem, with grids that make a
 /// block take row after row. Left out is what is slow and does not depend on it: memory that is large or far apart,
-/// calls at random, many of them at once, the golden cases, to which the runs above hold the oracle that these hold
-/// the strategy to, and, by tests/device/edges.rs itself, rows that the strategy cannot take; and tests of the
+/// calls at random, many of them at once, the golden cases, to which the first run holds the oracle that these hold the
+/// strategy to, and, by tests/device/edges.rs itself, rows that the strategy cannot take; and tests of the
 /// half-precision type that is named beside it, whose kernels are the other one's but for a conversion, and which the
 /// runs above have all of.
 const STRATEGIES: [(&str, &str); 6] = [
@@ -84,8 +84,9 @@ const ON_OLDER_CODE: &str = "edges::classes";
 /// Makes such runs try in pairs what the first one tries each with each: tests/device/edges.rs.
 pub const IN_PAIRS: (&str, &str) = ("SMOOTHXENT_TEST_IN_PAIRS", "1");
 
-/// What runs on the default device alone, since it is about the host, or slow.
-const WITHOUT_MODEL: [&str; 2] = ["concurrency::", "sizes::"];
+/// What runs on the default device alone, since it is about the host, or slow, or holds the oracle to what others
+/// found, to which all runs hold the kernels.
+const WITHOUT_MODEL: [&str; 3] = ["concurrency::", "sizes::", GOLDEN_PREFIX];
 
 /// Benchmarks that only run, once each, and are not timed: criterion and libtest-mimic take the missing
 /// `--bench` of `cargo bench` for that.
