@@ -212,7 +212,7 @@ fn conventions(dtype: Dtype, classes: usize) -> Result<(), String> {
         let case = Case { config, class_weights, ..Case::new(dtype, 3, classes, 30) };
         let odd = 1 + (turn + classes) % (PLACEMENTS.len() - 1);
         let (few, one) = if goes_in_pairs() { (1, LONG) } else { (LONG, VERY_LONG) };
-        let packed_now = (turn + classes + dtype.bytes()).is_multiple_of(2);
+        let packed_now = (turn + classes + dtype.bytes() / 2).is_multiple_of(2);
         for (at, placement) in PLACEMENTS.into_iter().enumerate() {
             let is_tried = match at {
                 _ if classes < few => true,

@@ -182,8 +182,10 @@ impl Project {
 
     fn run(&self, driver: &Driver) -> Result<String> {
         let mut run = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        run.current_dir(&self.folder).args(["run", "--release", "--target-dir"]);
+        run.current_dir(&self.folder).args(["run", "--target-dir"]);
         run.arg(workspace::target().join("package-project"));
+        // Who waits for this wants to know that it runs.
+        run.env("CARGO_PROFILE_DEV_DEBUG", "0");
         // Where no nvcc is installed, build.rs has to find that out.
         if toolchain::is_nvcc_installed() {
             run.env(ARCHITECTURES, "packaged");
