@@ -211,13 +211,13 @@ fn conventions(dtype: Dtype, classes: usize) -> Result<(), String> {
         let class_weights = weighted.then(|| inputs::class_weights(classes, 31));
         let case = Case { config, class_weights, ..Case::new(dtype, 3, classes, 30) };
         let odd = 1 + (turn + classes) % (PLACEMENTS.len() - 1);
-        let (few, one) = if goes_in_pairs() { (1, LONG) } else { (LONG, VERY_LONG) };
+        let (two_from, one_from) = if goes_in_pairs() { (1, LONG) } else { (LONG, VERY_LONG) };
         let packed_now = (turn + classes + dtype.bytes() / 2).is_multiple_of(2);
         for (at, placement) in PLACEMENTS.into_iter().enumerate() {
             let is_tried = match at {
-                _ if classes < few => true,
-                0 => classes < one || packed_now,
-                _ => at == odd && (classes < one || !packed_now),
+                _ if classes < two_from => true,
+                0 => classes < one_from || packed_now,
+                _ => at == odd && (classes < one_from || !packed_now),
             };
             if is_tried {
                 check(&Case { placement, ..case.clone() })?;
@@ -705,7 +705,8 @@ fn many_rows(dtype: Dtype) -> Result<(), String> {
         check(&Case { config, class_weights, ..Case::new(dtype, rows, 3, 10) })
     };
     // Around a warp, what its lanes read at once of the targets, what a launch counts by itself, and chunks.
-    // A run beside the first one leaves out what is another kernel's: many chunks, and the normalizer's blocks.
+    // A run beside the first one leaves out what takes long and is no strategy's own: the sum of many chunks, and the
+    // normalizer's blocks.
     let all = [31, 32, 33, 129, 255, 256, 257, 511, 512, 513, 1025, 2049];
     let most = if goes_in_pairs() { 1025 } else { usize::MAX };
     for rows in all.into_iter().filter(|&rows| rows <= most) {

@@ -84,8 +84,8 @@ const ON_OLDER_CODE: &str = "edges::classes";
 /// Makes such runs try in pairs what the first one tries each with each: tests/device/edges.rs.
 pub const IN_PAIRS: (&str, &str) = ("SMOOTHXENT_TEST_IN_PAIRS", "1");
 
-/// What runs on the default device alone, since it is about the host, or slow, or holds the oracle to what others
-/// found, to which all runs hold the kernels.
+/// What runs on the default device alone, since it is about the host, or slow, or holds to what others found the
+/// oracle, which does not depend on the device.
 const WITHOUT_MODEL: [&str; 3] = ["concurrency::", "sizes::", GOLDEN_PREFIX];
 
 /// Benchmarks that only run, once each, and are not timed: criterion and libtest-mimic take the missing

@@ -91,9 +91,9 @@ impl Cluster<'_> {
         mark_busy(&mut self.blocks, copy);
     }
 
-    /// A copy is done with its source: it is free, but for what other copies hold of it.
-    fn let_go_of_source(&mut self, source: End, bytes: u64) {
-        let End::Shared(rank, offset) = source else { return };
+    /// A copy is done with one of its ends: it is free, but for what other copies hold of it.
+    fn let_go(&mut self, end: End, bytes: u64) {
+        let End::Shared(rank, offset) = end else { return };
         self.blocks[rank as usize].shared.vacate(offset, bytes);
         for other in &self.copies.under_way {
             if other.uses(rank, offset, bytes) {
@@ -102,15 +102,15 @@ impl Cluster<'_> {
         }
     }
 
-    /// The same of its destination, of which others hold something only if they reduce there, too: see
-    /// [`Cluster::claim`]. There may be thousands under way.
+    /// The same of its destination. Of what it does not reduce, no other copy holds anything ([`Cluster::claim`]),
+    /// and thousands may be under way.
     fn let_go_of_destination(&mut self, copy: &Copy) {
         let bytes = copy.bytes + copy.zeros;
         match copy.to {
             End::Shared(rank, offset) if copy.reduction.is_none() => {
                 self.blocks[rank as usize].shared.vacate(offset, bytes);
             }
-            end => self.let_go_of_source(end, bytes),
+            end => self.let_go(end, bytes),
         }
     }
 
@@ -128,7 +128,7 @@ impl Cluster<'_> {
         self.read_source(&mut copy).map_err(|refusal| broken(refusal, &copy, lane))?;
         self.write_destination(&copy).map_err(|refusal| broken(refusal, &copy, lane))?;
         self.let_go_of_destination(&copy);
-        self.let_go_of_source(source, copy.bytes);
+        self.let_go(source, copy.bytes);
         if let Told::Mbarrier(rank, offset) = copy.told {
             let done = (copy.bytes + copy.zeros) as i64;
             let races = self.races.as_deref_mut();
@@ -934,7 +934,7 @@ impl Cluster<'_> {
                 lane,
                 detail,
             })?;
-            self.let_go_of_source(source, copy.bytes);
+            self.let_go(source, copy.bytes);
             self.copies.under_way.insert(at, copy);
         }
         Ok(())
