@@ -85,8 +85,8 @@ enum Callback {
     Outside,
 }
 
-/// Runs the body of a call.
-fn call(name: &str, body: impl FnOnce() -> Result) -> u32 {
+/// Runs the body of a call. Boxed, because hundreds of copies of this took a third of the emulator's time to compile.
+fn call(name: &str, body: Box<dyn FnOnce() -> Result + '_>) -> u32 {
     let body = || {
         // Asking what an error means is no work for the device.
         if IN_CALLBACK.get() == Callback::Inside && !name.starts_with("cuGetError") {
@@ -121,9 +121,7 @@ macro_rules! api {
             $(#[$note])*
             #[unsafe(no_mangle)]
             unsafe extern "C" fn $name($($argument: $type),*) -> u32 {
-                $crate::driver::call(stringify!($name), move || -> $crate::driver::Result {
-                    $body
-                })
+                $crate::driver::call(stringify!($name), Box::new(move || $body))
             }
         )*
     };

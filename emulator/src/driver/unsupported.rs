@@ -3,6 +3,10 @@
 
 use crate::error::Error;
 
+fn refuse(name: &str) -> u32 {
+    super::call(name, Box::new(|| Err(Error::NotSupported("this call".into()))))
+}
+
 macro_rules! unsupported {
     ($($name:ident)*) => {
         /// As in `api!`. A program that asks for them may well do without them.
@@ -13,7 +17,7 @@ macro_rules! unsupported {
             // The caller's arguments stay where the C calling convention put them.
             #[unsafe(no_mangle)]
             extern "C" fn $name() -> u32 {
-                super::call(stringify!($name), || Err(Error::NotSupported("this call".into())))
+                refuse(stringify!($name))
             }
         )*
     };
