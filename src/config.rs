@@ -456,7 +456,9 @@ impl fmt::Display for Strategy {
 
 /// Who chooses the [`Strategy`].
 ///
-/// Loss and gradient at once, and the loss alone, always take the same.
+/// Loss and gradient at once, and the loss alone, take the same, unless [`Selection::Fastest`] spreads many long rows
+/// over clusters for the gradient, which the loss alone is faster without
+/// ([`guide::reproducibility`](crate::guide::reproducibility)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Selection {
     /// The tuning table.

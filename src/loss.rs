@@ -176,14 +176,16 @@ pub fn forward<T: Logit, Y: Target>(
 /// f32 rows of 38,600 to 57,000, on an H100 from 37,000 on: each has a multiprocessor to itself.) Target probabilities
 /// divide the limit by three in half precision, and by two in f32; they are read once as well, but under `warp` (up to
 /// 512 classes, in f32 256) a second time, from the nearest cache.
-/// A part of longer rows is read a second time, from the L2 cache as far as that holds it, unless they are so few
-/// that clusters of blocks keep them; and so are a few long rows that would leave most of a device without clusters
-/// idle. [`Kernels::plan`] shows what a problem gets.
+/// A part of longer rows is read a second time, mostly from the L2 cache, unless clusters of blocks keep them: where
+/// rows are few, or so long that the cache would not do (on an H200 many rows of 117,000 to 458,000 classes in half
+/// precision, of 57,857 to 229,000 in f32). And so are a few long rows that would leave most of a device without
+/// clusters idle. [`Kernels::plan`] shows what a problem gets.
 ///
 /// One launch; two where a mean has to count more than 256 rows first, or blocks share rows without a cluster.
 ///
-/// All arithmetic is f32. The same call twice gives the same bits, and so do [`forward`] and [`backward`]
-/// with the same [`Selection`].
+/// All arithmetic is f32. The same call twice gives the same bits, and so do [`forward`] and [`backward`] with the same
+/// [`Selection`], but for many long rows of [`Selection::Fastest`]
+/// ([`guide::reproducibility`](crate::guide::reproducibility)).
 ///
 /// A target that is neither a class nor `ignore_index` gives its row a NaN loss and a zero gradient, and is
 /// reported by [`Workspace::take_status`]. The scalar loss is then NaN, and the row still counts in a mean's

@@ -44,7 +44,10 @@ use crate::{
     abi,
     config::EmptyMean,
     error::Error,
-    problem::{BinaryProblem, Dtype, InverseDivisor, LogSoftmaxProblem, Pass, Place, Problem},
+    problem::{
+        BinaryProblem, Dtype, InverseDivisor, LogSoftmaxProblem, LogSoftmaxShape, Pass, Place,
+        Problem,
+    },
 };
 
 const WARP_SIZE: u32 = 32;
@@ -328,7 +331,8 @@ pub fn choose(
         Pass::Backward => (Kept::Nothing, Kept::Nothing),
     };
     let (classes, place) = (problem.classes(), problem.place());
-    let work = Work { operation, dtype, rows, classes, pass, place, cut_for, kept };
+    let gaps = problem.shape().has_gaps();
+    let work = Work { operation, dtype, rows, classes, gaps, pass, place, cut_for, kept };
     let mut rows_plan = cut::rows(&work, device, selection)?;
     let normalizer = match pass {
         _ if divisors.all_known() => Normalizer::Host,
@@ -361,8 +365,9 @@ pub fn choose_log_softmax(
     };
     let kept = Kept::Packs { bytes: abi::XENT_PACK_BYTES };
     let classes = problem.classes();
+    let gaps = problem.shape() != LogSoftmaxShape::contiguous(rows, problem.shape().classes);
     let place = Place::Apart;
-    let work = Work { operation, dtype, rows, classes, pass, place, cut_for: kept, kept };
+    let work = Work { operation, dtype, rows, classes, gaps, pass, place, cut_for: kept, kept };
     cut::rows(&work, device, selection).map(Some)
 }
 
@@ -386,6 +391,7 @@ pub fn choose_binary(
         dtype: problem.types().dtype,
         rows,
         classes: problem.classes(),
+        gaps: problem.shape().has_gaps(),
         pass: problem.pass(),
         // Each element's gradient follows from its own logit.
         place: Place::Apart,

@@ -101,6 +101,11 @@ impl Shape {
             targets_row_stride: classes,
         }
     }
+
+    /// Of logits and gradient whatever the pass and the place, so that all are cut alike.
+    pub(crate) fn has_gaps(&self) -> bool {
+        [self.logits_row_stride, self.gradient_row_stride] != [self.classes; 2]
+    }
 }
 
 /// Which of the two passes a call is.

@@ -40,6 +40,8 @@ pub(super) struct Work {
     /// At least 1.
     pub rows: usize,
     pub classes: u32,
+    /// Whether elements may lie between the rows of a matrix.
+    pub gaps: bool,
     pub pass: Pass,
     pub place: Place,
     /// What decides how rows are cut: passes that have to give the same bits have the same.
@@ -267,7 +269,9 @@ impl Cutter<'_> {
                 // Where a row has no more lanes than it needs: many rows.
                 let measured = work.operation == Operation::Fused
                     && self.tiny_lanes() == self.fewest_tiny_lanes();
-                let up_to = match (few, measured && classes.is_multiple_of(pack)) {
+                // Between which there are no gaps, that is: a tile's rows are then copied in packs.
+                let whole_packs = classes.is_multiple_of(pack) && !work.gaps;
+                let up_to = match (few, measured && whole_packs) {
                     (true, _) => choices.tiny_classes_of_few_rows,
                     (false, false) => choices.tiny_classes,
                     (false, true) => choices.tiny_classes.max(choices.tiny_whole_packs * pack),
@@ -327,8 +331,10 @@ impl Cutter<'_> {
                 if self.idle(1) {
                     return Verdict::Passed(Ground::FewRows { rows: work.rows, slices });
                 }
-                let bytes = self.bytes_again();
-                let up_to = u64::from(choices.cluster.again_in_l2) * u64::from(device.l2_bytes);
+                if matches!(work.kept, Kept::Nothing) {
+                    return Verdict::Taken(Ground::OnePass);
+                }
+                let (bytes, up_to) = (self.bytes_again(), self.worth_reading_again());
                 let slice = work.kept_bytes().div_ceil(slices.into());
                 // A cluster whose blocks have a multiprocessor each is no faster.
                 if bytes > up_to && slice <= u64::from(self.block_bytes()) {
@@ -355,6 +361,21 @@ impl Cutter<'_> {
         let resident = self.choices.block_rows as usize * self.multiprocessors();
         let not_kept = self.work.kept_bytes().saturating_sub(self.block_bytes().into());
         not_kept.saturating_mul(resident.min(self.work.rows) as u64)
+    }
+
+    /// How much of that two-pass is faster with than a cluster.
+    fn worth_reading_again(&self) -> u64 {
+        let Self { work, device, choices: Choices { cluster, .. }, .. } = self;
+        let l2_bytes = u64::from(device.l2_bytes);
+        let of_cluster =
+            work.family(Strategy::Cluster).map(|family| Kernel::Rows(family, work.dtype));
+        if of_cluster.is_none_or(|kernel| kernel.resident_blocks() < self.choices.block_rows) {
+            return l2_bytes * u64::from(cluster.again_in_l2_of_one_block);
+        }
+        match work.dtype {
+            Dtype::F32 => l2_bytes / u64::from(cluster.again_part_of_l2_of_f32),
+            Dtype::F16 | Dtype::Bf16 => l2_bytes / u64::from(cluster.again_part_of_l2),
+        }
     }
 
     /// More than is worth the second row of a multiprocessor.

@@ -84,7 +84,7 @@ pub enum Ground {
         /// The most for which it is the fastest.
         up_to: u32,
     },
-    /// Block: nothing of a row is kept, whatever its length.
+    /// Block, and two-pass in place of a cluster: a row is gone over once, whatever its length.
     OnePass,
     /// Split-row, and cluster in place of two-pass: rows leave multiprocessors idle.
     FewRows {
@@ -118,7 +118,7 @@ pub enum Ground {
         /// What each takes of shared memory, where all of it is kept.
         bytes: u64,
     },
-    /// Cluster in place of two-pass: what would be read again does not come from L2.
+    /// Cluster in place of two-pass: too much would be read again.
     ReadAgain {
         /// What all rows that are resident would read again.
         bytes: u64,
