@@ -40,7 +40,7 @@ use crate::{
     raw::{self, binary::Addresses},
 };
 
-/// What a binary cross-entropy is of.
+/// Inputs of a binary cross-entropy: shape, logits, targets, weights.
 #[derive(Clone, Copy)]
 pub struct BinaryInputs<'a, T, Y> {
     /// Sizes and strides of the matrices.
@@ -85,7 +85,7 @@ impl<'a, T, Y> BinaryInputs<'a, T, Y> {
     }
 }
 
-/// What a binary cross-entropy is asked for beside its gradient; nothing by default.
+/// Outputs of a binary cross-entropy beside its gradient, each optional; none by default.
 #[derive(Default)]
 pub struct BinaryOutputs<'a> {
     /// One element: the reduced loss, not multiplied by the upstream gradient. NaN if any target named

@@ -20,7 +20,7 @@ use crate::{
     plan::WorkspaceLayout,
     problem::{ClassWeighting, Dtype, SoftmaxOf, TargetType},
     raw::{self, Memory, SavedAddresses, WorkspaceAddresses, saved_words},
-    release::{Owned, Witness},
+    reclaim::{ContextFence, Owned},
 };
 
 mod sealed {
@@ -159,10 +159,13 @@ impl Requirement<'_> {
 /// Refuses to allocate in a capture, where memory belongs to the graph, and a copy would read the host's memory again
 /// at each replay.
 fn not_captured(what: &'static str, stream: &CudaStream) -> Result<(), Error> {
-    match stream.capture_status().map_err(Error::driver("ask whether a stream is captured"))? {
-        CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
-        _ => Err(Error::Capturing { what }),
-    }
+    if is_captured(stream)? { Err(Error::Capturing { what }) } else { Ok(()) }
+}
+
+fn is_captured(stream: &CudaStream) -> Result<bool, Error> {
+    let status = stream.capture_status();
+    let status = status.map_err(Error::driver("ask whether a stream is captured"))?;
+    Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
 }
 
 /// Device memory that the kernels need between and during calls; made once and reused.
@@ -200,13 +203,18 @@ impl Workspace {
     /// Reports targets outside `0..classes` that were not `ignore_index`, seen by any call that
     /// used this workspace since the last time, and forgets them.
     ///
-    /// Waits for `stream`. A training loop asks now and then, not every step.
+    /// Waits for `stream`. A training loop asks now and then, not every step; one that replays a graph asks between
+    /// replays.
     ///
     /// # Errors
     /// [`Error::BadTargets`] names the lowest such row; [`Error::Driver`] if an earlier launch
-    /// failed; [`Error::OtherContext`] if `stream` is not of this workspace's context.
+    /// failed; [`Error::OtherContext`] if `stream` is not of this workspace's context; [`Error::WaitInCapture`] while
+    /// it is being captured.
     pub fn take_status(&mut self, stream: &Arc<CudaStream>) -> Result<(), Error> {
         same_context("stream", self.words.context(), stream.context())?;
+        if is_captured(stream)? {
+            return Err(Error::WaitInCapture);
+        }
         let (base, _guard) = self.words.device_ptr_mut(stream);
         // Behind the guard, because it also reports what went wrong there.
         stream.context().bind_to_thread().map_err(Error::driver("bind the context"))?;
@@ -257,19 +265,21 @@ impl ClassWeights {
         }
         not_captured("class weights", stream)?;
         let weights = stream.clone_htod(weights).map_err(Error::driver("copy class weights"))?;
-        let readers = Witness::new().map_err(Error::driver("allocate beside class weights"))?;
+        let readers =
+            ContextFence::new().map_err(Error::driver("allocate beside class weights"))?;
         Ok(Self { weights: Owned::shared(weights, readers) })
     }
 
-    /// The same of weights that are on the device already: reads them back, once, and waits for it.
+    /// The same of weights that are on the device already, in a `CudaSlice`, `CudaView` or `CudaViewMut`: reads them
+    /// back, once, and waits for it.
     ///
     /// # Errors
     /// Those of [`ClassWeights::new`]; [`Error::OtherContext`] if `stream` is not of their context.
     pub fn from_device(
         stream: &Arc<CudaStream>,
-        weights: &CudaView<'_, f32>,
+        weights: &impl DevicePtr<f32>,
     ) -> Result<Self, Error> {
-        same_context("class_weights", stream.context(), sealed::Read::context(weights))?;
+        same_context("class_weights", stream.context(), weights.stream().context())?;
         not_captured("class weights", stream)?;
         if weights.is_empty() {
             return Self::new(stream, &[]);

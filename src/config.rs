@@ -20,11 +20,11 @@ pub enum Smoothing {
     /// e/C on each class, the target among them; the target's own weight is 1 - e beside that.
     #[default]
     AllClasses,
-    /// e/(C-1) on each class but the target, which has 1 - e.
+    /// e/(C-1) on each class but the target, which has 1 - e, as in tensor2tensor and fairseq.
     OtherClasses,
     /// e/(C-1-n) on each class but the target, which has 1 - e, and n excluded classes. Which n these are is
-    /// said by class weights with [`WeightedTerms::Smoothing`]: 0 for those, 1 for the others. The count is
-    /// not checked against the weights. OpenNMT-py before 3.0.3 excludes its padding, so n = 1
+    /// said by class weights with [`WeightedTerms::Smoothing`]: 0 for those, 1 for the others; without any it is
+    /// [`Error::ExcludedClasses`](crate::Error::ExcludedClasses). The count is not checked against the weights. OpenNMT-py before 3.0.3 excludes its padding, so n = 1
     /// ([`LossConfig::opennmt_before_3_0_3`]); since then it is `AllClasses`.
     OtherClassesBut(usize),
 }
@@ -44,8 +44,8 @@ pub enum WeightedTerms {
 /// What [`Reduction::Mean`] divides one term of the loss by.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Divisor {
-    /// The sum over counted rows of the class weight of the target; without class weights the same
-    /// as `CountedRows`. PyTorch's mean.
+    /// The sum over counted rows of the class weight of the target, where class weights weigh the nll term; without
+    /// them, with [`WeightedTerms::Smoothing`] and of target probabilities the same as `CountedRows`. PyTorch's mean.
     #[default]
     TargetWeights,
     /// The rows that are not ignored.
@@ -118,13 +118,13 @@ pub struct LossConfig {
     pub divisors: Divisors,
     /// What a mean is that would divide by 0.
     pub empty_mean: EmptyMean,
-    /// L, the weight of lse^2; 0 for none. Its divisor is by default the target weights, as the other terms' is.
+    /// L, the weight of lse^2 (as in PaLM, Chowdhery et al. 2022, <https://arxiv.org/abs/2204.02311>); 0 for none. Its divisor is by default the target weights, as the other terms' is.
     /// The square is formed in f32: where |lse| is beyond 1e19 the loss is infinite, and the gradient can be NaN.
     pub z_loss: f64,
     /// t > 0, multiplies every logit (1/temperature). Where `|t x|` overflows f32 and there is no cap, the loss is
     /// infinite, even if small class weights would make the true loss finite.
     pub logit_scale: f64,
-    /// s > 0: logits become `s tanh(t x / s)`. `None`: no cap.
+    /// s > 0: logits become `s tanh(t x / s)`, as in Gemma 2 (2024, <https://arxiv.org/abs/2408.00118>). `None`: no cap.
     pub logit_softcap: Option<f64>,
 }
 
@@ -393,7 +393,8 @@ impl BinaryConfig {
     /// PyTorch's `BCEWithLogitsLoss()`: the mean over all elements. `weight` of shape `[C]` is
     /// `class_weights`, `pos_weight` is `positive_weights`.
     ///
-    /// Different: `reduction="none"` gives one loss a row here, not one an element.
+    /// Different: `reduction="sum"` needs [`OverClasses::Sum`], too; `reduction="none"` gives one loss a row here, not
+    /// one an element.
     pub fn pytorch() -> Self {
         Self::default()
     }

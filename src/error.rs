@@ -83,7 +83,7 @@ pub enum Error {
     },
 
     /// Smoothing over the other classes was asked for where there is no other class.
-    #[error("Smoothing::{smoothing:?} needs {needed} classes or more; there are {classes}")]
+    #[error("smoothing over other classes needs {needed} classes or more; there are {classes}")]
     TooFewClasses {
         /// Over which classes.
         smoothing: Smoothing,
@@ -93,8 +93,18 @@ pub enum Error {
         needed: usize,
     },
 
+    /// Classes were left out of smoothing, and nothing says which.
+    #[error(
+        "smoothing leaves {excluded} classes out, and only class weights on the smoothing term can say which: give those \
+         a weight of 0 and the others 1, with WeightedTerms::Smoothing"
+    )]
+    ExcludedClasses {
+        /// How many.
+        excluded: usize,
+    },
+
     /// An option has a value that means nothing.
-    #[error("{option} is {value}, which is not {range}")]
+    #[error("{option} is {value}; it has to be {range}")]
     Option {
         /// Its name.
         option: &'static str,
@@ -139,12 +149,12 @@ pub enum Error {
 
     /// Logits are said to be in the gradient's buffer where there is no gradient.
     #[error(
-        "Logits::InGradient is for calls that write a gradient; the forward pass needs Logits::Matrix"
+        "in place is for calls that write a gradient; the forward pass needs logits of their own"
     )]
     ForwardInPlace,
 
     /// A class weight is negative, infinite or NaN.
-    #[error("the weight of class {class} is {value}, which is not finite and 0 or more")]
+    #[error("the weight of class {class} is {value}; it has to be finite, and 0 or more")]
     ClassWeight {
         /// The first such class.
         class: usize,
@@ -243,6 +253,13 @@ pub enum Error {
         /// What was to be made.
         what: &'static str,
     },
+
+    /// The status of a workspace was asked for on a stream that is being captured.
+    #[error(
+        "the status cannot be asked for on a stream that is being captured: that waits for the stream, which would end \
+         the capture. Ask after the capture, or between replays of its graph"
+    )]
+    WaitInCapture,
 
     /// A workspace was asked for that no memory can hold.
     #[error("a workspace for {rows} rows is larger than memory can be")]

@@ -54,7 +54,7 @@
 //! |---|---|
 //! | [`loss::forward_backward`] | loss and gradient in one pass, also in place |
 //! | [`loss::forward`], [`loss::backward`] | the two apart, for autograd |
-//! | [`log_softmax`] | log-softmax, softmax, and the gradient |
+//! | [`log_softmax`] | log-softmax and its gradient; softmax, without one |
 //! | [`binary`] | binary cross-entropy from logits |
 //! | [`raw`] | all of them on raw device pointers, for buffers of other libraries |
 //! | [`plan`] | how a problem is solved on a device, and why, without one |
@@ -95,7 +95,7 @@ mod device;
 #[forbid(unsafe_code)]
 mod error;
 mod module;
-mod release;
+mod reclaim;
 
 pub mod binary;
 pub mod guide;

@@ -44,15 +44,15 @@ use crate::{
     },
 };
 
-/// What is to be written: `[rows, classes]` with a row stride.
+/// Where [`forward`] writes its result: `[rows, classes]` with a row stride.
 pub enum SoftmaxOutput<'a, T> {
     /// log softmax(x).
     LogProbabilities(&'a mut dyn DeviceWrite<T>),
-    /// softmax(x).
+    /// softmax(x). [`backward`] knows no gradient of it: its upstream gradient is that of log-probabilities.
     Probabilities(&'a mut dyn DeviceWrite<T>),
 }
 
-/// What [`forward`] writes.
+/// Outputs of [`forward`].
 pub struct LogSoftmaxOutputs<'a, T> {
     /// `[rows, classes]`.
     pub output: SoftmaxOutput<'a, T>,

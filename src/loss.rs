@@ -81,7 +81,7 @@ impl<T> Logits<'_, T> {
     }
 }
 
-/// What a loss is of.
+/// Inputs of a loss: shape, logits, targets, class weights.
 #[derive(Clone, Copy)]
 pub struct LossInputs<'a, T, Y> {
     /// Sizes and strides of the matrices.
@@ -124,7 +124,7 @@ impl<'a, T, Y> LossInputs<'a, T, Y> {
     }
 }
 
-/// What a loss is asked for beside its gradient; nothing by default. All losses are f32, whatever the
+/// Outputs of a loss beside its gradient, each optional; none by default. All losses are f32, whatever the
 /// logits are. Asking for more outputs never costs another pass over the logits, except in rows that
 /// hold NaN.
 #[derive(Default)]

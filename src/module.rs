@@ -22,7 +22,7 @@ use crate::{
     error::Error,
     plan::{DeviceProperties, Family, Generation, Kernel, Launch, Plan, Planner, RowsPlan, Start},
     problem::{BinaryProblem, LogSoftmaxProblem, Pass, Problem},
-    release::{Witness, give_back},
+    reclaim::{ContextFence, Release, give_back},
 };
 
 macro_rules! images {
@@ -166,7 +166,7 @@ struct Loaded {
     planner: Planner,
     /// In the order of [`Kernel::all`].
     functions: ManuallyDrop<Vec<CudaFunction>>,
-    launches: Witness,
+    launches: ContextFence,
 }
 
 impl Kernels {
@@ -204,7 +204,7 @@ impl Kernels {
         }
         properties.largest_cluster = largest_cluster(&functions, &properties)?;
         let planner = Planner::new(properties);
-        let launches = Witness::new().map_err(Error::driver("allocate beside the kernels"))?;
+        let launches = ContextFence::new().map_err(Error::driver("allocate beside the kernels"))?;
         let functions = ManuallyDrop::new(functions);
         let loaded = Loaded { context: context.clone(), planner, functions, launches };
         Ok(Self { loaded: Arc::new(loaded), selection: Selection::Fastest })
@@ -454,7 +454,11 @@ impl Drop for Loaded {
     fn drop(&mut self) {
         // Unloading a kernel that still runs is not defined.
         // SAFETY: nothing comes after its drop.
-        unsafe { give_back(&self.context, &mut self.functions, |_| self.launches.wait()) };
+        unsafe {
+            give_back(&self.context, &mut self.functions, |_| {
+                self.launches.wait().map(|()| Release::Free)
+            })
+        };
     }
 }
 

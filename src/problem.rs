@@ -232,8 +232,8 @@ impl Problem {
     /// Checks everything that needs no device.
     ///
     /// # Errors
-    /// [`Error::LabelSmoothing`], [`Error::TooFewClasses`], [`Error::Option`], [`Error::Classes`],
-    /// [`Error::RowStride`], [`Error::Size`], [`Error::ForwardInPlace`],
+    /// [`Error::LabelSmoothing`], [`Error::TooFewClasses`], [`Error::ExcludedClasses`], [`Error::Option`],
+    /// [`Error::Classes`], [`Error::RowStride`], [`Error::Size`], [`Error::ForwardInPlace`],
     /// [`Error::InPlaceStrides`].
     pub fn new(
         types: Types,
@@ -244,7 +244,15 @@ impl Problem {
     ) -> Result<Self, Error> {
         let lengths = Lengths::of(&types, &shape, pass, place)?;
         check_options(&config, shape.classes)?;
-        Ok(Self { types, shape, config, pass, place, lengths })
+        let problem = Self { types, shape, config, pass, place, lengths };
+        match config.smoothing {
+            Smoothing::OtherClassesBut(excluded @ 1..)
+                if config.label_smoothing != 0.0 && !problem.weighs_smoothing() =>
+            {
+                Err(Error::ExcludedClasses { excluded })
+            }
+            _ => Ok(problem),
+        }
     }
 
     /// What its elements are.
@@ -853,6 +861,27 @@ mod tests {
         let smoothing = Smoothing::OtherClassesBut(1);
         let two = with(Shape::contiguous(2, 2), LossConfig { smoothing, ..fine }).unwrap_err();
         assert_eq!(two, Error::TooFewClasses { smoothing, classes: 2, needed: 3 });
+    }
+
+    /// Only class weights on the smoothing term can say which they are.
+    #[test]
+    fn excluded_classes_have_weights() {
+        let padded = LossConfig::opennmt_before_3_0_3(0.1, 8.0);
+        let unsmoothed = LossConfig { label_smoothing: 0.0, ..padded };
+        let on_nll = LossConfig { weighted_terms: WeightedTerms::Nll, ..padded };
+        let none = LossConfig { smoothing: Smoothing::OtherClassesBut(0), ..padded };
+        let refused = Err(Error::ExcludedClasses { excluded: 1 });
+        let (absent, given) = (ClassWeighting::Absent, ClassWeighting::Given);
+        for (weights, config, expected) in [
+            (given, padded, Ok(())),
+            (absent, padded, refused.clone()),
+            (given, on_nll, refused),
+            (absent, unsmoothed, Ok(())),
+            (absent, none, Ok(())),
+        ] {
+            let problem = weighted(weights, Shape::contiguous(4, 10), config);
+            assert_eq!(problem.map(drop), expected, "{config:?}");
+        }
     }
 
     /// alpha, beta and the divisors as the published formulas have them.

@@ -12,7 +12,7 @@
 //! where a class index y gives `c_ik = alpha u_y [k = y] + beta v_k`, and target probabilities q give
 //! `c_ik = alpha u_k q_ik + beta v_k`. [`log_softmax`] and [`binary`] are operations of their own.
 
-/// What the rows are to be.
+/// Targets: one class a row, or probabilities.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Targets<'a> {
     /// One class a row; rows with the ignored index count for nothing.

@@ -4,8 +4,8 @@
     library = smoothxent.Library()
     kernels = library.load(device=0)
     config = library.config("pytorch", label_smoothing=0.1)
-    kernels.forward_backward(stream, config, rows=8192, classes=128256, dtype="bf16", targets=targets,
-                             gradient=gradient, logits=logits, loss=loss,
+    kernels.forward_backward(stream, config, rows=8192, classes=128256, dtype="bf16", logits=logits,
+                             targets=targets, target_type="i64", gradient=gradient, loss=loss,
                              workspace=workspace, workspace_bytes=kernels.workspace_bytes(8192))
 
 Pointers are integers, as `tensor.data_ptr()` gives them, and so is a stream (`torch.cuda.current_stream()
@@ -344,7 +344,8 @@ class Kernels:
     def forward_backward(self, stream, config, *, gradient, upstream=None, upstream_per_row=False,
                          workspace, workspace_bytes, loss=None, row_losses=None, row_lse=None,
                          row_argmax=None, correct=None, **inputs):
-        """Loss and gradient. `inputs` are those of `loss_inputs`; `logits=None` is in place."""
+        """Loss and gradient. `inputs` are those of `loss_inputs`; with `in_place=True` logits are in the gradient's
+        memory."""
         inputs = loss_inputs(**inputs)
         outputs = _outputs(sx_loss_outputs, loss=loss, row_losses=row_losses, row_lse=row_lse,
                            row_argmax=row_argmax, correct=correct)
@@ -378,8 +379,7 @@ class Kernels:
 
     def plan(self, config, *, which="forward_backward", **inputs):
         """How a call is launched, and why, as text. Pointers are not looked at."""
-        inputs.setdefault("logits", 0)
-        inputs = loss_inputs(**{"targets": 0, **inputs})
+        inputs = loss_inputs(**_for_a_plan(inputs))
         return self._plan("sx_loss_plan", ctypes.byref(config), ctypes.byref(inputs),
                           _number("which", which, PASSES))
 
@@ -417,8 +417,7 @@ class Kernels:
 
     def binary_plan(self, config, *, which="forward_backward", **inputs):
         """As `plan`."""
-        inputs.setdefault("logits", 0)
-        inputs = binary_inputs(**{"targets": 0, **inputs})
+        inputs = binary_inputs(**_for_a_plan(inputs))
         return self._plan("sx_binary_plan", ctypes.byref(config), ctypes.byref(inputs),
                           _number("which", which, PASSES))
 
@@ -450,25 +449,33 @@ class Kernels:
                           _number("which", which, PASSES))
 
 
-def loss_inputs(*, rows, classes, dtype, targets, target_type="i64", logits=None, logits_row_stride=None,
-                gradient_row_stride=None, targets_row_stride=None, class_weights=None):
-    """What a loss is of. Without logits they are in the gradient's place; strides default to classes."""
+def loss_inputs(*, rows, classes, dtype, targets, target_type, logits=None, in_place=False,
+                logits_row_stride=None, gradient_row_stride=None, targets_row_stride=None, class_weights=None):
+    """Shape, logits, targets and class weights of a loss: `logits`, or `in_place=True` where they are in the gradient's
+    memory. Strides default to classes."""
     return _inputs(sx_loss_inputs, locals())
 
 
-def binary_inputs(*, rows, classes, dtype, targets, target_type="i64", logits=None, logits_row_stride=None,
-                  gradient_row_stride=None, targets_row_stride=None, class_weights=None,
+def binary_inputs(*, rows, classes, dtype, targets, target_type, logits=None, in_place=False,
+                  logits_row_stride=None, gradient_row_stride=None, targets_row_stride=None, class_weights=None,
                   positive_weights=None):
     """What a binary cross-entropy is of, as `loss_inputs`."""
     return _inputs(sx_binary_inputs, locals())
 
 
+def _for_a_plan(inputs):
+    logits = None if inputs.get("in_place") else 0
+    return {"targets": 0, "target_type": "i64", "logits": logits, **inputs}
+
+
 def _inputs(kind, given):
+    if (given["logits"] is None) != bool(given["in_place"]):
+        raise Error(INVALID_ARGUMENT, "either logits are given, or in_place=True says that the gradient's memory has them")
     shape = sx_shape(*(given[name] or 0 for name, _ in sx_shape._fields_))
     inputs = kind(
         dtype=_number("dtype", given["dtype"], DTYPES),
         target_type=_number("target_type", given["target_type"], TARGET_TYPES),
-        shape=shape, in_place=given["logits"] is None, logits=given["logits"] or 0,
+        shape=shape, in_place=bool(given["in_place"]), logits=given["logits"] or 0,
         targets=given["targets"], class_weights=given["class_weights"] or 0)
     if "positive_weights" in given:
         inputs.positive_weights = given["positive_weights"] or 0

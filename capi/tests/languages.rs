@@ -605,6 +605,7 @@ fn python() -> Result<Completion, Failed> {
             "library: 2: there is no /nowhere.so; build it with ",
             "smoothing: 2: label_smoothing is 1.5, which is not within 0..=1\n",
             "workspace: 2: the workspace has 64 bytes; the problem needs ",
+            "no logits: 2: either logits are given, or in_place=True says ",
             "call: 0: \n",
             "status: 7: 1 target(s) name no class: the first is 7 in row 1, where targets are within 0..3",
             "bad targets: 1, row 1, target 7 of 3\n",

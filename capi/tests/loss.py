@@ -129,6 +129,7 @@ def run(driver, kernels, case, data, workspace, workspace_bytes):
 
     inputs = {
         **both, "targets": memory["targets"], "logits": None if in_place else memory["logits"],
+        "in_place": in_place,
         "target_type": name_of(case["target_type"], smoothxent.TARGET_TYPES),
         "logits_row_stride": case["logits_row_stride"], "gradient_row_stride": case["gradient_row_stride"],
         "targets_row_stride": case["targets_row_stride"]}
@@ -158,7 +159,7 @@ def run(driver, kernels, case, data, workspace, workspace_bytes):
         kernels.forward_backward(0, config, **outputs, **to, **room, **inputs)
     else:
         saved = driver.zeroed(kernels.saved_bytes(rows))
-        apart = {**inputs, "logits": memory["logits"]}
+        apart = {**inputs, "logits": memory["logits"], "in_place": False}
         kernels.forward(0, config, saved=saved, **outputs, **room, **apart)
         kernels.backward(0, config, saved=saved, **to, **inputs)
     found = [(gradient, case["gradient_bytes"]), loss, row_losses, row_lse, row_argmax, correct]
@@ -182,11 +183,14 @@ def mistakes(driver, library, kernels):
     workspace_bytes = kernels.workspace_bytes(2)
     workspace = driver.zeroed(workspace_bytes)
     targets = driver.upload(struct.pack("<2q", 1, 7))
-    inputs = dict(rows=2, classes=3, dtype="f32", targets=targets, logits=driver.zeroed(24),
+    logits = driver.zeroed(24)
+    inputs = dict(rows=2, classes=3, dtype="f32", targets=targets, target_type="i64", logits=logits,
                   loss=driver.zeroed(4), workspace=workspace)
     say("smoothing", lambda: kernels.forward(0, config, workspace_bytes=workspace_bytes, **inputs))
     config = library.config("pytorch", logit_softcap=30.0, divisor=2.0, empty_mean="zero")
     say("workspace", lambda: kernels.forward(0, config, workspace_bytes=64, **inputs))
+    forgotten = {**inputs, "logits": None, "workspace_bytes": workspace_bytes}
+    say("no logits", lambda: kernels.forward_backward(0, config, gradient=logits, **forgotten))
     say("call", lambda: kernels.forward(0, config, workspace_bytes=workspace_bytes, **inputs))
     bad = say("status", lambda: kernels.take_status(0, workspace))
     print(f"bad targets: {bad.count}, row {bad.row}, target {bad.target} of {bad.classes}")

@@ -49,49 +49,52 @@ macro_rules! families {
 families! {
     /// Loss and gradient of class indices, or one of them; many short rows a block.
     FusedTiny = "fused_tiny", XENT_WARP_BLOCK_THREADS, 7;
-    /// A row a warp, or a part of one.
+    /// Loss and gradient of class indices, or one of them; a row a warp, or a part of one.
     FusedWarp = "fused_warp", XENT_WARP_BLOCK_THREADS, 4;
-    /// A row a block.
+    /// Loss and gradient of class indices, or one of them; a row a block.
     FusedBlock = "fused_block", XENT_MAX_BLOCK_THREADS, 2;
-    /// A row a cluster.
+    /// Loss and gradient of class indices, or one of them; a row a cluster.
     FusedCluster = "fused_cluster", XENT_MAX_BLOCK_THREADS, 2;
-    /// A slice of a row a block, in two launches.
+    /// Loss and gradient of class indices, or one of them; a slice of a row a block, in two launches.
     FusedSplitRow = "fused_split_row", XENT_MAX_BLOCK_THREADS, 2;
-    /// The same with class weights in the smoothing term, or capped logits; many short rows a block.
+    /// Loss and gradient, or one of them, with class weights in the smoothing term or capped logits; many short rows
+    /// a block.
     FusedGeneralTiny = "fused_general_tiny", XENT_WARP_BLOCK_THREADS, 7;
-    /// A row a warp, or a part of one.
+    /// Loss and gradient, or one of them, with class weights in the smoothing term or capped logits; a row a warp, or
+    /// a part of one.
     FusedGeneralWarp = "fused_general_warp", XENT_WARP_BLOCK_THREADS, 3;
-    /// A row a block.
+    /// Loss and gradient, or one of them, with class weights in the smoothing term or capped logits; a row a block.
     FusedGeneralBlock = "fused_general_block", XENT_MAX_BLOCK_THREADS, 2;
-    /// A row a cluster.
+    /// Loss and gradient, or one of them, with class weights in the smoothing term or capped logits; a row a cluster.
     FusedGeneralCluster = "fused_general_cluster", XENT_MAX_BLOCK_THREADS, 1;
-    /// A slice of a row a block, in two launches.
+    /// Loss and gradient, or one of them, with class weights in the smoothing term or capped logits; a slice of a row
+    /// a block, in two launches.
     FusedGeneralSplitRow = "fused_general_split_row", XENT_MAX_BLOCK_THREADS, 1;
     /// Loss and gradient of target probabilities, or one of them; a row a warp, or a part of one.
     FusedProbabilitiesWarp = "fused_probabilities_warp", XENT_WARP_BLOCK_THREADS, 4;
-    /// A row a block.
+    /// Loss and gradient of target probabilities, or one of them; a row a block.
     FusedProbabilitiesBlock = "fused_probabilities_block", XENT_MAX_BLOCK_THREADS, 1;
-    /// A row a cluster.
+    /// Loss and gradient of target probabilities, or one of them; a row a cluster.
     FusedProbabilitiesCluster = "fused_probabilities_cluster", XENT_MAX_BLOCK_THREADS, 1;
     /// Log-softmax, or softmax; many short rows a block.
     LogSoftmaxTiny = "log_softmax_tiny", XENT_WARP_BLOCK_THREADS, 8;
-    /// A row a warp, or a part of one.
+    /// Log-softmax, or softmax; a row a warp, or a part of one.
     LogSoftmaxWarp = "log_softmax_warp", XENT_WARP_BLOCK_THREADS, 4;
-    /// A row a block.
+    /// Log-softmax, or softmax; a row a block.
     LogSoftmaxBlock = "log_softmax_block", XENT_MAX_BLOCK_THREADS, 2;
-    /// A row a cluster.
+    /// Log-softmax, or softmax; a row a cluster.
     LogSoftmaxCluster = "log_softmax_cluster", XENT_MAX_BLOCK_THREADS, 2;
-    /// Its gradient; a row a warp, or a part of one.
+    /// The gradient of log-softmax; a row a warp, or a part of one.
     LogSoftmaxBackwardWarp = "log_softmax_backward_warp", XENT_WARP_BLOCK_THREADS, 4;
-    /// A row a block.
+    /// The gradient of log-softmax; a row a block.
     LogSoftmaxBackwardBlock = "log_softmax_backward_block", XENT_MAX_BLOCK_THREADS, 2;
-    /// A row a cluster.
+    /// The gradient of log-softmax; a row a cluster.
     LogSoftmaxBackwardCluster = "log_softmax_backward_cluster", XENT_MAX_BLOCK_THREADS, 2;
     /// Binary cross-entropy and its gradient, or one of them; many short rows a block.
     BinaryTiny = "binary_tiny", XENT_WARP_BLOCK_THREADS, 8;
-    /// A row a warp, or a part of one.
+    /// Binary cross-entropy and its gradient, or one of them; a row a warp, or a part of one.
     BinaryWarp = "binary_warp", XENT_WARP_BLOCK_THREADS, 5;
-    /// A row a block.
+    /// Binary cross-entropy and its gradient, or one of them; a row a block.
     BinaryBlock = "binary_block", XENT_MAX_BLOCK_THREADS, 2;
 }
 

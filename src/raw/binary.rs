@@ -16,7 +16,7 @@ use crate::{
     problem::{BinaryProblem, ClassWeighting, Dtype, Pass, Shape, TargetType, Terms, Types},
 };
 
-/// What a binary cross-entropy is of, as [`BinaryInputs`](crate::binary::BinaryInputs).
+/// Inputs of a binary cross-entropy, as [`BinaryInputs`](crate::binary::BinaryInputs).
 #[derive(Clone, Copy, Debug)]
 pub struct BinaryInputs {
     /// Of logits and gradient.
@@ -62,7 +62,7 @@ impl BinaryInputs {
     }
 }
 
-/// What a binary cross-entropy is asked for beside its gradient; 0 for what nobody wants.
+/// Outputs of a binary cross-entropy beside its gradient; 0 for what nobody wants.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BinaryOutputs {
     /// One f32.

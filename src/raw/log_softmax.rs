@@ -11,7 +11,7 @@ use crate::{
     problem::{Dtype, LogSoftmaxProblem, LogSoftmaxShape, Pass},
 };
 
-/// What is to be written: `[rows, classes]` with a row stride.
+/// Where [`forward`] writes its result: `[rows, classes]` with a row stride.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SoftmaxOutput {
     /// log softmax(x).
@@ -35,7 +35,7 @@ impl SoftmaxOutput {
     }
 }
 
-/// What [`forward`] is of.
+/// Inputs of [`forward`].
 #[derive(Clone, Copy, Debug)]
 pub struct LogSoftmaxInputs {
     /// Of all matrices.
@@ -46,7 +46,7 @@ pub struct LogSoftmaxInputs {
     pub logits: CUdeviceptr,
 }
 
-/// What [`forward`] writes.
+/// Outputs of [`forward`].
 #[derive(Clone, Copy, Debug)]
 pub struct LogSoftmaxOutputs {
     /// `[rows, classes]`.

@@ -16,7 +16,7 @@ use crate::{
     problem::{ClassWeighting, Dtype, Pass, Problem, Shape, TargetType, Types},
 };
 
-/// What a loss is of, as [`LossInputs`](crate::LossInputs).
+/// Inputs of a loss, as [`LossInputs`](crate::LossInputs).
 #[derive(Clone, Copy, Debug)]
 pub struct LossInputs {
     /// Of logits and gradient.
@@ -71,7 +71,7 @@ impl LossInputs {
     }
 }
 
-/// What a loss is asked for beside its gradient, as [`LossOutputs`](crate::LossOutputs); 0 for what
+/// Outputs of a loss beside its gradient, as [`LossOutputs`](crate::LossOutputs); 0 for what
 /// nobody wants.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LossOutputs {

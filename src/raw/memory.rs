@@ -1,7 +1,11 @@
 //! What lies where in a workspace, and in what is saved between passes; the record of bad targets.
 
-use cudarc::driver::sys::{
-    CUdeviceptr, CUstream, cuMemcpyDtoHAsync_v2, cuMemsetD32Async, cuStreamSynchronize,
+use cudarc::driver::{
+    result::stream,
+    sys::{
+        CUdeviceptr, CUstream, CUstreamCaptureStatus, cuMemcpyDtoHAsync_v2, cuMemsetD32Async,
+        cuStreamSynchronize,
+    },
 };
 
 use super::needed;
@@ -127,11 +131,12 @@ impl SavedAddresses {
 /// Reports targets that named no class, seen by any call that used this workspace since the last time, and
 /// forgets them; as [`Workspace::take_status`](crate::Workspace::take_status) does.
 ///
-/// Waits for `stream`, so it cannot be captured.
+/// Waits for `stream`.
 ///
 /// # Errors
-/// [`Error::BadTargets`] names the lowest such row; [`Error::Null`], [`Error::Alignment`] and
-/// [`Error::Memory`] and [`Error::BufferSize`] of the workspace; [`Error::Driver`] if an earlier launch failed.
+/// [`Error::BadTargets`] names the lowest such row; [`Error::Null`], [`Error::Alignment`],
+/// [`Error::Memory`] and [`Error::BufferSize`] of the workspace; [`Error::WaitInCapture`] while `stream` is being
+/// captured; [`Error::Driver`] if an earlier launch failed.
 ///
 /// # Safety
 /// That of [`raw`](crate::raw).
@@ -142,6 +147,12 @@ pub unsafe fn take_status(
 ) -> Result<(), Error> {
     workspace.check("workspace", workspace_bytes(0)?)?;
     kernels.bind()?;
+    // SAFETY: the caller's promise.
+    let captured = unsafe { stream::is_capturing(stream) }
+        .map_err(Error::driver("ask whether a stream is captured"))?;
+    if captured != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+        return Err(Error::WaitInCapture);
+    }
     // SAFETY: the caller's promise; a workspace begins with the record.
     unsafe { take_status_at(stream, workspace.address) }
 }
@@ -149,7 +160,7 @@ pub unsafe fn take_status(
 const STATUS_WORDS: usize = size_of::<abi::XentStatus>() / size_of::<u32>();
 
 /// # Safety
-/// The current context has a workspace at `address`, which `stream` may write.
+/// The current context has a workspace at `address`, which `stream` may write, and `stream` is not being captured.
 pub(crate) unsafe fn take_status_at(stream: CUstream, address: CUdeviceptr) -> Result<(), Error> {
     let mut status = abi::XentStatus {
         bad_targets: 0,

@@ -40,6 +40,8 @@ pub fn trials() -> Vec<Trial> {
         trial("errors::workspace_too_small", workspace_too_small),
         capturing_trial("errors::made_in_a_capture", made_in_a_capture),
         capturing_trial("errors::dropped_in_a_capture", dropped_in_a_capture),
+        capturing_trial("errors::dropped_in_its_own_capture", dropped_in_its_own_capture),
+        capturing_trial("errors::asked_in_a_capture", asked_in_a_capture),
         trial("errors::sizes_that_wrap_around", sizes_that_wrap_around),
         trial("errors::scalar_upstream_of_two", scalar_upstream_of_two),
         trial("errors::the_lowest_bad_row_wins", the_lowest_bad_row_wins),
@@ -497,6 +499,48 @@ fn dropped_in_a_capture() -> Result<(), String> {
     let dropped = context.check_err();
     stream.end_capture(CUgraphInstantiate_flags(0)).map(drop).map_err(of_driver)?;
     dropped.map_err(of_driver)
+}
+
+/// What belongs to the captured stream is leaked, and nothing says that anything failed: cudarc would refuse to end the
+/// capture.
+fn dropped_in_its_own_capture() -> Result<(), String> {
+    let of_driver = |error: DriverError| format!("{:?}", error.0);
+    let of_ours = |error: Error| error.to_string();
+    let context = smoothxent::open(0).map_err(of_ours)?;
+    let stream = context.new_stream().map_err(of_driver)?;
+    let workspace = Workspace::new(&stream, ROWS).map_err(of_ours)?;
+    let saved = SavedSoftmax::new(&stream, ROWS).map_err(of_ours)?;
+    let weights = ClassWeights::new(&stream, &[1.0; CLASSES]).map_err(of_ours)?;
+    stream
+        .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .map_err(of_driver)?;
+    drop((workspace, saved, weights));
+    stream.end_capture(CUgraphInstantiate_flags(0)).map(drop).map_err(of_driver)?;
+    context.check_err().map_err(of_driver)
+}
+
+/// It would wait for the stream, and so end the capture.
+fn asked_in_a_capture() -> Result<(), String> {
+    let of_driver = |error: DriverError| format!("{:?}", error.0);
+    let of_ours = |error: Error| error.to_string();
+    let context = smoothxent::open(0).map_err(of_ours)?;
+    let kernels = Kernels::load(&context).map_err(of_ours)?;
+    let stream = context.new_stream().map_err(of_driver)?;
+    let mut workspace = Workspace::new(&stream, ROWS).map_err(of_ours)?;
+    let bytes = raw::workspace_bytes(ROWS).map_err(of_ours)?;
+    let words = stream.alloc_zeros::<u8>(bytes).map_err(of_driver)?;
+    let memory = raw::Memory { address: words.device_ptr(&stream).0, bytes };
+    stream.synchronize().map_err(of_driver)?;
+    stream
+        .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .map_err(of_driver)?;
+    let asked = workspace.take_status(&stream);
+    // SAFETY: the words are zeros, as many as a workspace has, and nobody else uses them.
+    let of_raw = unsafe { raw::take_status(&kernels, stream.cu_stream(), memory) };
+    stream.end_capture(CUgraphInstantiate_flags(0)).map(drop).map_err(of_driver)?;
+    expect("workspace", asked, Error::WaitInCapture)?;
+    expect("raw", of_raw, Error::WaitInCapture)?;
+    workspace.take_status(&stream).map_err(of_ours)
 }
 
 fn made_in_a_capture() -> Result<(), String> {

@@ -21,7 +21,7 @@ pub struct Arguments {}
 const MODULE_IMPORTS: [(&str, &[&str]); 17] = [
     ("abi", &[]),
     ("binary", &["buffer", "call", "config", "error", "loss", "module", "problem", "raw"]),
-    ("buffer", &["abi", "device", "error", "plan", "problem", "raw", "release"]),
+    ("buffer", &["abi", "device", "error", "plan", "problem", "raw", "reclaim"]),
     ("call", &["buffer", "error", "module", "raw"]),
     ("config", &[]),
     ("device", &["error"]),
@@ -43,18 +43,18 @@ const MODULE_IMPORTS: [(&str, &[&str]); 17] = [
             "plan",
             "problem",
             "raw",
+            "reclaim",
             "reference",
-            "release",
         ],
     ),
     ("log_softmax", &["buffer", "call", "error", "module", "problem", "raw"]),
     ("loss", &["buffer", "call", "config", "error", "module", "plan", "problem", "raw"]),
-    ("module", &["abi", "config", "device", "error", "plan", "problem", "release"]),
+    ("module", &["abi", "config", "device", "error", "plan", "problem", "reclaim"]),
     ("plan", &["abi", "config", "error", "problem"]),
     ("problem", &["abi", "config", "error"]),
     ("raw", &["abi", "config", "error", "module", "plan", "problem"]),
+    ("reclaim", &[]),
     ("reference", &[]),
-    ("release", &[]),
 ];
 
 /// What each file of kernels/ may include of the others: a layer includes those above it. `*`
@@ -169,7 +169,7 @@ const NOT_IN_SRC: &str = "emulat";
 const PRODUCTS: [&str; 3] = ["src", "capi/src", "adapters"];
 
 /// Waits for a whole context, by the driver's function or cudarc's: it crashes beside a capture of another thread
-/// (src/release.rs).
+/// (src/reclaim.rs).
 const CONTEXT_WAITS: [&str; 7] = [
     "cuCtxSynchronize(",
     "cuCtxRecordEvent(",
@@ -409,7 +409,7 @@ fn check_waits(source: &Source, faults: &mut Vec<String>) {
     for wait in CONTEXT_WAITS.into_iter().filter(|wait| code.contains(wait)) {
         faults.push(format!(
             "{}: {wait} waits for a whole context, which crashes beside another thread's capture; wait for a stream, \
-             or as src/release.rs does",
+             or as src/reclaim.rs does",
             source.path
         ));
     }

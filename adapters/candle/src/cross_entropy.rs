@@ -31,7 +31,8 @@ const OP: &str = "cross_entropy";
 /// (without the classes) for [`Reduction::None`]. Targets are constants: no gradient reaches them.
 ///
 /// On the GPU, a handle holds the workspace of each thread that uses it, and the class weights; kernels are
-/// loaded once a device, with the first handle. Making a handle for every step works, but allocates.
+/// loaded with the first handle of a [`Device`], once for it and its clones (each `Device::new_cuda` is another one), and
+/// stay loaded. Making a handle for every step works, but allocates.
 /// On the CPU everything is computed in f64 by [`smoothxent::reference`], one row after the other.
 ///
 /// A target that names no class gives its row a NaN loss and a zero gradient, makes the sum or mean NaN, and is

@@ -120,7 +120,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Of a device, loaded once.
+/// Of a device and its clones, loaded once, and for good: functions without a handle use them, too.
 fn kernels_of(device: &CudaDevice) -> Result<Arc<Kernels>> {
     static LOADED: Mutex<Vec<Arc<Kernels>>> = Mutex::new(Vec::new());
     let stream = device.cuda_stream();

@@ -21,7 +21,7 @@ const OP: &str = "log_softmax";
 ///
 /// Logits are f32, f16 or bf16, of any layout. The backward pass takes the probabilities from the logits, not
 /// from the rounded result, so that its gradient is accurate in every dtype, also as p -> 1. On a GPU each
-/// pass is one launch; kernels are loaded once a device. On the CPU it is computed in f64.
+/// pass is one launch; kernels are loaded once for a `Device` and its clones. On the CPU it is computed in f64.
 ///
 /// # Errors
 /// A scalar, or another dtype; on a GPU those of [`smoothxent::Kernels::load`]; or that this was built

@@ -67,9 +67,9 @@ class Smoothxent(Implementation):
         def call_of(number: int) -> Any:
             options = {**common, "targets": data.targets[number].data_ptr()}
             if case.place == "in_place":
-                # Logits that are not named are what the gradient's buffer holds.
                 over = {"gradient": data.logits[number].data_ptr(), **in_place_strides}
-                return partial(kernels.forward_backward, stream, config, **options, **to_loss, **over)
+                in_place = partial(kernels.forward_backward, in_place=True, **options, **to_loss, **over)
+                return partial(in_place, stream, config)
             if case.computes == "fused":
                 options.update(logits_of(number), **gradient_of(number))
                 return partial(kernels.forward_backward, stream, config, **options, **to_loss)
@@ -129,6 +129,7 @@ class Smoothxent(Implementation):
             targets=targets.data_ptr(),
             target_type="i64",
             gradient=logits.data_ptr(),
+            in_place=True,
             logits_row_stride=logits.stride(0),
             gradient_row_stride=logits.stride(0),
             loss=loss.data_ptr(),

@@ -143,6 +143,7 @@ class Kernels:
         targets,
         target_type,
         logits=None,
+        in_place=False,
         logits_row_stride=None,
         gradient=None,
         gradient_row_stride=None,
@@ -151,7 +152,8 @@ class Kernels:
     ):
         assert stream == Stream.cuda_stream and target_type == "i64"
         stored, shape = DTYPES[dtype], (rows, classes)
-        if logits is None:
+        assert in_place == (logits is None)
+        if in_place:
             assert logits_row_stride == gradient_row_stride, "has to be the same in place"
         if gradient is not None:
             written = _tensor(gradient, stored, shape, (gradient_row_stride or classes, 1))

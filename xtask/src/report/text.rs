@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn times_alone_without_targets_to_ignore_are_said_to_be_so() {
-        let easier = "of a mean that has no rows to count (no ignore_index)";
+        let easier = "times taken alone have no ignore_index";
         let mut record = synthetic();
         assert!(!conditions(&record).contains(easier), "all took turns with peers");
         let is_ours = |row: &&Speed| row.implementation == Implementation::Smoothxent;
@@ -345,7 +345,7 @@ mod tests {
         }
         record.errors_of = Some("2026-01-30-bbb".into());
         let text = section("headline", &[record]);
-        let line = format!("\n- Of 2026-01-30-bbb, with the kernels of then: {line}");
+        let line = format!("\n- Record 2026-01-30-bbb, of earlier kernels: {line}");
         assert!(text.contains(&line), "{text}");
     }
 

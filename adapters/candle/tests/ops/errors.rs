@@ -90,7 +90,7 @@ fn options_and_weights() -> Result<()> {
     let error = bare(weighted(&[1.0, 2.0, -0.5]).unwrap_err());
     assert_eq!(
         error.to_string(),
-        "the weight of class 2 is -0.5, which is not finite and 0 or more"
+        "the weight of class 2 is -0.5; it has to be finite, and 0 or more"
     );
     let matrix = Tensor::ones((2, 7), DType::F32, &device)?;
     let refused = CrossEntropy::with_class_weights(LossConfig::default(), &matrix, &device);

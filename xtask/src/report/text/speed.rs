@@ -40,7 +40,7 @@ pub fn speed(record: &Record, folder: &str) -> Option<String> {
         parts.push(image(SPEEDUP, &file(plot::speedup_file(Pass::Fused, dtype))));
     }
     if drawn.name != record.name {
-        parts.push(format!("The plots are of {}, with the kernels of then.", drawn.name));
+        parts.push(format!("The plots show record {}, of earlier kernels.", drawn.name));
     }
     Some(parts.join("\n\n"))
 }
@@ -66,7 +66,7 @@ pub fn compared_before(record: &Record, passes: &[Pass]) -> Option<String> {
     let earlier = record.compared_more.as_ref()?;
     let speeds = Speeds::of(&earlier.speeds);
     let mut parts = vec![format!(
-        "Of an earlier record, {}, which has more comparisons, with the kernels of then:",
+        "An earlier record, {}, of earlier kernels, has more comparisons:",
         earlier.name
     )];
     // Once is enough.
@@ -114,7 +114,7 @@ pub fn conditions(record: &Record) -> String {
     let [right, wrong, unknown] = compare::verdicts(&speeds);
     if right + wrong + unknown > 0 {
         text.push_str(&match (wrong, unknown) {
-            _ if right + wrong == 0 => "Whether results were right was not looked at. ".to_owned(),
+            _ if right + wrong == 0 => "Results were not checked. ".to_owned(),
             (0, 0) => format!("All {right} results of smoothxent's were right. "),
             _ => format!(
                 "Of smoothxent's results that were compared {right} were right, {wrong} **wrong**; {unknown} were \
@@ -140,8 +140,8 @@ fn nothing_to_count(record: &Record) -> Option<String> {
         alone && row.ignore_index.is_none()
     };
     record.speeds.iter().any(easier).then(|| {
-        "smoothxent's times taken alone are of a mean that has no rows to count (no ignore_index): where there are \
-         many, one launch less than beside others."
+        "smoothxent's times taken alone have no ignore_index: where rows are many, that saves the launch that counts \
+         them, which times beside others include."
             .to_owned()
     })
 }

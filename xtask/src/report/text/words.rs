@@ -7,7 +7,7 @@ use crate::report::shelf::Record;
 
 /// Before what an earlier record says.
 pub fn of_then(name: &str) -> String {
-    format!("Of {name}, with the kernels of then:")
+    format!("Record {name}, of earlier kernels:")
 }
 
 pub fn with_smoothing(Smoothing(smoothing): Smoothing) -> String {

@@ -2,7 +2,7 @@
 //!
 //! cudarc remembers an error that a drop could not return, and gives it to the next call in place of an answer, a
 //! wait among them; and it frees a buffer in whatever context is current. Neither may free what is in use. And
-//! nobody here waits by cuCtxSynchronize, which another thread's capture of a stream turns into a crash (`Witness`).
+//! nobody here waits by cuCtxSynchronize, which another thread's capture of a stream turns into a crash (`ContextFence`).
 
 use std::{
     mem::ManuallyDrop,
@@ -15,31 +15,40 @@ use cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, DevicePtrMut, DriverError,
     result::{self, ctx, stream},
     sys::{
-        CUcontext, CUdeviceptr, CUresult, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus,
+        CUcontext, CUdeviceptr, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus,
         cuThreadExchangeStreamCaptureMode,
     },
 };
 
-/// Drops `value` in `context` once `wait` has succeeded there, or leaks it: the context is lost, or the value's own
-/// stream is being captured. A failure is remembered as cudarc remembers those of its drops. The thread's current
-/// context stays what it was, unless this was the last user of `context`. Captures of streams, by this thread or
-/// others, go on undisturbed.
+/// What becomes of a value that nobody on the host uses any more.
+pub(crate) enum Release {
+    /// Nobody on the device does, either.
+    Free,
+    /// Its own stream is being captured, and a graph may use it at every replay.
+    Leak,
+}
+
+/// Drops `value` in `context` once `wait` allows it there, or leaks it: also where `wait` fails, as the context is lost.
+/// A failure is remembered as cudarc remembers those of its drops. The thread's current context stays what it was,
+/// unless this was the last user of `context`. Captures of streams, by this thread or others, go on undisturbed.
 ///
 /// # Safety
 /// Nobody uses `value` again.
 pub(crate) unsafe fn give_back<T>(
     context: &Arc<CudaContext>,
     value: &mut ManuallyDrop<T>,
-    wait: impl FnOnce(&mut T) -> Result<(), DriverError>,
+    wait: impl FnOnce(&mut T) -> Result<Release, DriverError>,
 ) {
     let before = ctx::get_current();
     // Not `bind_to_thread`, which returns what cudarc remembers instead.
     // SAFETY: the context is one that `context` keeps.
     let current = unsafe { ctx::set_current(context.cu_ctx()) };
     let given_back = current.and_then(|()| beside_captures()).and_then(|_beside| {
-        wait(value)?;
-        // SAFETY: the caller's promise, and this runs once.
-        unsafe { ManuallyDrop::drop(value) };
+        match wait(value)? {
+            // SAFETY: the caller's promise, and this runs once.
+            Release::Free => unsafe { ManuallyDrop::drop(value) },
+            Release::Leak => {}
+        }
         Ok(())
     });
     context.record_err(given_back);
@@ -79,9 +88,9 @@ fn exchange(mut mode: CUstreamCaptureMode) -> Result<CUstreamCaptureMode, Driver
 /// cuCtxSynchronize would say what is meant, but driver 580.159 reads through a null pointer there, and in
 /// cuCtxRecordEvent, when another thread begins or ends the capture of a stream: `RELIABILITY.md`.
 #[derive(Debug)]
-pub(crate) struct Witness(CUdeviceptr);
+pub(crate) struct ContextFence(CUdeviceptr);
 
-impl Witness {
+impl ContextFence {
     /// In the current context. To be made ahead of its time, since memory can be short.
     pub fn new() -> Result<Self, DriverError> {
         let _beside = beside_captures()?;
@@ -98,26 +107,23 @@ impl Witness {
 
 /// Waits for all work of the current context, or cannot.
 fn all_work() -> Result<(), DriverError> {
-    Witness::new()?.wait()
+    ContextFence::new()?.wait()
 }
 
 /// Of each thread another one: the per-thread default stream.
 const PER_THREAD: usize = 2;
 
-fn uncaptured(stream: &CudaStream) -> Result<(), DriverError> {
+fn is_captured(stream: &CudaStream) -> Result<bool, DriverError> {
     // SAFETY: the stream is there as long as `stream`.
-    match unsafe { stream::is_capturing(stream.cu_stream()) }? {
-        CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
-        // What is captured may use it at every replay.
-        _ => Err(DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)),
-    }
+    let status = unsafe { stream::is_capturing(stream.cu_stream()) }?;
+    Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
 }
 
 /// Puts the buffer's own stream, on which it is freed, behind those users of it that cudarc knows of; where that
-/// cannot be said for sure, waits for all work. The buffer's context is current; `maker` is the thread that made it.
+/// cannot be said for sure, waits for all work. The buffer's context is current, and its stream is not being captured;
+/// `maker` is the thread that made it.
 fn behind_its_users<T>(slice: &mut CudaSlice<T>, maker: ThreadId) -> Result<(), DriverError> {
     let stream = slice.stream().clone();
-    uncaptured(&stream)?;
     // This thread's stream is not behind the maker's.
     if stream.cu_stream() == PER_THREAD as CUstream && thread::current().id() != maker {
         return all_work();
@@ -136,7 +142,7 @@ fn behind_its_users<T>(slice: &mut CudaSlice<T>, maker: ThreadId) -> Result<(), 
 pub(crate) struct Owned<T> {
     slice: ManuallyDrop<CudaSlice<T>>,
     maker: ThreadId,
-    readers: Option<Witness>,
+    readers: Option<ContextFence>,
 }
 
 impl<T> Owned<T> {
@@ -147,11 +153,11 @@ impl<T> Owned<T> {
 
     /// Freed behind all work, since several streams may read it at a time: cudarc remembers one reader of a buffer,
     /// the last.
-    pub fn shared(slice: CudaSlice<T>, readers: Witness) -> Self {
+    pub fn shared(slice: CudaSlice<T>, readers: ContextFence) -> Self {
         Self::with(slice, Some(readers))
     }
 
-    fn with(slice: CudaSlice<T>, readers: Option<Witness>) -> Self {
+    fn with(slice: CudaSlice<T>, readers: Option<ContextFence>) -> Self {
         Self { slice: ManuallyDrop::new(slice), maker: thread::current().id(), readers }
     }
 }
@@ -176,9 +182,15 @@ impl<T> Drop for Owned<T> {
         let (readers, maker) = (self.readers.as_mut(), self.maker);
         // SAFETY: nothing comes after its drop.
         unsafe {
-            give_back(&context, &mut self.slice, |slice| match readers {
-                None => behind_its_users(slice, maker),
-                Some(readers) => uncaptured(slice.stream()).and_then(|()| readers.wait()),
+            give_back(&context, &mut self.slice, |slice| {
+                if is_captured(slice.stream())? {
+                    return Ok(Release::Leak);
+                }
+                match readers {
+                    None => behind_its_users(slice, maker)?,
+                    Some(readers) => readers.wait()?,
+                }
+                Ok(Release::Free)
             });
         }
     }
