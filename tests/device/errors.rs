@@ -7,12 +7,13 @@ use smoothxent::{
     Workspace,
     binary::{self, BinaryInputs, BinaryOutputs},
     cudarc::driver::{
-        CudaContext, CudaSlice, DriverError,
+        CudaContext, CudaSlice, DevicePtr, DriverError,
         sys::{CUgraphInstantiate_flags, CUstreamCaptureMode},
     },
     log_softmax::{self, LogSoftmaxOutputs},
     loss,
     problem::{Dtype, TargetType},
+    raw,
 };
 
 use crate::{
