@@ -622,16 +622,14 @@ fn rows_are_read_again_as_long_as_l2_holds_them() {
     let plain = LossConfig::default();
     let halves = Types { dtype: Dtype::F16, ..INDICES };
     let singles = Types { dtype: Dtype::F32, ..INDICES };
-    // Of what is read again at once, so much is enough.
-    let cases: [(_, _, fn(u32) -> u32); 3] = [
-        (halves, plain, |at_once| 2 * at_once),
-        (singles, plain, |at_once| 6 * at_once),
-        (halves, capped, |at_once| at_once.div_ceil(2)),
-    ];
-    for (types, config, enough) in cases {
+    // Where so many times what is read again at once are so many caches.
+    for (types, config, (times, caches)) in
+        [(halves, plain, (2, 1)), (singles, plain, (6, 1)), (halves, capped, (1, 2))]
+    {
         let again =
             classes as u32 * types.dtype.bytes() as u32 - properties.dynamic_shared_bytes_of(2);
-        let enough = enough(again * 2 * properties.multiprocessors);
+        let at_once = again * 2 * properties.multiprocessors;
+        let enough = (times * at_once).div_ceil(caches);
         for (l2_bytes, expected) in [(enough, Strategy::TwoPass), (enough - 1, Strategy::Cluster)] {
             let properties = DeviceProperties { l2_bytes, ..properties };
             let device = Device { properties, ..devices::H200 };

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use cuda_emulator::context::{Context, LaunchConfig};
 use cuda_emulator::error::Error;
 use cuda_emulator::settings::{Approximation, Settings};
-use cudarc::driver::{CudaContext, LaunchConfig as DriverLaunch, PushKernelArg, sys};
+use cudarc::driver::{CudaContext, LaunchConfig as DriverLaunch, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
 use crate::classes::Class;
@@ -39,12 +39,14 @@ pub struct RealDriver {
     capability: u32,
 }
 
+const DRIVER: &str = "libcuda.so.1";
+
 impl RealDriver {
     pub fn open(machine: Machine) -> Result<Self> {
-        // SAFETY: asks the loader for a library by name, whose initialisers every CUDA program runs.
-        if !unsafe { sys::is_culib_present() } {
-            bail!("no GPU to compare with: libcuda.so.1 is not installed");
-        }
+        // cudarc panics where there is none.
+        // SAFETY: the driver's initialisers, which every CUDA program runs.
+        let driver = unsafe { libloading::Library::new(DRIVER) };
+        driver.with_context(|| format!("no GPU to compare with: {DRIVER} is not installed"))?;
         let context = CudaContext::new(0).context("no GPU to compare with")?;
         let name = context.name().context("the device has no name")?;
         if machine == Machine::Gpu && name.starts_with(EMULATED) {
