@@ -173,12 +173,12 @@ pub fn forward<T: Logit, Y: Target>(
 ///
 /// Writes each gradient once, and reads each logit once where two rows fit the shared memory of a multiprocessor: up to
 /// about 57,000 classes in half precision on an H200, and 40,000 on an A100; half of that in f32. (On an H200 also
-/// f32 rows of 38,600 to 57,000, on an H100 from 37,000 on: each has a multiprocessor to itself.) Target probabilities
+/// f32 rows of 38,600 to 57,859, on an H100 from 37,000 on: each has a multiprocessor to itself.) Target probabilities
 /// divide the limit by three in half precision, and by two in f32; they are read once as well, but under `warp` (up to
 /// 512 classes, in f32 256) a second time, from the nearest cache.
 /// A part of longer rows is read a second time, mostly from the L2 cache, unless clusters of blocks keep them: where
 /// rows are few, or so long that the cache would not do (on an H200 many rows of 117,000 to 458,000 classes in half
-/// precision, of 57,857 to 229,000 in f32). And so are a few long rows that would leave most of a device without
+/// precision, of 57,860 to 229,000 in f32). And so are a few long rows that would leave most of a device without
 /// clusters idle. [`Kernels::plan`] shows what a problem gets.
 ///
 /// One launch; two where a mean has to count more than 256 rows first, or blocks share rows without a cluster.
