@@ -96,7 +96,7 @@ pub enum Error {
     /// Classes were left out of smoothing, and nothing says which.
     #[error(
         "smoothing leaves {excluded} classes out, and only class weights on the smoothing term can say which: give those \
-         a weight of 0 and the others 1, with WeightedTerms::Smoothing"
+         a weight of 0 and the others 1, weighing that term alone"
     )]
     ExcludedClasses {
         /// How many.
@@ -194,7 +194,7 @@ pub enum Error {
 
     /// A strategy was pinned that cannot take the problem.
     #[error(
-        "the strategy {strategy} was pinned, but {obstacle}; Selection::Preferred takes another where it cannot"
+        "the strategy {strategy} was pinned, but {obstacle}; where it is preferred, not pinned, another takes what it cannot"
     )]
     Strategy {
         /// The strategy.
@@ -335,7 +335,7 @@ pub enum Error {
 
     /// A scalar loss was asked for without a reduction that gives one.
     #[error(
-        "a scalar loss was asked for with Reduction::None; ask for row_losses, or reduce by sum or mean"
+        "a scalar loss was asked for of losses that are not reduced; ask for row_losses, or reduce by sum or mean"
     )]
     LossWithoutReduction,
 

@@ -1002,7 +1002,7 @@ fn pins_hold_far_outside_of_the_tuned_range() {
     assert_eq!(
         error.to_string(),
         "the strategy tiny was pinned, but a row has 513 classes, and its lanes take 512 at most; \
-         Selection::Preferred takes another where it cannot"
+         where it is preferred, not pinned, another takes what it cannot"
     );
 }
 
