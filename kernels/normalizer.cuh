@@ -2,6 +2,7 @@
 // of the class weights of their targets.
 //
 // Computes: *divided: 1 / D for each term of the loss, and the term's weight over D.
+// Shapes: targets [rows], class weights [classes] or none.
 // Traffic: the targets once, and a weight for each where there are weights.
 // Parallelism: a block takes XENT_NORMALIZER_ROWS rows at a time, all of a thread's at once; the last block to
 // finish adds the blocks'. Of fewer rows there is one block, and nobody waits for others.

@@ -1,7 +1,9 @@
 // block: one block a row. two_pass is the same with less shared memory than the row needs.
 //
-// Parallelism: block i takes rows i, i + grid, ...; its threads are the team, and have the row as
-//     slice_packs.cuh says, or passing_packs.cuh where it is visited once.
+// Traffic: as slice_packs.cuh, or passing_packs.cuh where a row is visited once.
+// Parallelism: block i takes rows i, i + grid, ...; its threads are the team, and have the row's packs as those say.
+// Invariants: all threads of a block take the same branches of a row, so that they meet at its barriers; nothing of a row
+//     is written over before all have read it.
 #pragma once
 
 #include <stdint.h>
