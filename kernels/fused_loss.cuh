@@ -6,7 +6,7 @@
 //     once, since the softmax was saved. An ignored row is written and never read.
 // Parallelism: the strategy's. A row's team finds its softmax; whoever the strategy lets speak for it
 //     says the rest.
-// Invariants: a pass alone gives the same bits as both together. In place, all threads have read the
+// Invariants: a pass alone gives the same bits as both together by the same strategy. In place, all threads have read the
 //     target's logit before any store.
 #pragma once
 

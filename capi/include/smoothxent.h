@@ -1032,7 +1032,8 @@ sx_status sx_loss_forward(const struct sx_kernels *kernels,
 /**
  * Enqueues loss and gradient on `stream`, as `sx_loss_forward`. Reads each logit once and writes each
  * gradient once where a row fits shared memory. The same call twice gives the same bits, and so do
- * `sx_loss_forward` and `sx_loss_backward`, and a call in place.
+ * a call in place, and `sx_loss_forward` and `sx_loss_backward` (many very long rows aside, unless a strategy is
+ * preferred or pinned: `sx_kernels_select`).
  *
  * The caller promises:
  * What `sx_loss_forward` asks for.

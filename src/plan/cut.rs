@@ -44,7 +44,7 @@ pub(super) struct Work {
     pub gaps: bool,
     pub pass: Pass,
     pub place: Place,
-    /// What decides how rows are cut: passes that have to give the same bits have the same.
+    /// What decides how rows are cut: passes that give the same bits have the same.
     pub cut_for: Kept,
     /// What this pass keeps.
     pub kept: Kept,
