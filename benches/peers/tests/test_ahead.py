@@ -16,7 +16,7 @@ from .needs import needs_torch
 CASES = [Case(7, 30, "bf16"), Case(7, 31, "bf16")]
 
 
-def compile_all(names, processes=2, seconds=60.0):
+def compile_all(names, processes=2, seconds=600.0):
     """What came of each case."""
     outcomes = {}
     with ahead.own_caches():
