@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut,
-    DeviceSlice, SyncOnDrop,
-    sys::{CUdeviceptr, CUstreamCaptureStatus},
+    DeviceSlice, SyncOnDrop, sys::CUdeviceptr,
 };
 use half::{bf16, f16};
 
 use crate::{
-    abi,
+    abi, capture,
     device::same_context,
     error::Error,
     plan::WorkspaceLayout,
@@ -163,9 +162,12 @@ fn not_captured(what: &'static str, stream: &CudaStream) -> Result<(), Error> {
 }
 
 fn is_captured(stream: &CudaStream) -> Result<bool, Error> {
-    let status = stream.capture_status();
-    let status = status.map_err(Error::driver("ask whether a stream is captured"))?;
-    Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    stream
+        .context()
+        .bind_to_thread()
+        // SAFETY: the stream's context is current.
+        .and_then(|()| unsafe { capture::is_captured(stream.cu_stream()) })
+        .map_err(Error::driver("ask whether a stream is captured"))
 }
 
 /// Device memory that the kernels need between and during calls; made once and reused.
@@ -218,7 +220,8 @@ impl Workspace {
         let (base, _guard) = self.words.device_ptr_mut(stream);
         // Behind the guard, because it also reports what went wrong there.
         stream.context().bind_to_thread().map_err(Error::driver("bind the context"))?;
-        // SAFETY: a workspace begins at `base`, in the stream's context; the guard orders other streams.
+        // SAFETY: a workspace begins at `base`, in the stream's context, and the stream is not being captured, as asked
+        // above; the guard orders other streams.
         unsafe { raw::take_status_at(stream.cu_stream(), base) }
     }
 

@@ -44,8 +44,8 @@ pub enum WeightedTerms {
 /// What [`Reduction::Mean`] divides one term of the loss by.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Divisor {
-    /// The sum over counted rows of the class weight of the target, where class weights weigh the nll term; without
-    /// them, with [`WeightedTerms::Smoothing`] and of target probabilities the same as `CountedRows`. PyTorch's mean.
+    /// The sum over counted rows of the target's class weight (PyTorch's mean). The same as `CountedRows` where no class
+    /// weights weigh the nll term, and for target probabilities.
     #[default]
     TargetWeights,
     /// The rows that are not ignored.

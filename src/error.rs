@@ -95,8 +95,8 @@ pub enum Error {
 
     /// Classes were left out of smoothing, and nothing says which.
     #[error(
-        "smoothing leaves {excluded} classes out, and only class weights on the smoothing term can say which: give those \
-         a weight of 0 and the others 1, weighing that term alone"
+        "smoothing leaves {excluded} class(es) out; say which by class weights of the smoothing term alone: 0 for those, \
+         1 for the others"
     )]
     ExcludedClasses {
         /// How many.
@@ -149,7 +149,7 @@ pub enum Error {
 
     /// Logits are said to be in the gradient's buffer where there is no gradient.
     #[error(
-        "in place is for calls that write a gradient; the forward pass needs logits of their own"
+        "a forward pass writes no gradient, so it cannot be in place; give it logits in a buffer of their own"
     )]
     ForwardInPlace,
 

@@ -89,6 +89,7 @@ mod abi;
 mod buffer;
 #[forbid(unsafe_code)]
 mod call;
+mod capture;
 #[forbid(unsafe_code)]
 mod config;
 mod device;

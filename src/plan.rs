@@ -323,7 +323,7 @@ pub fn choose(
     let packs = Kept::Packs { bytes: abi::XENT_PACK_BYTES + weight_bytes };
     // A pass alone goes over the logits once, but that a forward pass with probabilities looks again at
     // rows in which one class has most of the probability. It is cut as both passes together are, so
-    // that it sums in the same order.
+    // that it sums in the same order, but where those have a cluster that it is faster without.
     let (cut_for, kept) = match pass {
         Pass::Fused => (packs, packs),
         Pass::Forward if probabilities => (packs, packs),

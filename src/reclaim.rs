@@ -12,23 +12,25 @@ use std::{
 };
 
 use cudarc::driver::{
-    CudaContext, CudaSlice, CudaStream, DevicePtrMut, DriverError,
-    result::{self, ctx, stream},
+    CudaContext, CudaSlice, DevicePtrMut, DriverError,
+    result::{self, ctx},
     sys::{
-        CUcontext, CUdeviceptr, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus,
-        cuThreadExchangeStreamCaptureMode,
+        CUcontext, CUdeviceptr, CUstream, CUstreamCaptureMode, cuThreadExchangeStreamCaptureMode,
     },
 };
+
+use crate::capture::is_captured;
 
 /// What becomes of a value that nobody on the host uses any more.
 pub(crate) enum Release {
     /// Nobody on the device does, either.
     Free,
-    /// Its own stream is being captured, and a graph may use it at every replay.
+    /// Its own stream is being captured, and a graph may use it at every replay; or to free it there would end a capture.
     Leak,
 }
 
-/// Drops `value` in `context` once `wait` allows it there, or leaks it: also where `wait` fails, as the context is lost.
+/// Drops `value` in `context` once `wait` allows it there, or leaks it: also where `wait` fails (the context is lost, or
+/// there is no byte to wait by).
 /// A failure is remembered as cudarc remembers those of its drops. The thread's current context stays what it was,
 /// unless this was the last user of `context`. Captures of streams, by this thread or others, go on undisturbed.
 ///
@@ -113,10 +115,10 @@ fn all_work() -> Result<(), DriverError> {
 /// Of each thread another one: the per-thread default stream.
 const PER_THREAD: usize = 2;
 
-fn is_captured(stream: &CudaStream) -> Result<bool, DriverError> {
-    // SAFETY: the stream is there as long as `stream`.
-    let status = unsafe { stream::is_capturing(stream.cu_stream()) }?;
-    Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+/// Whether to free the buffer, whose context is current, would be a graph's work, or end a capture.
+fn is_in_a_capture<T>(slice: &CudaSlice<T>) -> Result<bool, DriverError> {
+    // SAFETY: the stream is there as long as the buffer, and of its context.
+    unsafe { is_captured(slice.stream().cu_stream()) }
 }
 
 /// Puts the buffer's own stream, on which it is freed, behind those users of it that cudarc knows of; where that
@@ -183,7 +185,7 @@ impl<T> Drop for Owned<T> {
         // SAFETY: nothing comes after its drop.
         unsafe {
             give_back(&context, &mut self.slice, |slice| {
-                if is_captured(slice.stream())? {
+                if is_in_a_capture(slice)? {
                     return Ok(Release::Leak);
                 }
                 match readers {

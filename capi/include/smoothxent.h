@@ -168,7 +168,7 @@ typedef struct sx_shape {
 typedef uint64_t sx_device_ptr;
 
 /**
- * What a binary cross-entropy is of. Zero-initialise it, then set what you need.
+ * Inputs of a binary cross-entropy. Zero-initialise it, then set what you need.
  */
 typedef struct sx_binary_inputs {
   /**
@@ -488,7 +488,7 @@ typedef struct sx_log_softmax_gradient {
 } sx_log_softmax_gradient;
 
 /**
- * What a cross-entropy is of. Zero-initialise it, then set what you need.
+ * Inputs of a cross-entropy. Zero-initialise it, then set what you need.
  */
 typedef struct sx_loss_inputs {
   /**
@@ -575,7 +575,8 @@ typedef struct sx_loss_outputs {
 #define SX_ALL_CLASSES 1
 
 /**
- * `sx_smoothing`: e/(C - 1 - excluded_classes) on each class but the target, which has 1 - e.
+ * `sx_smoothing`: e/(C - 1 - excluded_classes) on each class but the target, which has 1 - e. Classes can be excluded
+ * only by class weights of the smoothing term: 0 for those, 1 for the others; without them a call is refused.
  */
 #define SX_OTHER_CLASSES 2
 
@@ -948,7 +949,8 @@ sx_status sx_saved_bytes(size_t rows,
  * Waits for `stream`, and reports targets that were neither a class nor `ignore_index`, seen by any call
  * that used this workspace since the last time; then they are forgotten. Their rows got a NaN loss and a
  * zero gradient, and the reduced loss of such a call is NaN. The status is `SX_BAD_TARGETS` then, and
- * `bad_targets`, if it is not null, says which; it is all zero otherwise. Cannot be captured into a graph.
+ * `bad_targets`, if it is not null, says which; it is all zero otherwise. On a stream that is being
+ * captured it is refused (`SX_INVALID_ARGUMENT`), and the capture goes on.
  *
  * The caller promises:
  * `kernels` is null or a handle; `workspace` is memory of the device; `stream` belongs to its

@@ -378,7 +378,7 @@ class Kernels:
         return sx_memory(saved, self.saved_bytes(rows) if given is None else given)
 
     def plan(self, config, *, which="forward_backward", **inputs):
-        """How a call is launched, and why, as text. Pointers are not looked at."""
+        """How a call is launched, and why, as text. Pointers are not looked at; `target_type` is "i64" if not given."""
         inputs = loss_inputs(**_for_a_plan(inputs))
         return self._plan("sx_loss_plan", ctypes.byref(config), ctypes.byref(inputs),
                           _number("which", which, PASSES))
@@ -459,7 +459,7 @@ def loss_inputs(*, rows, classes, dtype, targets, target_type, logits=None, in_p
 def binary_inputs(*, rows, classes, dtype, targets, target_type, logits=None, in_place=False,
                   logits_row_stride=None, gradient_row_stride=None, targets_row_stride=None, class_weights=None,
                   positive_weights=None):
-    """What a binary cross-entropy is of, as `loss_inputs`."""
+    """Inputs of a binary cross-entropy, as `loss_inputs`."""
     return _inputs(sx_binary_inputs, locals())
 
 

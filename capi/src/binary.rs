@@ -12,7 +12,7 @@ use crate::types::{
     sx_target_type,
 };
 
-/// What a binary cross-entropy is of. Zero-initialise it, then set what you need.
+/// Inputs of a binary cross-entropy. Zero-initialise it, then set what you need.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct sx_binary_inputs {

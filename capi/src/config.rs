@@ -25,7 +25,8 @@ pub type sx_smoothing = u32;
 
 /// `sx_smoothing`: e/C on each class, the target among them, which has 1 - e beside that.
 pub const SX_ALL_CLASSES: sx_smoothing = 1;
-/// `sx_smoothing`: e/(C - 1 - excluded_classes) on each class but the target, which has 1 - e.
+/// `sx_smoothing`: e/(C - 1 - excluded_classes) on each class but the target, which has 1 - e. Classes can be excluded
+/// only by class weights of the smoothing term: 0 for those, 1 for the others; without them a call is refused.
 pub const SX_OTHER_CLASSES: sx_smoothing = 2;
 
 /// `SX_NLL_AND_SMOOTHING`, `SX_NLL_ALONE` or `SX_SMOOTHING_ALONE`: what class weights multiply, where they are

@@ -202,7 +202,8 @@ unsafe fn write_size(size: Result<usize, Error>, bytes: *mut usize, message: Tex
 /// Waits for `stream`, and reports targets that were neither a class nor `ignore_index`, seen by any call
 /// that used this workspace since the last time; then they are forgotten. Their rows got a NaN loss and a
 /// zero gradient, and the reduced loss of such a call is NaN. The status is `SX_BAD_TARGETS` then, and
-/// `bad_targets`, if it is not null, says which; it is all zero otherwise. Cannot be captured into a graph.
+/// `bad_targets`, if it is not null, says which; it is all zero otherwise. On a stream that is being
+/// captured it is refused (`SX_INVALID_ARGUMENT`), and the capture goes on.
 ///
 /// # Safety
 /// `kernels` is null or a handle; `workspace` is memory of the device; `stream` belongs to its

@@ -147,18 +147,23 @@ impl State {
         {
             return Err(CaptureError::Invalidated.into());
         }
-        if stream.blocking() == Blocking::Legacy && !self.captures.is_empty() {
-            let beside = self.streams.values().filter(|other| {
-                other.context == stream.context().id() && other.blocking == Blocking::WithLegacy
-            });
-            let captures: Vec<CaptureId> =
-                beside.filter_map(|other| Some(other.capture.as_ref()?.0)).collect();
-            if !captures.is_empty() {
-                captures.into_iter().for_each(|capture| self.invalidate(capture));
-                return Err(CaptureError::Implicit.into());
-            }
+        let beside = self.captures_beside(stream);
+        if !beside.is_empty() {
+            beside.into_iter().for_each(|capture| self.invalidate(capture));
+            return Err(CaptureError::Implicit.into());
         }
         Ok(place)
+    }
+
+    /// Captures of streams that the legacy one waits for, if it is that one.
+    fn captures_beside(&self, stream: &Stream) -> Vec<CaptureId> {
+        if stream.blocking() != Blocking::Legacy || self.captures.is_empty() {
+            return Vec::new();
+        }
+        let beside = self.streams.values().filter(|other| {
+            other.context == stream.context().id() && other.blocking == Blocking::WithLegacy
+        });
+        beside.filter_map(|other| Some(other.capture.as_ref()?.0)).collect()
     }
 
     /// Takes work into the graph of a captured stream.
@@ -321,13 +326,25 @@ impl Scheduler {
         Ok(capture.graph)
     }
 
-    /// Whether a stream is captured. The legacy stream beside a captured one may not ask.
+    /// Whether a stream is captured. The legacy stream beside a captured one may not ask, but asking changes nothing.
     pub fn capture_status(&self, stream: &Stream) -> Result<CaptureStatus, Error> {
         let mut state = self.lock();
+        if !state.captures_beside(stream).is_empty() {
+            return Err(CaptureError::Implicit.into());
+        }
         match state.captured_place(stream) {
             Ok(None) => Ok(CaptureStatus::None),
             Ok(Some((id, after))) => Ok(CaptureStatus::Active { id: id.0, after }),
             Err(Error::Capture(CaptureError::Invalidated)) => Ok(CaptureStatus::Invalidated),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether work that is about to be formed goes into a graph.
+    pub fn takes_work(&self, stream: &Stream) -> Result<bool, Error> {
+        match self.lock().captured_place(stream) {
+            Ok(place) => Ok(place.is_some()),
+            Err(Error::Capture(CaptureError::Invalidated)) => Ok(true),
             Err(error) => Err(error),
         }
     }

@@ -362,6 +362,19 @@ fn a_capture_restricts_threads_by_both_modes() {
     }
 }
 
+/// The manual: asked of the legacy stream it is an error, and the other capture goes on.
+#[test]
+fn asking_beside_a_capture_does_not_end_it() {
+    let gpu = Gpu::new(Streams::InOrder);
+    let (legacy, blocking) = (gpu.stream(Blocking::Legacy), gpu.stream(Blocking::WithLegacy));
+    gpu.scheduler.begin_capture(&blocking, CaptureMode::Relaxed).unwrap();
+    assert_eq!(captured(gpu.scheduler.capture_status(&legacy)), CaptureError::Implicit);
+    gpu.scheduler.end_capture(&blocking).unwrap();
+    gpu.scheduler.begin_capture(&blocking, CaptureMode::Relaxed).unwrap();
+    assert_eq!(captured(gpu.scheduler.takes_work(&legacy)), CaptureError::Implicit);
+    assert_eq!(captured(gpu.scheduler.end_capture(&blocking)), CaptureError::Invalidated);
+}
+
 #[test]
 fn captures_keep_to_themselves() {
     let gpu = Gpu::new(Streams::InOrder);

@@ -266,10 +266,10 @@ impl Cutter<'_> {
                 let few = work.rows.div_ceil(rows_per_block as usize) < self.multiprocessors();
                 let classes = work.classes;
                 let pack = pack_elements(work.dtype);
-                // Where a row has no more lanes than it needs: many rows.
+                // Many rows: each has the fewest lanes.
                 let measured = work.operation == Operation::Fused
                     && self.tiny_lanes() == self.fewest_tiny_lanes();
-                // Between which there are no gaps, that is: a tile's rows are then copied in packs.
+                // Without gaps, a tile is copied in packs.
                 let whole_packs = classes.is_multiple_of(pack) && !work.gaps;
                 let up_to = match (few, measured && whole_packs) {
                     (true, _) => choices.tiny_classes_of_few_rows,
@@ -331,7 +331,8 @@ impl Cutter<'_> {
                 if self.idle(1) {
                     return Verdict::Passed(Ground::FewRows { rows: work.rows, slices });
                 }
-                if matches!(work.kept, Kept::Nothing) {
+                // A loss alone. Who asked for a strategy gets the same one for both passes, also where it cannot.
+                if matches!(work.kept, Kept::Nothing) && !self.asked {
                     return Verdict::Taken(Ground::OnePass);
                 }
                 let (bytes, up_to) = (self.bytes_again(), self.worth_reading_again());
@@ -363,18 +364,14 @@ impl Cutter<'_> {
         not_kept.saturating_mul(resident.min(self.work.rows) as u64)
     }
 
-    /// How much of that two-pass is faster with than a cluster.
+    /// Up to how many bytes read again two-pass is faster than a cluster.
     fn worth_reading_again(&self) -> u64 {
         let Self { work, device, choices: Choices { cluster, .. }, .. } = self;
         let l2_bytes = u64::from(device.l2_bytes);
-        let of_cluster =
-            work.family(Strategy::Cluster).map(|family| Kernel::Rows(family, work.dtype));
-        if of_cluster.is_none_or(|kernel| kernel.resident_blocks() < self.choices.block_rows) {
-            return l2_bytes * u64::from(cluster.again_in_l2_of_one_block);
-        }
-        match work.dtype {
-            Dtype::F32 => l2_bytes / u64::from(cluster.again_part_of_l2_of_f32),
-            Dtype::F16 | Dtype::Bf16 => l2_bytes / u64::from(cluster.again_part_of_l2),
+        match (work.operation, work.dtype) {
+            (Operation::Fused, Dtype::F32) => l2_bytes / u64::from(cluster.again_part_of_l2_of_f32),
+            (Operation::Fused, _) => l2_bytes / u64::from(cluster.again_part_of_l2),
+            _ => l2_bytes * u64::from(cluster.again_in_l2_of_others),
         }
     }
 

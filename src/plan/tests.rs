@@ -56,9 +56,13 @@ fn all_devices() -> Vec<Device> {
         let older = DeviceProperties { compiled_for: (7, 5), ..device.properties };
         all.push(Device { properties: older, ..device });
         for largest_cluster in [1, 2, 4] {
+            let properties = device.properties;
+            let l2_bytes = properties.l2_bytes / properties.multiprocessors * 16;
             let partition =
-                DeviceProperties { largest_cluster, multiprocessors: 16, ..device.properties };
+                DeviceProperties { largest_cluster, multiprocessors: 16, l2_bytes, ..properties };
             all.push(Device { properties: partition, ..device });
+            let without_l2 = DeviceProperties { l2_bytes: 0, ..partition };
+            all.push(Device { properties: without_l2, ..device });
         }
     }
     all
@@ -133,6 +137,8 @@ fn a_row_has_a_multiprocessor_where_much_would_be_read_again() {
             assert_eq!(strategy(h200, Dtype::F32, classes, pass), expected, "{classes} classes");
         }
     }
+    assert_eq!(strategy(h200, Dtype::F32, 57_860, Pass::Fused), Strategy::Cluster);
+    assert_eq!(strategy(h200, Dtype::F32, 57_860, Pass::Forward), Strategy::TwoPass);
     assert_eq!(strategy(h200, Dtype::Bf16, 100_000, Pass::Fused), Strategy::TwoPass);
     for (device, classes) in
         [(&devices::A100, 40_000), (&devices::B200, 45_000), (&devices::RTX_5090, 24_000)]
@@ -612,8 +618,8 @@ fn a_row_has_a_block() {
     }
 }
 
-/// Two-pass, until what it reads again of all resident rows is half of the L2 cache, of f32 a sixth; twice the cache
-/// where a multiprocessor has one block of the cluster's kernel.
+/// Two-pass, until what it reads again of all resident rows is half of the L2 cache, of f32 a sixth; of all but the plain
+/// loss twice the cache.
 #[test]
 fn rows_are_read_again_as_long_as_l2_holds_them() {
     let (rows, classes) = (1 << 16, 128_256);
@@ -774,7 +780,8 @@ fn a_pass_alone_is_cut_as_both_are() {
                             let two_pass = Some(Strategy::TwoPass);
                             if strategy(&forward) == two_pass && strategy(&fused) != two_pass {
                                 assert_eq!(strategy(&fused), Some(Strategy::Cluster));
-                                assert!(!matches!(selection, Selection::Pinned(_)));
+                                assert_eq!(selection, Selection::Fastest);
+                                assert!(rows >= device.properties.multiprocessors as usize);
                                 assert!(!targets.is_probabilities());
                             } else {
                                 assert_eq!(fused.clone().map(cut), forward.clone().map(cut));

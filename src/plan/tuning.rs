@@ -81,15 +81,16 @@ pub(super) struct Ahead {
 }
 
 /// Which rows that are too long for a block go to a cluster, and how it cuts them. All where rows leave
-/// multiprocessors idle; else those of which two-pass would read too much again, which a loss's forward pass never does.
+/// multiprocessors idle; else those of which two-pass would read too much again, which a loss of class indices never does
+/// without its gradient.
 #[derive(Debug)]
 pub(super) struct Slicing {
-    /// Two-pass takes what it reads again of all rows at once up to this part of the L2 cache,
+    /// Of the plain loss two-pass takes what it reads again of all rows at once up to this part of the L2 cache,
     pub again_part_of_l2: u32,
-    /// of f32 up to this one,
+    /// in f32 up to this one;
     pub again_part_of_l2_of_f32: u32,
-    /// and up to so many times the cache where a multiprocessor has registers for one block of the cluster's kernel.
-    pub again_in_l2_of_one_block: u32,
+    /// of everything else, which was not measured with each strategy, up to so many times the cache.
+    pub again_in_l2_of_others: u32,
     /// More slices until one takes at most so much shared memory.
     pub up_to_bytes: u32,
     /// More slices while rows leave multiprocessors idle and one has at least so many bytes of the row.
@@ -120,7 +121,8 @@ const KIB: u32 = 1 << 10;
 //   of its own multiprocessor needs no second one, and beats a cluster's exchange up to 128 KiB; of f32, whose
 //   elements are half as much work a byte, it beats two passes, too, once they read much again (50,257 classes);
 // - longer rows: two passes, of which the second finds the rest of the row in L2, beat a cluster as long as that is a
-//   part of L2; and by a quarter to two thirds, however long rows are, where a forward pass alone reads them once;
+//   part of L2; and, however long rows are, where a loss alone reads them once (by a quarter to two thirds in f32, and
+//   from 128,256 classes on in half precision);
 // - a gradient alone: blocks that share rows of 96 KiB and more.
 // Elsewhere predicted, not measured, from the same and from the sizes:
 // - 12.0, 100 KiB: slices of 48 KiB, so that two blocks are resident;
@@ -187,11 +189,11 @@ const H200: Choices = Choices {
     block_alone_from_part_of_l2: 6,
     // Between what was measured. In half precision, of 65,536 classes 5 MB would be read again, and two_pass takes 7 %
     // less than cluster; of 128,256, 38 MB, and cluster takes 1 to 2 % less. Of f32, 32,000: 5 MB, two_pass 7 % less;
-    // 65,536: 39 MB, cluster 12 % less. Kernels of one block were not measured with each strategy.
+    // 65,536: 39 MB, cluster 12 % less. Of the others, which read more or have one block a multiprocessor, predicted.
     cluster: Slicing {
         again_part_of_l2: 2,
         again_part_of_l2_of_f32: 6,
-        again_in_l2_of_one_block: 2,
+        again_in_l2_of_others: 2,
         up_to_bytes: 64 * KIB,
         from_bytes: 4 * KIB,
     },

@@ -1,15 +1,11 @@
 //! What lies where in a workspace, and in what is saved between passes; the record of bad targets.
 
-use cudarc::driver::{
-    result::stream,
-    sys::{
-        CUdeviceptr, CUstream, CUstreamCaptureStatus, cuMemcpyDtoHAsync_v2, cuMemsetD32Async,
-        cuStreamSynchronize,
-    },
+use cudarc::driver::sys::{
+    CUdeviceptr, CUstream, cuMemcpyDtoHAsync_v2, cuMemsetD32Async, cuStreamSynchronize,
 };
 
 use super::needed;
-use crate::{abi, error::Error, module::Kernels, plan::WorkspaceLayout};
+use crate::{abi, capture::is_captured, error::Error, module::Kernels, plan::WorkspaceLayout};
 
 /// Device memory of a caller's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,12 +144,10 @@ pub unsafe fn take_status(
     workspace.check("workspace", workspace_bytes(0)?)?;
     kernels.bind()?;
     // SAFETY: the caller's promise.
-    let captured = unsafe { stream::is_capturing(stream) }
-        .map_err(Error::driver("ask whether a stream is captured"))?;
-    if captured != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+    if unsafe { is_captured(stream) }.map_err(Error::driver("ask whether a stream is captured"))? {
         return Err(Error::WaitInCapture);
     }
-    // SAFETY: the caller's promise; a workspace begins with the record.
+    // SAFETY: the caller's promise, and what was just asked; a workspace begins with the record.
     unsafe { take_status_at(stream, workspace.address) }
 }
 

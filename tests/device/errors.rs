@@ -7,7 +7,7 @@ use smoothxent::{
     Workspace,
     binary::{self, BinaryInputs, BinaryOutputs},
     cudarc::driver::{
-        CudaContext, CudaSlice, DevicePtr, DriverError,
+        CudaContext, CudaSlice, DevicePtr, DriverError, result,
         sys::{CUgraphInstantiate_flags, CUstreamCaptureMode},
     },
     log_softmax::{self, LogSoftmaxOutputs},
@@ -43,6 +43,7 @@ pub fn trials() -> Vec<Trial> {
         capturing_trial("errors::dropped_in_a_capture", dropped_in_a_capture),
         capturing_trial("errors::dropped_in_its_own_capture", dropped_in_its_own_capture),
         capturing_trial("errors::asked_in_a_capture", asked_in_a_capture),
+        capturing_trial("errors::beside_a_capture_of_a_blocking_stream", beside_a_blocking_stream),
         trial("errors::sizes_that_wrap_around", sizes_that_wrap_around),
         trial("errors::scalar_upstream_of_two", scalar_upstream_of_two),
         trial("errors::the_lowest_bad_row_wins", the_lowest_bad_row_wins),
@@ -541,6 +542,36 @@ fn asked_in_a_capture() -> Result<(), String> {
     stream.end_capture(CUgraphInstantiate_flags(0)).map(drop).map_err(of_driver)?;
     expect("workspace", asked, Error::WaitInCapture)?;
     expect("raw", of_raw, Error::WaitInCapture)?;
+    workspace.take_status(&stream).map_err(of_ours)
+}
+
+/// Whose capture work on the default stream would end. cudarc makes no such streams, but candle uses them, and others may.
+fn beside_a_blocking_stream() -> Result<(), String> {
+    let of_driver = |error: DriverError| format!("{:?}", error.0);
+    let of_ours = |error: Error| error.to_string();
+    let context = smoothxent::open(0).map_err(of_ours)?;
+    let stream = context.default_stream();
+    let weights = ClassWeights::new(&stream, &[1.0; CLASSES]).map_err(of_ours)?;
+    let saved = SavedSoftmax::new(&stream, ROWS).map_err(of_ours)?;
+    let mut workspace = Workspace::new(&stream, ROWS).map_err(of_ours)?;
+    stream.synchronize().map_err(of_driver)?;
+    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    let blocking =
+        result::stream::create(result::stream::StreamKind::Default).map_err(of_driver)?;
+    // SAFETY: the stream was made above.
+    unsafe { result::stream::begin_capture(blocking, mode) }.map_err(of_driver)?;
+    drop((weights, saved));
+    let asked = workspace.take_status(&stream);
+    let made = Workspace::new(&stream, ROWS).map(drop);
+    // SAFETY: the same, and the graph is the capture's.
+    let ended = unsafe {
+        result::stream::end_capture(blocking).and_then(|graph| result::graph::destroy(graph))
+    };
+    // SAFETY: nobody uses it any more.
+    ended.and_then(|()| unsafe { result::stream::destroy(blocking) }).map_err(of_driver)?;
+    context.check_err().map_err(of_driver)?;
+    expect("status", asked, Error::WaitInCapture)?;
+    expect("workspace", made, Error::Capturing { what: "a workspace" })?;
     workspace.take_status(&stream).map_err(of_ours)
 }
 

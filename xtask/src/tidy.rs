@@ -18,11 +18,12 @@ pub struct Arguments {}
 /// What each module of src/ may import from the crate. A file in src/plan/ belongs to `plan`, one in src/raw/
 /// to `raw`, which fills the kernels' arguments (abi) for the safe operations too, and knows no buffer of
 /// cudarc's.
-const MODULE_IMPORTS: [(&str, &[&str]); 17] = [
+const MODULE_IMPORTS: [(&str, &[&str]); 18] = [
     ("abi", &[]),
     ("binary", &["buffer", "call", "config", "error", "loss", "module", "problem", "raw"]),
-    ("buffer", &["abi", "device", "error", "plan", "problem", "raw", "reclaim"]),
+    ("buffer", &["abi", "capture", "device", "error", "plan", "problem", "raw", "reclaim"]),
     ("call", &["buffer", "error", "module", "raw"]),
+    ("capture", &[]),
     ("config", &[]),
     ("device", &["error"]),
     ("error", &["config"]),
@@ -34,6 +35,7 @@ const MODULE_IMPORTS: [(&str, &[&str]); 17] = [
             "binary",
             "buffer",
             "call",
+            "capture",
             "config",
             "device",
             "error",
@@ -52,8 +54,8 @@ const MODULE_IMPORTS: [(&str, &[&str]); 17] = [
     ("module", &["abi", "config", "device", "error", "plan", "problem", "reclaim"]),
     ("plan", &["abi", "config", "error", "problem"]),
     ("problem", &["abi", "config", "error"]),
-    ("raw", &["abi", "config", "error", "module", "plan", "problem"]),
-    ("reclaim", &[]),
+    ("raw", &["abi", "capture", "config", "error", "module", "plan", "problem"]),
+    ("reclaim", &["capture"]),
     ("reference", &[]),
 ];
 

@@ -44,9 +44,11 @@ const DRIVER: &str = "libcuda.so.1";
 impl RealDriver {
     pub fn open(machine: Machine) -> Result<Self> {
         // cudarc panics where there is none.
-        // SAFETY: the driver's initialisers, which every CUDA program runs.
+        // SAFETY: the driver's initialisers, which every CUDA program runs; it stays loaded.
         let driver = unsafe { libloading::Library::new(DRIVER) };
-        driver.with_context(|| format!("no GPU to compare with: {DRIVER} is not installed"))?;
+        let driver =
+            driver.with_context(|| format!("no GPU to compare with: {DRIVER} cannot be loaded"))?;
+        std::mem::forget(driver);
         let context = CudaContext::new(0).context("no GPU to compare with")?;
         let name = context.name().context("the device has no name")?;
         if machine == Machine::Gpu && name.starts_with(EMULATED) {

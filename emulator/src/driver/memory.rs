@@ -9,7 +9,6 @@ use super::state::{
     self, Pinned, address_context, check_device, current, objects, scheduler, uncaptured,
 };
 use super::{Handle, Out, Result, api};
-use crate::capture::CaptureStatus;
 use crate::context::Context;
 use crate::error::Error;
 use crate::stream::{Kind, Stream, Work};
@@ -146,8 +145,7 @@ fn copy(to: Place, from: Place, extent: Extent, stream: &Arc<Stream>, back: Retu
     if to_bytes == 0 {
         return Ok(());
     }
-    let status = scheduler.capture_status(stream)?;
-    let captured = !matches!(status, CaptureStatus::None);
+    let captured = scheduler.takes_work(stream)?;
     let from_pageable = from.is_pageable(from_bytes);
     let to_pageable = to.is_pageable(to_bytes);
     let to_host = matches!(to, Place::Host(_));

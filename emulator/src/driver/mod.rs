@@ -85,7 +85,7 @@ enum Callback {
     Outside,
 }
 
-/// Runs the body of a call. Boxed, because hundreds of copies of this took a third of the emulator's time to compile.
+/// Runs the body of a call. Boxed, because hundreds of copies of this took a fifth of the time to compile the emulator.
 fn call(name: &str, body: Box<dyn FnOnce() -> Result + '_>) -> u32 {
     let body = || {
         // Asking what an error means is no work for the device.
