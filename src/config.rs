@@ -24,8 +24,9 @@ pub enum Smoothing {
     OtherClasses,
     /// e/(C-1-n) on each class but the target, which has 1 - e, and n excluded classes. Which n these are is
     /// said by class weights with [`WeightedTerms::Smoothing`]: 0 for those, 1 for the others; without any it is
-    /// [`Error::ExcludedClasses`](crate::Error::ExcludedClasses). The count is not checked against the weights. OpenNMT-py before 3.0.3 excludes its padding, so n = 1
-    /// ([`LossConfig::opennmt_before_3_0_3`]); since then it is `AllClasses`.
+    /// [`Error::ExcludedClasses`](crate::Error::ExcludedClasses). The count is not checked against the weights.
+    /// OpenNMT-py before 3.0.3 excludes its padding, so n = 1 ([`LossConfig::opennmt_before_3_0_3`]); since then it is
+    /// `AllClasses`.
     OtherClassesBut(usize),
 }
 
@@ -118,7 +119,8 @@ pub struct LossConfig {
     pub divisors: Divisors,
     /// What a mean is that would divide by 0.
     pub empty_mean: EmptyMean,
-    /// L, the weight of lse^2 (as in PaLM, Chowdhery et al. 2022, <https://arxiv.org/abs/2204.02311>); 0 for none. Its divisor is by default the target weights, as the other terms' is.
+    /// L, the weight of lse^2 (as in PaLM, Chowdhery et al. 2022, <https://arxiv.org/abs/2204.02311>); 0 for none. Its
+    /// divisor is by default the target weights, as the other terms' is.
     /// The square is formed in f32: where |lse| is beyond 1e19 the loss is infinite, and the gradient can be NaN.
     pub z_loss: f64,
     /// t > 0, multiplies every logit (1/temperature). Where `|t x|` overflows f32 and there is no cap, the loss is

@@ -179,7 +179,8 @@ pub fn forward<T: Logit, Y: Target>(
 /// A part of longer rows is read a second time, mostly from the L2 cache, unless clusters of blocks keep them: where
 /// rows are few, or so long that the cache would not do (on an H200 many rows of 117,000 to 458,000 classes in half
 /// precision, of 57,860 to 229,000 in f32, without class weights in the smoothing term or a cap). A few long rows are
-/// read twice, too, where they would leave most of a device without clusters idle. [`Kernels::plan`] shows what a problem gets.
+/// read twice, too, where they would leave most of a device without clusters idle. [`Kernels::plan`] shows what a problem
+/// gets.
 ///
 /// One launch; two where a mean has to count more than 256 rows first, or blocks share rows without a cluster.
 ///
@@ -278,8 +279,8 @@ fn enqueue<T: Logit, Y: Target>(
 /// nothing.
 ///
 /// Reads each logit once and writes each gradient once, however long a row is. The bits are those of
-/// [`forward_backward`] by the strategy of the forward pass. Everything but strides has to be as it was in the forward pass, and so has
-/// what the buffers hold. Bad targets have been recorded by the forward pass.
+/// [`forward_backward`] by the strategy of the forward pass. Everything but strides has to be as it was in the forward
+/// pass, and so has what the buffers hold. Bad targets have been recorded by the forward pass.
 ///
 /// # Errors
 /// Before anything is enqueued: those of [`Problem::new`]; [`Error::SavedSoftmax`] if another problem's

@@ -331,7 +331,7 @@ impl Cutter<'_> {
                 if self.idle(1) {
                     return Verdict::Passed(Ground::FewRows { rows: work.rows, slices });
                 }
-                // A loss alone. Who asked for a strategy gets the same one for both passes, also where it cannot.
+                // A loss alone. Who asked for a strategy gets one for both passes, also where that one cannot.
                 if matches!(work.kept, Kept::Nothing) && !self.asked {
                     return Verdict::Taken(Ground::OnePass);
                 }
