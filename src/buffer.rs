@@ -175,7 +175,8 @@ fn is_captured(stream: &CudaStream) -> Result<bool, Error> {
 /// It serves problems of up to [`capacity`](Self::capacity) rows of any number of classes and any
 /// dtype: `32,864 + 4 * rows + 8 * ceil(rows / 512)` bytes. It also holds the sticky record of bad
 /// targets. One workspace serves one call at a time; calls that share it are ordered by `&mut`, and
-/// on the device by the streams and cudarc's events. Dropped while its stream is being captured it is leaked.
+/// on the device by the streams and cudarc's events. Dropped while its stream is being captured it is leaked; so it is if
+/// that is the default stream, beside the capture of a stream that waits for it.
 #[derive(Debug)]
 pub struct Workspace {
     words: Owned<u32>,

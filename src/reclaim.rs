@@ -30,9 +30,9 @@ pub(crate) enum Release {
 }
 
 /// Drops `value` in `context` once `wait` allows it there, or leaks it: also where `wait` fails (the context is lost, or
-/// there is no byte to wait by).
-/// A failure is remembered as cudarc remembers those of its drops. The thread's current context stays what it was,
-/// unless this was the last user of `context`. Captures of streams, by this thread or others, go on undisturbed.
+/// there is no byte to wait by). A failure is remembered as cudarc remembers those of its drops. The thread's current
+/// context stays what it was, unless this was the last user of `context`. Captures of streams, by this thread or others,
+/// go on undisturbed.
 ///
 /// # Safety
 /// Nobody uses `value` again.

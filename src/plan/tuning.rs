@@ -121,8 +121,8 @@ const KIB: u32 = 1 << 10;
 //   of its own multiprocessor needs no second one, and beats a cluster's exchange up to 128 KiB; of f32, whose
 //   elements are half as much work a byte, it beats two passes, too, once they read much again (50,257 classes);
 // - longer rows: two passes, of which the second finds the rest of the row in L2, beat a cluster as long as that is a
-//   part of L2; and, however long rows are, where a loss alone reads them once (by a quarter to two thirds in f32, and
-//   from 128,256 classes on in half precision);
+//   part of L2; and, however long rows are, where a loss alone reads them once (a cluster takes 30 to 64 % more in f32,
+//   15 % of 65,536 classes in half precision and 44 % and more from 128,256 on);
 // - a gradient alone: blocks that share rows of 96 KiB and more.
 // Elsewhere predicted, not measured, from the same and from the sizes:
 // - 12.0, 100 KiB: slices of 48 KiB, so that two blocks are resident;
@@ -187,9 +187,9 @@ const H200: Choices = Choices {
     // Between what was measured: of 32,000 f32, 4.6 MB would be read again, and two_pass takes 16 % less than
     // block; of 50,257, 24 MB, and block takes 13 % less.
     block_alone_from_part_of_l2: 6,
-    // Between what was measured. In half precision, of 65,536 classes 5 MB would be read again, and two_pass takes 7 %
-    // less than cluster; of 128,256, 38 MB, and cluster takes 1 to 2 % less. Of f32, 32,000: 5 MB, two_pass 7 % less;
-    // 65,536: 39 MB, cluster 12 % less. Of the others, which read more or have one block a multiprocessor, predicted.
+    // Between what was measured. In half precision, of 65,536 classes 5.5 MB would be read again, and two_pass takes 7 %
+    // less than cluster; of 128,256, 38 MB, and cluster takes 1 to 2 % less. Of f32, 32,000: 4.6 MB, two_pass 7 % less;
+    // 65,536: 40 MB, cluster 12 % less. Of the others, which read more or have one block a multiprocessor, predicted.
     cluster: Slicing {
         again_part_of_l2: 2,
         again_part_of_l2_of_f32: 6,
